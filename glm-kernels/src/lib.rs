@@ -1,1 +1,51 @@
-//! stub
+//! The numbers of the engine: devices, tensors and the operations of a GLM layer. It knows no file, no configuration and no text.
+//!
+//! # The contract
+//! - A kernel is a function of its arguments. There are no globals; what a machine can do is in the [`Device`], which every tensor carries.
+//! - Operations are coarse, one per step of a layer, and each is one free function that checks its arguments, allocates its result from the
+//!   device's cache and splits the work over the device's threads. Nothing that a caller passes makes it panic; it gets a [`KernelError`].
+//! - Activations are f32, row-major and contiguous. Sums are f32 in a fixed order: a row of a result depends neither on the number of
+//!   threads nor on the other rows of the batch.
+//! - Every vectorised kernel has a scalar reference beside it and is compared with it, for every instruction set of the machine that runs the tests.
+//!
+//! # Letters in shapes
+//! `T` tokens in this step, `S` sequences, `H`/`KVH` query/key-value heads, `D` head_dim, `C` hidden_size, `F` intermediate_size, `V` vocab_size.
+//!
+//! # Where things are
+//! One folder per kernel: `mod.rs` (contract, dispatch, tests), `reference.rs` (scalar), and the vectorised form, written once over the vector
+//! types of `simd` or once per instruction set where those differ in kind (`linear`).
+
+mod bandwidth;
+mod device;
+mod embed;
+mod error;
+mod gather_rows;
+mod isa;
+mod kv_layer;
+mod linear;
+mod memory;
+mod paged_attention;
+mod parallel;
+pub mod quant;
+mod rms_norm;
+mod rope;
+mod swiglu;
+mod tensor;
+
+pub use bandwidth::bandwidth;
+pub use device::{CpuOptions, Device};
+pub use embed::embed;
+pub use error::KernelError;
+pub use gather_rows::gather_rows;
+pub use isa::Isa;
+#[cfg(target_arch = "x86_64")]
+pub use isa::{Avx2, Avx512};
+pub use kv_layer::{KvDType, KvLayer};
+pub use linear::{Weight, WeightBuilder, WeightFormat, gated_mlp, linear};
+pub use memory::{AllocatorStats, Buffer};
+pub use paged_attention::{AttnBatch, paged_attention};
+pub use parallel::{SharedMut, ThreadPool};
+pub use rms_norm::{add, add_rms_norm, rms_norm};
+pub use rope::{AttnDims, Pairing, RopeAngles, rope_store_kv};
+pub use swiglu::swiglu;
+pub use tensor::{DType, Tensor};

@@ -1,0 +1,165 @@
+//! Which vector instructions this CPU has, found once at run time. A token of a type in here is the proof: it can only be made by detection.
+
+use crate::KernelError;
+
+/// An instruction set that this CPU has. Kernels `match` on it and hand the token inside to the path that needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust, on every CPU: the reference.
+    Scalar,
+    /// 256-bit vectors with fused multiply-add and f16 conversion (Haswell, Zen and later).
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// 512-bit vectors (Skylake-X, Zen 4 and later).
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+/// Proof that the CPU has AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Avx2(());
+
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL (and what [`Avx2`] stands for); the flags say what it has beyond that.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Avx512 {
+    vnni: bool,
+    bf16: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    /// The token, if this CPU has the instructions.
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// The token, if this CPU has the instructions.
+    pub fn detect() -> Option<Self> {
+        let found = Avx2::detect().is_some()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        found.then(|| Self { vnni: is_x86_feature_detected!("avx512vnni"), bf16: is_x86_feature_detected!("avx512bf16") })
+    }
+
+    /// Whether the CPU has AVX512-VNNI: dot products of bytes.
+    pub fn has_vnni(self) -> bool {
+        self.vnni
+    }
+
+    /// Whether the CPU has AVX512-BF16: dot products of bf16 pairs.
+    pub fn has_bf16(self) -> bool {
+        self.bf16
+    }
+
+    /// The AVX2 token that this one implies.
+    pub fn avx2(self) -> Avx2 {
+        Avx2(())
+    }
+}
+
+impl Isa {
+    /// The widest instruction set of this CPU, or the one that the environment variable `GLM_ISA` names.
+    ///
+    /// # Errors
+    /// [`KernelError::UnknownIsa`] or [`KernelError::IsaUnavailable`] if `GLM_ISA` names one that does not exist or that this CPU lacks.
+    pub fn detect() -> Result<Self, KernelError> {
+        match std::env::var_os("GLM_ISA") {
+            Some(name) => Self::named(&name.to_string_lossy()),
+            None => Ok(Self::available().last().copied().unwrap_or(Self::Scalar)),
+        }
+    }
+
+    /// The instruction set called `name`: `scalar`, `avx2` or `avx512`.
+    ///
+    /// # Errors
+    /// [`KernelError::UnknownIsa`] for any other name, [`KernelError::IsaUnavailable`] if this CPU lacks it.
+    pub fn named(name: &str) -> Result<Self, KernelError> {
+        let available = Self::available();
+        if let Some(isa) = available.iter().find(|isa| isa.name() == name) {
+            return Ok(*isa);
+        }
+        let requested = ["avx2", "avx512"].into_iter().find(|known| *known == name);
+        Err(match requested {
+            Some(requested) => {
+                let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+                KernelError::IsaUnavailable { requested, available: names.join(", ") }
+            }
+            None => KernelError::UnknownIsa(name.to_owned()),
+        })
+    }
+
+    /// Every instruction set of this CPU, narrowest first; tests run each of them.
+    pub fn available() -> Vec<Self> {
+        let mut isas = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            isas.extend(Avx2::detect().map(Self::Avx2));
+            isas.extend(Avx512::detect().map(Self::Avx512));
+        }
+        isas
+    }
+
+    /// The name that `GLM_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())?;
+        #[cfg(target_arch = "x86_64")]
+        if let Self::Avx512(cpu) = self {
+            let flags = [(cpu.vnni, "+vnni"), (cpu.bf16, "+bf16")];
+            flags.into_iter().filter(|(has, _)| *has).try_for_each(|(_, flag)| f.write_str(flag))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_isa_is_found_by_its_name() {
+        let available = Isa::available();
+        println!("instruction sets on this machine: {available:?}");
+        assert_eq!(available[0], Isa::Scalar);
+        for isa in available {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+        }
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_an_error_that_lists_the_choices() {
+        let error = Isa::named("sse9").unwrap_err();
+        assert_eq!(error, KernelError::UnknownIsa("sse9".into()));
+        assert!(error.to_string().contains("scalar, avx2 or avx512"));
+    }
+
+    #[test]
+    fn an_isa_that_is_missing_is_another_error() {
+        let missing = ["avx2", "avx512"].into_iter().find(|name| !Isa::available().iter().any(|isa| isa.name() == *name));
+        let Some(name) = missing else {
+            println!("skipped: this CPU has every instruction set");
+            return;
+        };
+        assert!(matches!(Isa::named(name), Err(KernelError::IsaUnavailable { .. })));
+    }
+}
