@@ -1,0 +1,75 @@
+//! Where a benchmark ran.
+
+use glm_kernels::{CpuOptions, Device, KernelError, bandwidth};
+use serde::Serialize;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+/// The machine, as far as it bears on speed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Machine {
+    /// The processor's own name.
+    pub cpu: String,
+    /// Instruction set that the kernels use.
+    pub isa: String,
+    /// Threads that the kernels use.
+    pub threads: usize,
+    /// Logical processors of the machine.
+    pub logical_cores: usize,
+    /// Memory of the machine in bytes.
+    pub memory_bytes: u64,
+    /// Measured read bandwidth of main memory with these threads, in GB/s (1e9 bytes).
+    pub bandwidth_gb_s: f64,
+    /// Largest memory use of this process so far, in bytes; `None` where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+    /// Operating system and processor family.
+    pub system: String,
+    /// Version of this library.
+    pub version: &'static str,
+}
+
+impl Machine {
+    /// Looks at this machine and measures its read bandwidth with as many threads as the engine will use.
+    ///
+    /// # Errors
+    /// [`KernelError`] if there is no room for the measurement's buffer or `threads` cannot be.
+    pub fn measure(threads: Option<usize>) -> Result<Self, KernelError> {
+        let device = Device::cpu(CpuOptions { threads, ..CpuOptions::default() })?;
+        let system = System::new_with_specifics(
+            RefreshKind::nothing()
+                .with_cpu(CpuRefreshKind::nothing())
+                .with_memory(MemoryRefreshKind::nothing().with_ram()),
+        );
+        let cpu = system.cpus().first().map(|cpu| cpu.brand().trim()).unwrap_or_default();
+        Ok(Self {
+            cpu: if cpu.is_empty() { std::env::consts::ARCH.to_owned() } else { cpu.to_owned() },
+            isa: device.isa().to_string(),
+            threads: device.num_threads(),
+            logical_cores: system.cpus().len(),
+            memory_bytes: system.total_memory(),
+            bandwidth_gb_s: bandwidth(&device)?,
+            peak_memory_bytes: None,
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            version: env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
+/// Largest resident memory of this process so far, in bytes (Linux: `VmHWM`).
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_peak_grows_with_what_is_touched() {
+        let before = super::peak_memory().unwrap();
+        let touched = vec![1u8; before as usize + (64 << 20)];
+        let after = super::peak_memory().unwrap();
+        assert!(after >= before + (32 << 20), "{before} {after} {}", touched[touched.len() / 2]);
+    }
+}

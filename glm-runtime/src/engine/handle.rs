@@ -1,0 +1,202 @@
+//! [`EngineHandle`]: what the rest of a program holds of an engine that runs on its own thread.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_channel::Sender;
+use glm_core::{ChatFormat, ChatRequest, Message, SpecialTokens, Tokenizer};
+
+use super::stats::EngineStats;
+use super::stream::RequestStream;
+use super::{Limits, ModelInfo};
+use crate::error::EngineError;
+use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
+use crate::sampling::SamplingParams;
+
+/// A message to the engine thread.
+pub(super) enum Command {
+    Submit { id: RequestId, request: Request, events: Sender<Event> },
+    Cancel(RequestId),
+    Score { ids: Vec<u32>, reply: Sender<Result<Vec<f32>, EngineError>> },
+    Drain { reply: Sender<()> },
+}
+
+/// What handle and engine thread share besides the channel.
+pub(super) struct Shared {
+    pub(super) stats: Mutex<EngineStats>,
+    pub(super) draining: AtomicBool,
+    pub(super) next_id: AtomicU64,
+}
+
+impl Shared {
+    /// The statistics. They are a plain snapshot, whole even if a thread panicked while it held the lock.
+    pub(super) fn stats(&self) -> MutexGuard<'_, EngineStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a handle needs to know of the model to turn text into requests.
+pub(super) struct Front {
+    pub(super) info: ModelInfo,
+    pub(super) limits: Limits,
+    pub(super) tokenizer: Option<Tokenizer>,
+    pub(super) chat_format: Option<ChatFormat>,
+    pub(super) default_sampling: SamplingParams,
+}
+
+/// A running engine. Clone it freely and use it from any thread; the engine ends when the last handle and the last
+/// request are gone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+    front: Arc<Front>,
+}
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineHandle").field("model", &self.front.info.name).finish_non_exhaustive()
+    }
+}
+
+impl EngineHandle {
+    pub(super) fn new(commands: Sender<Command>, shared: Arc<Shared>, front: Arc<Front>) -> Self {
+        Self { commands, shared, front }
+    }
+
+    /// Answers a conversation: renders it with the checkpoint's chat template and streams the assistant's turn.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`] for a model without one, [`EngineError::Template`] if the template refuses the
+    /// messages, and whatever [`Self::submit`] returns.
+    pub fn chat(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+        options: ChatOptions,
+    ) -> Result<RequestStream, EngineError> {
+        let request = ChatRequest {
+            messages: messages.into_iter().collect(),
+            tools: options.tools,
+            add_generation_prompt: true,
+            enable_thinking: options.enable_thinking,
+            kwargs: options.template_kwargs,
+        };
+        let prompt = self.chat_format()?.encode(self.tokenizer()?, &request)?;
+        self.submit(Request { prompt, options: options.generate })
+    }
+
+    /// Continues a prompt without a chat template.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`] for text with a model without a tokenizer, and whatever [`Self::submit`] returns.
+    pub fn generate(&self, prompt: impl Into<Prompt>, options: GenerateOptions) -> Result<RequestStream, EngineError> {
+        let prompt = match prompt.into() {
+            Prompt::TokenIds(ids) => ids,
+            Prompt::Text(text) => self.encode(&text)?,
+        };
+        self.submit(Request { prompt, options })
+    }
+
+    /// Token ids of a raw prompt: special tokens are recognised, the tokenizer's prefix added unless it is there already.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`] for a model without one; [`EngineError::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        let tokenizer = self.tokenizer()?;
+        let ids = tokenizer.encode(text, SpecialTokens::Parse)?;
+        let prefix = tokenizer.prefix();
+        Ok(if ids.starts_with(prefix) { ids } else { [prefix, &ids].concat() })
+    }
+
+    /// Hands a request to the engine; its tokens arrive on the stream.
+    ///
+    /// # Errors
+    /// A request that can never be served is refused here, before anything is queued ([`ErrorKind::InvalidRequest`],
+    /// [`ErrorKind::ContextLength`]); [`EngineError::Draining`] after [`Self::drain`], [`EngineError::Stopped`] when the
+    /// engine thread has ended.
+    ///
+    /// [`ErrorKind::InvalidRequest`]: crate::ErrorKind::InvalidRequest
+    /// [`ErrorKind::ContextLength`]: crate::ErrorKind::ContextLength
+    pub fn submit(&self, request: Request) -> Result<RequestStream, EngineError> {
+        self.front.limits.check(&request)?;
+        self.accepting()?;
+        let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
+        let (sender, events) = async_channel::unbounded();
+        let prompt = request.prompt.clone().into();
+        self.send(Command::Submit { id, request, events: sender })?;
+        Ok(RequestStream::new(id, prompt, events))
+    }
+
+    /// Ends a request early; its stream ends with [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). An id that
+    /// has ended already is ignored.
+    pub fn cancel(&self, id: RequestId) {
+        // An engine that is gone has no request left to cancel.
+        let _ = self.commands.send_blocking(Command::Cancel(id));
+    }
+
+    /// Negative log-likelihood (natural logarithm) of every token after the first, given all before it: `ids.len() - 1`
+    /// values. Runs through the paged KV cache in chunks, between the steps of running requests.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextLength`] if `ids` do not fit into the context: split them into windows.
+    pub fn score(&self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.front.limits.check_score(ids)?;
+        self.accepting()?;
+        let (reply, answer) = async_channel::bounded(1);
+        self.send(Command::Score { ids: ids.to_vec(), reply })?;
+        answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// Takes no new requests from now on and waits until every running one has ended.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let (reply, done) = async_channel::bounded(1);
+        if self.send(Command::Drain { reply }).is_ok() {
+            // An error means that the engine thread has ended: nothing is running.
+            let _ = done.recv_blocking();
+        }
+    }
+
+    /// A snapshot taken after the latest step.
+    pub fn stats(&self) -> EngineStats {
+        self.shared.stats().clone()
+    }
+
+    /// What was loaded, and how.
+    pub fn model_info(&self) -> &ModelInfo {
+        &self.front.info
+    }
+
+    /// The checkpoint's recommended sampling (`generation_config.json`); greedy if it names none.
+    pub fn default_sampling(&self) -> &SamplingParams {
+        &self.front.default_sampling
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`]: `random:` models have none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, EngineError> {
+        self.front.tokenizer.as_ref().ok_or_else(|| self.no_tokenizer())
+    }
+
+    /// The model's chat format.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`]: `random:` models have neither tokenizer nor template.
+    pub fn chat_format(&self) -> Result<&ChatFormat, EngineError> {
+        self.front.chat_format.as_ref().ok_or_else(|| self.no_tokenizer())
+    }
+
+    fn no_tokenizer(&self) -> EngineError {
+        EngineError::NoTokenizer { model: self.front.info.name.clone() }
+    }
+
+    fn accepting(&self) -> Result<(), EngineError> {
+        if self.shared.draining.load(Ordering::SeqCst) { Err(EngineError::Draining) } else { Ok(()) }
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        self.commands.send_blocking(command).map_err(|_| EngineError::Stopped)
+    }
+}

@@ -1,0 +1,188 @@
+//! How an engine is built: [`EngineOptions`], its builder, and what came of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use glm_core::{OpenOptions, Progress};
+use glm_kernels::{Isa, KvDType, WeightFormat};
+use serde::Serialize;
+
+use super::{Engine, EngineHandle};
+use crate::error::BuildError;
+
+/// Everything that can be chosen about an engine. `None` means: decide from the checkpoint and this machine.
+#[derive(Clone, Default)]
+pub struct EngineOptions {
+    /// Worker threads; default: the physical cores this process may use.
+    pub threads: Option<usize>,
+    /// `auto` or `cpu`; default `auto`.
+    pub device: Option<String>,
+    /// Instruction set to compute with; default: the best of this machine, or `GLM_ISA`.
+    pub isa: Option<Isa>,
+    /// Quantise the weights to this format while loading; default: keep them as they are in the checkpoint.
+    pub quantize: Option<WeightFormat>,
+    /// Storage of keys and values; default: f32 if the whole cache takes at most 256 MiB, else f16.
+    pub kv_dtype: Option<KvDType>,
+    /// Context size in tokens; default: what the checkpoint allows, at most 8192.
+    pub max_model_len: Option<usize>,
+    /// Tokens the KV cache holds, over all sequences; default: four full contexts if a quarter of the free memory
+    /// allows it, at least one.
+    pub kv_cache_tokens: Option<usize>,
+    /// Most sequences in one step; default 64.
+    pub max_num_seqs: Option<usize>,
+    /// Most tokens in one step: longer prompts are computed in chunks; default 512.
+    pub max_num_batched_tokens: Option<usize>,
+    /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
+    pub seed: Option<u64>,
+    /// Never touch the network.
+    pub offline: bool,
+    /// Hub cache directory; default: the hub's own.
+    pub cache_dir: Option<PathBuf>,
+    /// Told about downloading and loading.
+    pub progress: Option<Arc<dyn Progress>>,
+}
+
+impl std::fmt::Debug for EngineOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineOptions")
+            .field("threads", &self.threads)
+            .field("device", &self.device)
+            .field("quantize", &self.quantize)
+            .field("kv_dtype", &self.kv_dtype)
+            .field("max_model_len", &self.max_model_len)
+            .field("kv_cache_tokens", &self.kv_cache_tokens)
+            .field("max_num_seqs", &self.max_num_seqs)
+            .field("max_num_batched_tokens", &self.max_num_batched_tokens)
+            .field("seed", &self.seed)
+            .field("offline", &self.offline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineOptions {
+    /// The part that concerns opening the checkpoint.
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            offline: self.offline,
+            cache_dir: self.cache_dir.clone(),
+            progress: self.progress.clone(),
+            ..OpenOptions::default()
+        }
+    }
+}
+
+/// Collects [`EngineOptions`] and builds; every method takes the plain value or an `Option`.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct EngineBuilder {
+    model: String,
+    options: EngineOptions,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty,)*) => {
+        $($(#[$doc])*
+        pub fn $name(mut self, $name: impl Into<Option<$ty>>) -> Self {
+            self.options.$name = $name.into();
+            self
+        })*
+    };
+}
+
+impl EngineBuilder {
+    pub(super) fn new(model: String) -> Self {
+        Self { model, options: EngineOptions::default() }
+    }
+
+    setters! {
+        /// See [`EngineOptions::threads`].
+        threads: usize,
+        /// See [`EngineOptions::device`].
+        device: String,
+        /// See [`EngineOptions::isa`].
+        isa: Isa,
+        /// See [`EngineOptions::quantize`].
+        quantize: WeightFormat,
+        /// See [`EngineOptions::kv_dtype`].
+        kv_dtype: KvDType,
+        /// See [`EngineOptions::max_model_len`].
+        max_model_len: usize,
+        /// See [`EngineOptions::kv_cache_tokens`].
+        kv_cache_tokens: usize,
+        /// See [`EngineOptions::max_num_seqs`].
+        max_num_seqs: usize,
+        /// See [`EngineOptions::max_num_batched_tokens`].
+        max_num_batched_tokens: usize,
+        /// See [`EngineOptions::seed`].
+        seed: u64,
+        /// See [`EngineOptions::cache_dir`].
+        cache_dir: PathBuf,
+        /// See [`EngineOptions::progress`].
+        progress: Arc<dyn Progress>,
+    }
+
+    /// See [`EngineOptions::offline`].
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.options.offline = offline;
+        self
+    }
+
+    /// Replaces all options at once.
+    pub fn options(mut self, options: EngineOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Loads the model and starts the engine on a thread of its own.
+    ///
+    /// # Errors
+    /// [`BuildError`]: the model cannot be opened, does not fit into memory, or an option is out of range.
+    pub fn build(self) -> Result<EngineHandle, BuildError> {
+        self.build_engine()?.spawn()
+    }
+
+    /// Loads the model into an engine without a thread: the caller drives it with [`Engine::step`].
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_engine(self) -> Result<Engine, BuildError> {
+        Engine::load(&self.model, &self.options)
+    }
+}
+
+/// What was loaded, and how.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelInfo {
+    /// Name of the model as opened.
+    pub name: String,
+    /// `model_type` of the config.
+    pub architecture: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of all weights as held.
+    pub weight_bytes: u64,
+    /// Bytes of weights that one decode step reads: all of them but the embedding table, unless it is tied to the head.
+    pub weight_bytes_per_step: u64,
+    /// Formats of the weight matrices with the bytes in each, largest first.
+    pub formats: Vec<(String, u64)>,
+    /// Storage of keys and values.
+    pub kv_dtype: String,
+    /// KV bytes of one token over all layers.
+    pub kv_bytes_per_token: u64,
+    /// Tokens the KV cache holds.
+    pub kv_capacity_tokens: usize,
+    /// Context size in tokens, prompt and answer together.
+    pub max_model_len: usize,
+    /// Rows of the embedding table.
+    pub vocab_size: usize,
+    /// Device, as a person would name it.
+    pub device: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Whether text can go in and out.
+    pub has_tokenizer: bool,
+    /// What the checkpoint says about itself that a user should know (the embedded demo, for one).
+    pub note: Option<String>,
+    /// What loading did that the caller may not expect, one sentence each.
+    pub load_notes: Vec<String>,
+}

@@ -1,0 +1,29 @@
+//! Numbers about a running engine.
+
+use serde::Serialize;
+
+/// What an engine is doing and has done; counters start at 0 when it is built.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct EngineStats {
+    /// Requests that wait for their first (or, after a preemption, next) step.
+    pub waiting: usize,
+    /// Requests that hold blocks.
+    pub running: usize,
+    /// Blocks of the KV cache.
+    pub kv_blocks_total: usize,
+    /// Blocks that nobody holds.
+    pub kv_blocks_free: usize,
+    /// Forward passes.
+    pub steps: u64,
+    /// Prompt tokens computed, recomputed ones included.
+    pub prefill_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Sequences that lost their blocks to older ones and were computed again.
+    pub preemptions: u64,
+    /// Requests that ended with [`Event::Finished`](crate::Event::Finished).
+    pub finished: u64,
+    /// Requests that ended with [`Event::Failed`](crate::Event::Failed) after they were accepted.
+    pub failed: u64,
+}

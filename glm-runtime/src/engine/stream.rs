@@ -1,0 +1,117 @@
+//! The receiving end of one request: an [`Iterator`] and a [`futures_core::Stream`] over its events.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_channel::Receiver;
+use futures_core::Stream;
+
+use crate::error::EngineError;
+use crate::request::{Event, Finished, RequestId, Token};
+
+/// The events of one request, ending with exactly one final event whatever happens.
+///
+/// Iterate over it in ordinary code, or poll it as a [`Stream`] under any async runtime (it brings none of its own).
+/// Dropping it cancels the request: its blocks are free at the next step.
+#[derive(Debug)]
+pub struct RequestStream {
+    id: RequestId,
+    prompt: Arc<[u32]>,
+    events: Pin<Box<Receiver<Event>>>,
+    ended: bool,
+}
+
+/// A whole answer, collected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    /// The text, empty without a tokenizer.
+    pub text: String,
+    /// Every token with its log-probabilities, the one that ended the answer included.
+    pub tokens: Vec<Token>,
+    /// How it ended and what it cost.
+    pub finished: Finished,
+}
+
+impl Completion {
+    /// The ids of all tokens.
+    pub fn token_ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id).collect()
+    }
+}
+
+impl RequestStream {
+    pub(crate) fn new(id: RequestId, prompt: Arc<[u32]>, events: Receiver<Event>) -> Self {
+        Self { id, prompt, events: Box::pin(events), ended: false }
+    }
+
+    /// The request's id, for [`EngineHandle::cancel`](crate::EngineHandle::cancel).
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The token ids that went into the engine, prefix and chat markers included.
+    pub fn prompt_token_ids(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Waits for the end and collects the answer.
+    ///
+    /// # Errors
+    /// The error of [`Event::Failed`].
+    pub fn wait(self) -> Result<Completion, EngineError> {
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        for event in self {
+            match event {
+                Event::Token(token) => {
+                    text.push_str(&token.text);
+                    tokens.push(token);
+                }
+                Event::Finished(finished) => return Ok(Completion { text, tokens, finished }),
+                Event::Failed(error) => return Err(error),
+            }
+        }
+        Err(EngineError::Stopped)
+    }
+
+    /// The pieces of text as they become certain; an error, if any, is the last item.
+    pub fn texts(self) -> impl Iterator<Item = Result<String, EngineError>> {
+        self.filter_map(|event| match event {
+            Event::Token(token) if token.text.is_empty() => None,
+            Event::Token(token) => Some(Ok(token.text)),
+            Event::Finished(_) => None,
+            Event::Failed(error) => Some(Err(error)),
+        })
+    }
+
+    /// Passes an event on and notes the final one; a channel that closes without one means that the engine is gone.
+    fn note(&mut self, event: Option<Event>) -> Option<Event> {
+        let event = event.unwrap_or(Event::Failed(EngineError::Stopped));
+        self.ended = !matches!(event, Event::Token(_));
+        Some(event)
+    }
+}
+
+impl Iterator for RequestStream {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.events.recv_blocking().ok();
+        self.note(event)
+    }
+}
+
+impl Stream for RequestStream {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let event = std::task::ready!(self.events.as_mut().poll_next(cx));
+        Poll::Ready(self.note(event))
+    }
+}

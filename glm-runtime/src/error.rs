@@ -1,0 +1,191 @@
+//! Errors: [`BuildError`] while an engine is built, [`EngineError`] for one request.
+
+use std::sync::Arc;
+
+use glm_core::{LoadError, TemplateError, TokenizerError};
+use glm_kernels::KernelError;
+
+use crate::memory::MemoryShortage;
+use crate::sampling::InvalidSampling;
+
+/// Why an engine could not be built from a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The checkpoint could not be opened or read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A kernel refused the weights or the device is not there.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The weights and the KV cache do not fit into the free memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryShortage),
+    /// `random:NAME` with a name that is not a preset.
+    #[error("`random:{name}` is not a preset; presets: {known}")]
+    UnknownPreset {
+        /// What was asked for.
+        name: String,
+        /// All preset names, separated by commas.
+        known: String,
+    },
+    /// The format cannot be produced by quantising.
+    #[error("cannot quantise to `{format}`; possible: {possible}")]
+    CannotQuantize {
+        /// The format asked for.
+        format: String,
+        /// All formats that can be produced, separated by commas.
+        possible: String,
+    },
+    /// A `random:` model has no tensor of this name.
+    #[error("{model}: no tensor `{tensor}`")]
+    MissingTensor {
+        /// Model name.
+        model: String,
+        /// Canonical tensor name.
+        tensor: String,
+    },
+    /// A tensor of the checkpoint has more than two dimensions or a shape the model cannot use.
+    #[error("{model}: tensor `{tensor}` has shape {found:?}, the config asks for {expected:?}")]
+    Shape {
+        /// Model name.
+        model: String,
+        /// Canonical tensor name.
+        tensor: String,
+        /// Shape that follows from the config.
+        expected: Vec<usize>,
+        /// Shape in the checkpoint.
+        found: Vec<usize>,
+    },
+    /// `max_model_len` is outside what the model was made for.
+    #[error("max-model-len {asked} is outside 1..={max}, the context this checkpoint was made for")]
+    MaxModelLen {
+        /// The length asked for, in tokens.
+        asked: usize,
+        /// `max_position_embeddings` of the config.
+        max: usize,
+    },
+    /// An engine option is out of range.
+    #[error("{option} must be {allowed}, found {found}")]
+    Option {
+        /// Name of the builder method.
+        option: &'static str,
+        /// The allowed range in words.
+        allowed: &'static str,
+        /// The value given.
+        found: String,
+    },
+    /// `--device` names a device that does not exist here.
+    #[error("device `{0}` is not available (available: auto, cpu)")]
+    Device(String),
+    /// The operating system refused the engine thread.
+    #[error("cannot start the engine thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why a request was refused or ended without an answer. Cheap to clone: one failure can end many requests.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A sampling parameter is out of its range.
+    #[error(transparent)]
+    Sampling(#[from] InvalidSampling),
+    /// The prompt has no token: there is nothing to continue.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer.
+    #[error(
+        "the prompt has {prompt_tokens} tokens, but the context holds {max_model_len} tokens including the answer; shorten it or raise --max-model-len"
+    )]
+    ContextLength {
+        /// Tokens in the prompt.
+        prompt_tokens: usize,
+        /// Context size in tokens.
+        max_model_len: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("token id {id} is outside the vocabulary of {vocab_size} tokens")]
+    TokenId {
+        /// The id given.
+        id: u32,
+        /// Rows of the embedding table.
+        vocab_size: usize,
+    },
+    /// `max_tokens: 0` asks for nothing.
+    #[error("max_tokens must be at least 1")]
+    MaxTokens,
+    /// A stop string that matches everywhere.
+    #[error("a stop string must not be empty")]
+    EmptyStop,
+    /// The model came without a tokenizer: only token ids can go in and out.
+    #[error("{model} has no tokenizer: use token ids and no stop strings")]
+    NoTokenizer {
+        /// Model name.
+        model: String,
+    },
+    /// The prompt could not be tokenised.
+    #[error(transparent)]
+    Tokenizer(Arc<TokenizerError>),
+    /// The chat template refused the messages.
+    #[error(transparent)]
+    Template(Arc<TemplateError>),
+    /// The forward pass failed.
+    #[error("the forward pass failed: {0}")]
+    Step(Arc<KernelError>),
+    /// The model computed something that is not a number, so nothing can be sampled.
+    #[error("the model's logits are not finite: the weights are damaged or overflow")]
+    NotFinite,
+    /// The engine is draining: it finishes what it has and takes nothing new.
+    #[error("the engine is draining and takes no new requests")]
+    Draining,
+    /// The engine thread has ended.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The engine thread panicked; the message is the panic's.
+    #[error("the engine thread panicked: {0}")]
+    Panicked(Arc<str>),
+}
+
+/// Coarse class of an [`EngineError`], for callers that only route: a status code, retry or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request is wrong; the same request will fail again.
+    InvalidRequest,
+    /// The prompt is longer than the context.
+    ContextLength,
+    /// The engine takes no requests now; another one might.
+    Unavailable,
+    /// The engine failed at a request it should have served.
+    Internal,
+}
+
+impl EngineError {
+    /// The coarse class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::ContextLength { .. } => ErrorKind::ContextLength,
+            Self::Draining | Self::Stopped => ErrorKind::Unavailable,
+            Self::Step(_) | Self::NotFinite | Self::Panicked(_) => ErrorKind::Internal,
+            _ => ErrorKind::InvalidRequest,
+        }
+    }
+}
+
+impl From<TokenizerError> for EngineError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(Arc::new(error))
+    }
+}
+
+impl From<TemplateError> for EngineError {
+    fn from(error: TemplateError) -> Self {
+        Self::Template(Arc::new(error))
+    }
+}
+
+impl From<KernelError> for EngineError {
+    fn from(error: KernelError) -> Self {
+        Self::Step(Arc::new(error))
+    }
+}

@@ -1,0 +1,52 @@
+//! The one rule for the format a tensor is held in.
+
+use glm_kernels::WeightFormat;
+
+use super::source::TensorSpec;
+
+/// The format that `spec` is held in when the user asks to quantise to `requested`.
+///
+/// - Vectors (norm gains, biases) are f32: they are small, and every activation passes through them.
+/// - Without a request a matrix stays as it is stored, and so does one that is quantised already: quantising twice only
+///   adds error.
+/// - Otherwise every matrix takes the requested format, the embedding table and the `lm_head` included: with GLM's
+///   vocabularies they are a tenth to a quarter of a small model, and the head is read for every token.
+/// - Rows that do not divide into the format's blocks fall back to `q8_0`, and to f16 where 32 does not divide them either.
+pub(crate) fn format_for(spec: &TensorSpec, requested: Option<WeightFormat>) -> WeightFormat {
+    if spec.shape.len() < 2 {
+        return WeightFormat::F32;
+    }
+    let Some(requested) = requested else { return spec.format };
+    if spec.format.block_len() > 1 {
+        return spec.format;
+    }
+    [requested, WeightFormat::Q8_0, WeightFormat::F16]
+        .into_iter()
+        .find(|format| spec.columns().is_multiple_of(format.block_len()))
+        .unwrap_or(WeightFormat::F16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(shape: &[usize], format: WeightFormat) -> TensorSpec {
+        TensorSpec { name: "t".to_owned(), shape: shape.to_vec(), format }
+    }
+
+    #[test]
+    fn vectors_stay_f32_and_stored_blocks_stay_as_they_are() {
+        use WeightFormat as W;
+        assert_eq!(format_for(&spec(&[64], W::BF16), Some(W::Q8_0)), W::F32);
+        assert_eq!(format_for(&spec(&[4, 256], W::Q6K), Some(W::Q4_0)), W::Q6K);
+        assert_eq!(format_for(&spec(&[4, 256], W::BF16), None), W::BF16);
+    }
+
+    #[test]
+    fn rows_that_do_not_divide_into_blocks_fall_back() {
+        use WeightFormat as W;
+        for (columns, expected) in [(256, W::Q4K), (96, W::Q8_0), (50, W::F16)] {
+            assert_eq!(format_for(&spec(&[4, columns], W::BF16), Some(W::Q4K)), expected);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! From a checkpoint to weights on a device.
+
+mod expected;
+mod format;
+mod random;
+mod source;
+
+pub(crate) use expected::expected_tensors;
+pub(crate) use format::format_for;
+pub(crate) use random::mix;
+pub use random::RandomWeights;
+pub use source::{ModelSource, SourceTensor, TensorSpec};
