@@ -29,6 +29,7 @@ mod parallel;
 pub mod quant;
 mod rms_norm;
 mod rope;
+mod simd;
 mod swiglu;
 mod tensor;
 
