@@ -1,0 +1,75 @@
+//! The formats as types, so that a kernel is compiled once for each.
+
+use super::lanes::Lanes;
+use super::layout::Layout;
+use crate::WeightFormat;
+
+/// A quantised format.
+pub(super) trait Codec {
+    /// Its packed layout.
+    const LAYOUT: Layout;
+}
+
+/// A float format.
+pub(super) trait Float {
+    /// Bytes of a value.
+    const BYTES: usize;
+
+    /// Loads the values of one column, a lane per row, as f32.
+    ///
+    /// # Safety
+    /// As the methods of [`Lanes`]; `L::ROWS` values are read.
+    unsafe fn load<L: Lanes>(bytes: *const u8) -> L::F;
+}
+
+macro_rules! quantized_formats {
+    ($($format:ident),*) => {$(
+        pub(super) struct $format;
+        impl Codec for $format {
+            const LAYOUT: Layout = Layout::of(WeightFormat::$format);
+        }
+    )*};
+}
+quantized_formats!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs);
+
+macro_rules! float_formats {
+    ($($format:ident: $bytes:literal, $load:ident);*) => {$(
+        pub(super) struct $format;
+        impl Float for $format {
+            const BYTES: usize = $bytes;
+            #[inline(always)]
+            unsafe fn load<L: Lanes>(bytes: *const u8) -> L::F {
+                // SAFETY: the caller's contract is that of `Lanes`.
+                unsafe { L::$load(bytes) }
+            }
+        }
+    )*};
+}
+float_formats!(F32: 4, load_f32; F16: 2, load_f16; BF16: 2, load_bf16);
+
+/// Evaluates the expression with `$C` the type of a quantised format.
+macro_rules! with_quantized {
+    ($format:expr, $C:ident => $run:expr) => {
+        $crate::linear::codec::with_quantized!(@ $format, $C => $run; Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs)
+    };
+    (@ $format:expr, $C:ident => $run:expr; $($name:ident),*) => {
+        match $format {
+            $($crate::WeightFormat::$name => { type $C = $crate::linear::codec::$name; $run })*
+            $crate::WeightFormat::F32 | $crate::WeightFormat::F16 | $crate::WeightFormat::BF16 => unreachable!("a float format has no codes"),
+        }
+    };
+}
+pub(super) use with_quantized;
+
+/// Evaluates the expression with `$E` the type of a float format.
+macro_rules! with_float {
+    ($format:expr, $E:ident => $run:expr) => {
+        match $format {
+            $crate::WeightFormat::F32 => { type $E = $crate::linear::codec::F32; $run }
+            $crate::WeightFormat::F16 => { type $E = $crate::linear::codec::F16; $run }
+            $crate::WeightFormat::BF16 => { type $E = $crate::linear::codec::BF16; $run }
+            format => unreachable!("{format} is not a float format"),
+        }
+    };
+}
+pub(super) use with_float;

@@ -1,0 +1,249 @@
+//! A weight matrix, packed for the vector units at the moment it is built.
+
+use std::ops::Range;
+
+use super::layout::{PANEL_ROWS, pack_panel, panel_bytes, read_row};
+use crate::parallel::SharedMut;
+use crate::{Buffer, Device, KernelError, WeightFormat, quant};
+
+/// The weight of a linear layer, `[out_features, in_features]`, on a device.
+///
+/// It consists of segments of rows, each in its own [`WeightFormat`], so that a fused `qkv` may mix formats. The values are exactly those of the
+/// source; their order in memory is the kernels' own.
+#[derive(Debug)]
+pub struct Weight {
+    device: Device,
+    in_features: usize,
+    out_features: usize,
+    segments: Vec<Segment>,
+}
+
+/// Rows of one format.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub format: WeightFormat,
+    /// The rows of the weight that it holds.
+    pub rows: Range<usize>,
+    /// Bytes of each panel of 16 rows; the last panel is filled up with zeros.
+    pub panel_bytes: usize,
+    packed: Buffer,
+}
+
+impl Segment {
+    /// The number of panels.
+    pub fn panels(&self) -> usize {
+        self.rows.len().div_ceil(PANEL_ROWS)
+    }
+
+    /// The packed panels, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        self.packed.as_bytes()
+    }
+}
+
+impl Weight {
+    /// Where the weight lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The length of an output row.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// The length of an input row.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// The format of each run of rows, in order of the rows.
+    pub fn segments(&self) -> impl Iterator<Item = (WeightFormat, Range<usize>)> + '_ {
+        self.segments.iter().map(|segment| (segment.format, segment.rows.clone()))
+    }
+
+    /// The formats that occur, each once, in order of their first row.
+    pub fn formats(&self) -> Vec<WeightFormat> {
+        let mut formats = Vec::new();
+        for segment in &self.segments {
+            if !formats.contains(&segment.format) {
+                formats.push(segment.format);
+            }
+        }
+        formats
+    }
+
+    /// Bytes of memory that the packed values take: what a matrix-vector product reads.
+    pub fn byte_len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.bytes().len()).sum()
+    }
+
+    /// Writes row `row` as f32, for instance the embedding of a token where the table is also the output layer.
+    ///
+    /// # Errors
+    /// [`KernelError::Index`] if there is no such row, [`KernelError::Length`] unless `out` has `in_features` elements.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
+        const OP: &str = "Weight::dequantize_row";
+        let missing = KernelError::Index { op: OP, name: "row", index: row, len: self.out_features };
+        let segment = self.segments.iter().find(|segment| segment.rows.contains(&row)).ok_or(missing)?;
+        if out.len() != self.in_features {
+            return Err(KernelError::Length { op: OP, name: "out", expected: self.in_features, found: out.len() });
+        }
+        let row = row - segment.rows.start;
+        let panel = &segment.bytes()[row / PANEL_ROWS * segment.panel_bytes..][..segment.panel_bytes];
+        read_row(segment.format, panel, row % PANEL_ROWS, out);
+        Ok(())
+    }
+
+    pub(super) fn row_segments(&self) -> &[Segment] {
+        &self.segments
+    }
+}
+
+/// Builds a [`Weight`] from runs of rows, in order. Each run is packed as it comes, panel by panel, on all threads of the device, so no more than the
+/// source and the result are in memory.
+///
+/// ```
+/// use glm_kernels::{Device, Tensor, WeightBuilder, WeightFormat, linear};
+///
+/// let device = Device::cpu(Default::default())?;
+/// let mut builder = WeightBuilder::new(&device, 32);
+/// builder.push_rows_quantized(WeightFormat::Q8_0, 2, &[1.0; 64])?;
+/// let weight = builder.finish()?;
+/// let y = linear(&Tensor::from_f32(&device, &[0.5; 32], &[1, 32])?, &weight, None)?;
+/// assert_eq!(y.shape(), [1, 2]);
+/// assert!((y.as_f32()?[1] - 16.0).abs() < 0.01);
+/// # Ok::<(), glm_kernels::KernelError>(())
+/// ```
+#[derive(Debug)]
+pub struct WeightBuilder {
+    device: Device,
+    in_features: usize,
+    segments: Vec<Segment>,
+}
+
+impl WeightBuilder {
+    /// A weight with rows of `in_features` values and as yet no row.
+    pub fn new(device: &Device, in_features: usize) -> Self {
+        Self { device: device.clone(), in_features, segments: Vec::new() }
+    }
+
+    /// Adds `rows` rows that are stored in `format`, in GGML's on-disk layout.
+    ///
+    /// # Errors
+    /// [`KernelError::PartialBlock`] if a row is not whole blocks, [`KernelError::Length`] unless `bytes` holds just these rows,
+    /// [`KernelError::OutOfMemory`].
+    pub fn push_rows(&mut self, format: WeightFormat, rows: usize, bytes: &[u8]) -> Result<&mut Self, KernelError> {
+        let row_bytes = self.check_rows("WeightBuilder::push_rows", format, rows, bytes.len())?;
+        self.push_panels(format, rows, |first, count, panel| {
+            pack_panel(format, &bytes[first * row_bytes..][..count * row_bytes], row_bytes, panel);
+        })
+    }
+
+    /// Adds `rows` rows given as f32, row-major, rounded to `format`.
+    ///
+    /// # Errors
+    /// [`KernelError::CannotQuantize`] if there is no quantiser for `format`; otherwise as [`push_rows`](Self::push_rows).
+    pub fn push_rows_quantized(&mut self, format: WeightFormat, rows: usize, values: &[f32]) -> Result<&mut Self, KernelError> {
+        const OP: &str = "WeightBuilder::push_rows_quantized";
+        let expected = rows.checked_mul(self.in_features).ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
+        if values.len() != expected {
+            return Err(KernelError::Length { op: OP, name: "values", expected, found: values.len() });
+        }
+        let cols = self.in_features;
+        self.push_rounded(format, rows, |row, out| {
+            out.copy_from_slice(&values[row * cols..][..cols]);
+            Ok(())
+        })
+    }
+
+    /// Adds `rows` rows that are stored in `source`, rounded to `format`; rows of the same format are taken as they are. No f32 copy of the matrix
+    /// is made.
+    ///
+    /// # Errors
+    /// As [`push_rows`](Self::push_rows) and [`push_rows_quantized`](Self::push_rows_quantized).
+    pub fn push_rows_requantized(&mut self, format: WeightFormat, rows: usize, source: WeightFormat, bytes: &[u8]) -> Result<&mut Self, KernelError> {
+        if format == source {
+            return self.push_rows(source, rows, bytes);
+        }
+        let row_bytes = self.check_rows("WeightBuilder::push_rows_requantized", source, rows, bytes.len())?;
+        self.push_rounded(format, rows, |row, out| quant::dequantize(source, &bytes[row * row_bytes..][..row_bytes], out))
+    }
+
+    /// The weight.
+    ///
+    /// # Errors
+    /// [`KernelError::Value`] if it has no rows, or rows without a value.
+    pub fn finish(self) -> Result<Weight, KernelError> {
+        let out_features = self.rows();
+        for (name, found) in [("out_features", out_features), ("in_features", self.in_features)] {
+            if found == 0 {
+                return Err(KernelError::Value { op: "WeightBuilder::finish", name, found, rule: "at least 1" });
+            }
+        }
+        Ok(Weight { device: self.device, in_features: self.in_features, out_features, segments: self.segments })
+    }
+
+    fn rows(&self) -> usize {
+        self.segments.last().map_or(0, |segment| segment.rows.end)
+    }
+
+    fn row_bytes(&self, format: WeightFormat) -> Result<usize, KernelError> {
+        let partial = KernelError::PartialBlock { format, columns: self.in_features, block_len: format.block_len() };
+        format.row_bytes(self.in_features).ok_or(partial)
+    }
+
+    /// Bytes of a row, if `found` bytes are `rows` rows.
+    fn check_rows(&self, op: &'static str, format: WeightFormat, rows: usize, found: usize) -> Result<usize, KernelError> {
+        let row_bytes = self.row_bytes(format)?;
+        let expected = row_bytes.checked_mul(rows).ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
+        if found != expected {
+            return Err(KernelError::Length { op, name: "bytes", expected, found });
+        }
+        Ok(row_bytes)
+    }
+
+    /// Adds rows that `read` gives as f32, rounded to `format`.
+    fn push_rounded(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), KernelError> + Sync,
+    ) -> Result<&mut Self, KernelError> {
+        if !quant::can_quantize(format) {
+            return Err(KernelError::CannotQuantize(format));
+        }
+        let (cols, row_bytes) = (self.in_features, self.row_bytes(format)?);
+        self.push_panels(format, rows, |first, count, panel| {
+            let mut values = vec![0.0; cols];
+            let mut packed_rows = vec![0; count * row_bytes];
+            for (row, out) in packed_rows.chunks_exact_mut(row_bytes.max(1)).enumerate() {
+                let rounded = read(first + row, &mut values).and_then(|()| quant::quantize(format, &values, out));
+                debug_assert_eq!(rounded, Ok(()), "lengths were checked before");
+            }
+            pack_panel(format, &packed_rows, row_bytes, panel);
+        })
+    }
+
+    /// Allocates a segment and has `pack(first_row, row_count, panel)` write each of its panels.
+    fn push_panels(&mut self, format: WeightFormat, rows: usize, pack: impl Fn(usize, usize, &mut [u8]) + Sync) -> Result<&mut Self, KernelError> {
+        if rows == 0 {
+            return Ok(self);
+        }
+        let overflow = || KernelError::ShapeOverflow(vec![rows, self.in_features]);
+        let panels = rows.div_ceil(PANEL_ROWS);
+        let panel_bytes = panel_bytes(format, self.in_features).ok_or_else(overflow)?;
+        let start = self.rows();
+        let end = start.checked_add(rows).ok_or_else(overflow)?;
+        let mut packed = self.device.allocate(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
+        let shared = SharedMut::new(packed.as_bytes_mut());
+        self.device.pool().for_each(panels, |panel| {
+            // SAFETY: each task has its own panel, and panels do not overlap.
+            let bytes = unsafe { shared.slice(panel * panel_bytes, panel_bytes) };
+            let first = panel * PANEL_ROWS;
+            pack(first, PANEL_ROWS.min(rows - first), bytes);
+        });
+        self.segments.push(Segment { format, rows: start..end, panel_bytes, packed });
+        Ok(self)
+    }
+}

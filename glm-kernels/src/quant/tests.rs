@@ -1,0 +1,144 @@
+//! Reading is compared with gguf-py's implementation, writing with what the formats promise.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Random blocks of every format and their values according to gguf-py; made by `tests/data/make_blocks.py`.
+const BLOCKS: &[u8] = include_bytes!("../../tests/data/blocks.bin");
+const BLOCKS_PER_FORMAT: usize = 2;
+
+fn random(len: usize, seed: u64) -> Vec<f32> {
+    // A sum of uniform numbers is close enough to the normal distribution of real weights.
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..len).map(|_| (uniform() + uniform() + uniform() + uniform()) * 0.05).collect()
+}
+
+fn rounded(format: WeightFormat, values: &[f32]) -> Vec<f32> {
+    let mut bytes = vec![0xaa; format.row_bytes(values.len()).unwrap()];
+    quantize(format, values, &mut bytes).unwrap();
+    let mut out = vec![f32::NAN; values.len()];
+    dequantize(format, &bytes, &mut out).unwrap();
+    out
+}
+
+fn writable() -> impl Iterator<Item = WeightFormat> {
+    WeightFormat::ALL.into_iter().filter(|format| can_quantize(*format))
+}
+
+#[test]
+fn every_block_format_reads_as_gguf_py_reads_it() {
+    let mut rest = BLOCKS;
+    for format in WeightFormat::ALL.into_iter().filter(|format| format.is_quantized()) {
+        // The fixture is in the order of `ALL`.
+        let len = BLOCKS_PER_FORMAT * format.block_len();
+        let (blocks, after) = rest.split_at(BLOCKS_PER_FORMAT * format.block_bytes());
+        let (values, after) = after.split_at(4 * len);
+        rest = after;
+        let mut got = vec![f32::NAN; len];
+        dequantize(format, blocks, &mut got).unwrap();
+        for (i, (got, want)) in got.iter().zip(values.as_chunks::<4>().0).enumerate() {
+            assert_eq!(*got, f32::from_le_bytes(*want), "{format}, value {i}");
+        }
+    }
+    assert!(rest.is_empty());
+}
+
+#[test]
+fn float_formats_read_and_write_exactly() {
+    let values = [0.0, -0.0, 1.0, -2.5, 65504.0, 1.0 / 1024.0];
+    for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16] {
+        let want: Vec<f32> = match format {
+            WeightFormat::BF16 => values.iter().map(|value| bf16::from_f32(*value).to_f32()).collect(),
+            _ => values.to_vec(),
+        };
+        assert_eq!(rounded(format, &values), want, "{format}");
+    }
+}
+
+/// The root mean square error on normal values relative to their own, that GGML's reference quantisers stay below.
+#[test]
+fn rounding_is_as_good_as_the_format_allows() {
+    let values = random(64 * 256, 3);
+    let power: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    for format in writable() {
+        let limit = match format {
+            WeightFormat::F32 => 0.0,
+            WeightFormat::F16 => 0.0003,
+            WeightFormat::BF16 => 0.002,
+            WeightFormat::Q8_0 => 0.0055,
+            WeightFormat::Q6K => 0.018,
+            WeightFormat::Q5K => 0.033,
+            WeightFormat::Q5_1 => 0.037,
+            WeightFormat::Q5_0 => 0.042,
+            WeightFormat::Q4K => 0.067,
+            WeightFormat::Q4_1 => 0.077,
+            _ => 0.088,
+        };
+        let error: f64 = values.iter().zip(rounded(format, &values)).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let relative = (error / power).sqrt();
+        println!("{format}: {relative:.5}");
+        assert!(relative <= limit, "{format}: {relative} > {limit}");
+        assert!(relative >= 0.7 * limit, "{format}: the limit {limit} no longer says anything, the error is {relative}");
+    }
+}
+
+#[test]
+fn q8_0_rounds_halves_away_from_zero_as_ggml_does() {
+    let mut values = [0.0; 32];
+    values[..5].copy_from_slice(&[127.0, 2.5, -2.5, 3.5, -0.5]);
+    assert_eq!(rounded(WeightFormat::Q8_0, &values)[..5], [127.0, 3.0, -3.0, 4.0, -1.0]);
+}
+
+#[test]
+fn zeros_and_constants_survive() {
+    for format in writable() {
+        assert!(rounded(format, &[0.0; 256]).iter().all(|value| *value == 0.0), "{format}");
+        for constant in [0.75, -0.75] {
+            let worst = rounded(format, &[constant; 256]).iter().map(|value| (value - constant).abs()).fold(0.0, f32::max);
+            assert!(worst < 0.01, "{format}: {worst}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_a_typed_error() {
+    let mut out = [0.0; 32];
+    let length = KernelError::Length { op: "dequantize", name: "bytes", expected: 34, found: 33 };
+    assert_eq!(dequantize(WeightFormat::Q8_0, &[0; 33], &mut out), Err(length));
+    let partial = KernelError::PartialBlock { format: WeightFormat::Q4K, columns: 32, block_len: 256 };
+    assert_eq!(dequantize(WeightFormat::Q4K, &[0; 18], &mut out), Err(partial.clone()));
+    assert_eq!(quantize(WeightFormat::Q4K, &out, &mut [0; 18]), Err(partial));
+    assert_eq!(quantize(WeightFormat::Iq4Xs, &[0.0; 256], &mut [0; 136]), Err(KernelError::CannotQuantize(WeightFormat::Iq4Xs)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Neither reading nor writing panics, whatever the bits.
+    #[test]
+    fn any_bits_are_accepted(bytes in proptest::collection::vec(any::<u8>(), 1024), values in proptest::collection::vec(any::<f32>(), 256)) {
+        for format in WeightFormat::ALL {
+            let mut out = [0.0; 256];
+            dequantize(format, &bytes[..format.row_bytes(256).unwrap()], &mut out).unwrap();
+            if can_quantize(format) {
+                let mut written = vec![0; format.row_bytes(256).unwrap()];
+                quantize(format, &values, &mut written).unwrap();
+            }
+        }
+    }
+
+    /// Writing what was read changes nothing where codes determine the values: the scale of Q8_0 is found again from its largest code.
+    #[test]
+    fn q8_0_is_stable(seed in any::<u64>()) {
+        let once = rounded(WeightFormat::Q8_0, &random(256, seed));
+        let twice = rounded(WeightFormat::Q8_0, &once);
+        for (once, twice) in once.iter().zip(twice) {
+            prop_assert!((once - twice).abs() <= 1e-3 * once.abs());
+        }
+    }
+}
