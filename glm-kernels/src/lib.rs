@@ -32,6 +32,8 @@ mod rope;
 mod simd;
 mod swiglu;
 mod tensor;
+#[cfg(test)]
+mod testing;
 
 pub use bandwidth::bandwidth;
 pub use device::{CpuOptions, Device};

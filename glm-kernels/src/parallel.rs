@@ -88,6 +88,25 @@ impl ThreadPool {
     }
 }
 
+/// The fewest elements that are worth a task of their own: at several per nanosecond, less takes no longer than handing it to another thread.
+const GRAIN: usize = 16 * 1024;
+
+impl ThreadPool {
+    /// Splits the rows of a matrix among tasks, each of which gets a range of row numbers and those rows to write. Small matrices stay whole.
+    ///
+    /// # Panics
+    /// As [`ThreadPool::for_each`].
+    pub fn for_each_rows(&self, out: &mut [f32], row_len: usize, task: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+        let rows = out.len().checked_div(row_len).unwrap_or(0);
+        let out = SharedMut::new(out);
+        self.for_each_range(rows, GRAIN / row_len.max(1), |range| {
+            // SAFETY: the ranges that `for_each_range` hands out are disjoint, so their rows are.
+            let part = unsafe { out.slice(range.start * row_len, range.len() * row_len) };
+            task(range, part);
+        });
+    }
+}
+
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.shut_down();

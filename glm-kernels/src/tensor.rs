@@ -168,6 +168,14 @@ impl Tensor {
         }
     }
 
+    /// Checks the shape of an argument called `name` of the operation `op`.
+    pub(crate) fn expect_shape(&self, op: &'static str, name: &'static str, expected: &[usize]) -> Result<(), KernelError> {
+        if self.shape() != expected {
+            return Err(KernelError::Shape { op, name, expected: expected.to_vec(), found: self.shape().to_vec() });
+        }
+        Ok(())
+    }
+
     /// The elements.
     ///
     /// # Errors

@@ -1,0 +1,57 @@
+//! What the tests of the kernels share: random data, devices for every instruction set, and comparison that names the worst element.
+
+use crate::{CpuOptions, Device, Isa};
+
+/// A small generator (xorshift64*, Vigna 2016): the same numbers on every machine.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A value in `0..bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 33) as usize % bound
+    }
+
+    /// Values spread evenly over -1..1.
+    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+    }
+
+    /// The numbers `0..count` in random order.
+    pub(crate) fn permutation(&mut self, count: usize) -> Vec<u32> {
+        let mut numbers: Vec<u32> = (0..count as u32).collect();
+        for i in (1..count).rev() {
+            numbers.swap(i, self.below(i + 1));
+        }
+        numbers
+    }
+}
+
+/// A device with `threads` threads for every instruction set of this machine; prints which, so that a log shows what was covered.
+pub(crate) fn devices(threads: usize) -> Vec<Device> {
+    let isas = Isa::available();
+    println!("covered: {}", isas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    isas.into_iter().map(|isa| Device::cpu(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap()).collect()
+}
+
+/// Panics with the worst element unless all are within `tolerance` of what is wanted, relative to the largest value wanted.
+#[track_caller]
+pub(crate) fn assert_close(got: &[f32], want: &[f32], tolerance: f32, context: &str) {
+    assert_eq!(got.len(), want.len(), "{context}: length");
+    let scale = want.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        // Written so that NaN fails.
+        let close = (got - want).abs() <= tolerance * scale;
+        assert!(close, "{context}: element {i} is {got}, expected {want} (largest {scale})");
+    }
+}
