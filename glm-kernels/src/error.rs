@@ -90,6 +90,9 @@ pub enum KernelError {
     /// The name of an instruction set (option or `GLM_ISA`) is not one of ours.
     #[error("unknown instruction set `{0}`: use scalar, avx2 or avx512")]
     UnknownIsa(String),
+    /// The name of a KV cache type is not one of ours.
+    #[error("unknown KV cache type `{0}`: use f32, f16, bf16 or q8_0")]
+    UnknownKvDType(String),
     /// The instruction set that was asked for is not there.
     #[error("this CPU has no {requested} (available: {available})")]
     IsaUnavailable {

@@ -1,5 +1,15 @@
-//! Paged keys and values of one layer.
+//! The keys and values of one layer, in blocks that sequences own one by one (arXiv:2309.06180).
+//!
+//! For each block and KV head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So both products of attention run along contiguous
+//! memory with no sum across a vector: scores of a block's tokens side by side, then outputs of a head's elements side by side.
+
+use half::{bf16, f16};
+
+use crate::memory::{Buffer, Element};
+use crate::parallel::SharedMut;
 use crate::{Device, KernelError};
+
+const OP: &str = "KvLayer::new";
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -7,42 +17,382 @@ use crate::{Device, KernelError};
 pub enum KvDType {
     /// 4 bytes per value, exact.
     F32,
-    /// 2 bytes per value.
+    /// IEEE half precision; values beyond its range (±65504) are clamped to it.
     F16,
-    /// 2 bytes per value.
+    /// The upper half of an f32.
     BF16,
-    /// 1 byte per value and an f32 scale per head and token.
+    /// 1 byte per value, and one f32 scale for each head and token.
     Q8_0,
 }
 
 impl KvDType {
     /// The bytes that keys and values of one token take in one layer.
     pub fn bytes_per_token(self, num_kv_heads: usize, head_dim: usize) -> usize {
-        let head = match self {
-            Self::F32 => 4 * head_dim,
-            Self::F16 | Self::BF16 => 2 * head_dim,
-            Self::Q8_0 => head_dim + 4,
-        };
-        2 * num_kv_heads * head
+        2 * num_kv_heads * (head_dim * self.value_bytes() + self.scale_bytes())
+    }
+
+    /// The name that options take.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    fn value_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => 1,
+        }
+    }
+
+    /// Bytes of scales per head and token.
+    fn scale_bytes(self) -> usize {
+        if self == Self::Q8_0 { size_of::<f32>() } else { 0 }
     }
 }
 
-/// Keys and values of one layer.
+impl std::fmt::Display for KvDType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for KvDType {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let known = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
+        let found = known.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| KernelError::UnknownKvDType(name.to_owned()))
+    }
+}
+
+/// Keys and values of one layer: `num_blocks` blocks of `block_size` tokens. Slot `s` is token `s % block_size` of block `s / block_size`.
 #[derive(Debug)]
 pub struct KvLayer {
-    _device: Device,
+    device: Device,
+    dtype: KvDType,
+    num_blocks: usize,
+    block_size: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    keys: Buffer,
+    values: Buffer,
+    key_scales: Buffer,
+    value_scales: Buffer,
 }
 
 impl KvLayer {
-    /// Zeroed blocks.
+    /// Blocks of zeros.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`]
-    pub fn new(device: &Device, _dtype: KvDType, _num_blocks: usize, _block_size: usize, _num_kv_heads: usize, _head_dim: usize) -> Result<Self, KernelError> {
-        Ok(Self { _device: device.clone() })
+    /// [`KernelError::Value`] if a size is 0, [`KernelError::ShapeOverflow`] or [`KernelError::OutOfMemory`] if they are too large together,
+    /// [`KernelError::Value`] if there are more slots than a `u32` can name.
+    pub fn new(
+        device: &Device,
+        dtype: KvDType,
+        num_blocks: usize,
+        block_size: usize,
+        num_kv_heads: usize,
+        head_dim: usize,
+    ) -> Result<Self, KernelError> {
+        let sizes = [("num_blocks", num_blocks), ("block_size", block_size), ("num_kv_heads", num_kv_heads), ("head_dim", head_dim)];
+        if let Some((name, found)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(KernelError::Value { op: OP, name, found, rule: "at least 1" });
+        }
+        let shape = [num_blocks, num_kv_heads, block_size, head_dim];
+        let overflow = || KernelError::ShapeOverflow(shape.to_vec());
+        let slots = num_blocks.checked_mul(block_size).ok_or_else(overflow)?;
+        if u32::try_from(slots).is_err() {
+            return Err(KernelError::Value { op: OP, name: "number of slots", found: slots, rule: "below 2^32" });
+        }
+        let heads = slots.checked_mul(num_kv_heads).ok_or_else(overflow)?;
+        let value_bytes = heads.checked_mul(head_dim).and_then(|len| len.checked_mul(dtype.value_bytes())).ok_or_else(overflow)?;
+        let scale_bytes = heads.checked_mul(dtype.scale_bytes()).ok_or_else(overflow)?;
+        let zeros = |bytes| {
+            let mut buffer = device.allocate(bytes)?;
+            buffer.as_bytes_mut().fill(0);
+            Ok(buffer)
+        };
+        Ok(Self {
+            device: device.clone(),
+            dtype,
+            num_blocks,
+            block_size,
+            num_kv_heads,
+            head_dim,
+            keys: zeros(value_bytes)?,
+            values: zeros(value_bytes)?,
+            key_scales: zeros(scale_bytes)?,
+            value_scales: zeros(scale_bytes)?,
+        })
     }
-    /// The bytes it takes.
+
+    /// Where the memory is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How values are stored.
+    pub fn dtype(&self) -> KvDType {
+        self.dtype
+    }
+
+    /// The number of blocks.
+    pub fn num_blocks(&self) -> usize {
+        self.num_blocks
+    }
+
+    /// Tokens in a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Tokens in all blocks.
+    pub fn num_slots(&self) -> usize {
+        self.num_blocks * self.block_size
+    }
+
+    /// Heads of keys and values, `KVH`.
+    pub fn num_kv_heads(&self) -> usize {
+        self.num_kv_heads
+    }
+
+    /// The size of a head, `D`.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// The bytes that keys, values and scales take together.
     pub fn byte_len(&self) -> usize {
-        unimplemented!()
+        self.keys.len() + self.values.len() + self.key_scales.len() + self.value_scales.len()
+    }
+
+    /// The keys of a block's head, `[D, block_size]`; `T` must be the stored type.
+    pub(crate) fn keys<T: Element>(&self, block: usize, head: usize) -> &[T] {
+        let len = self.head_dim * self.block_size;
+        &self.keys.as_slice_of()[self.area(block, head) * len..][..len]
+    }
+
+    /// The values of a block's head, `[block_size, D]`; `T` must be the stored type.
+    pub(crate) fn values<T: Element>(&self, block: usize, head: usize) -> &[T] {
+        let len = self.head_dim * self.block_size;
+        &self.values.as_slice_of()[self.area(block, head) * len..][..len]
+    }
+
+    /// The scales of a block's keys, `[block_size]`; only for [`KvDType::Q8_0`], as are those of the values.
+    pub(crate) fn key_scales(&self, block: usize, head: usize) -> &[f32] {
+        &self.key_scales.as_slice_of()[self.area(block, head) * self.block_size..][..self.block_size]
+    }
+
+    /// The scales of a block's values, `[block_size]`.
+    pub(crate) fn value_scales(&self, block: usize, head: usize) -> &[f32] {
+        &self.value_scales.as_slice_of()[self.area(block, head) * self.block_size..][..self.block_size]
+    }
+
+    /// One element of a key, widened: for the scalar reference.
+    pub(crate) fn key(&self, block: usize, head: usize, offset: usize, d: usize) -> f32 {
+        let index = d * self.block_size + offset;
+        match self.dtype {
+            KvDType::F32 => self.keys::<f32>(block, head)[index],
+            KvDType::F16 => self.keys::<f16>(block, head)[index].to_f32(),
+            KvDType::BF16 => self.keys::<bf16>(block, head)[index].to_f32(),
+            KvDType::Q8_0 => f32::from(self.keys::<i8>(block, head)[index]) * self.key_scales(block, head)[offset],
+        }
+    }
+
+    /// One element of a value, widened: for the scalar reference.
+    pub(crate) fn value(&self, block: usize, head: usize, offset: usize, d: usize) -> f32 {
+        let index = offset * self.head_dim + d;
+        match self.dtype {
+            KvDType::F32 => self.values::<f32>(block, head)[index],
+            KvDType::F16 => self.values::<f16>(block, head)[index].to_f32(),
+            KvDType::BF16 => self.values::<bf16>(block, head)[index].to_f32(),
+            KvDType::Q8_0 => f32::from(self.values::<i8>(block, head)[index]) * self.value_scales(block, head)[offset],
+        }
+    }
+
+    /// Access for threads that write different heads.
+    pub(crate) fn writer(&mut self) -> KvWriter<'_> {
+        let planes = match self.dtype {
+            KvDType::F32 => Planes::F32(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
+            KvDType::F16 => Planes::F16(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
+            KvDType::BF16 => Planes::BF16(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
+            KvDType::Q8_0 => Planes::Q8_0 {
+                keys: SharedMut::new(self.keys.as_slice_of_mut()),
+                values: SharedMut::new(self.values.as_slice_of_mut()),
+                key_scales: SharedMut::new(self.key_scales.as_slice_of_mut()),
+                value_scales: SharedMut::new(self.value_scales.as_slice_of_mut()),
+            },
+        };
+        KvWriter { planes, num_kv_heads: self.num_kv_heads, block_size: self.block_size, head_dim: self.head_dim }
+    }
+
+    fn area(&self, block: usize, head: usize) -> usize {
+        block * self.num_kv_heads + head
+    }
+}
+
+/// Stores keys and values; made by [`KvLayer::writer`].
+pub(crate) struct KvWriter<'a> {
+    planes: Planes<'a>,
+    num_kv_heads: usize,
+    block_size: usize,
+    head_dim: usize,
+}
+
+/// Keys and values in their stored type.
+enum Planes<'a> {
+    F32(SharedMut<'a, f32>, SharedMut<'a, f32>),
+    F16(SharedMut<'a, f16>, SharedMut<'a, f16>),
+    BF16(SharedMut<'a, bf16>, SharedMut<'a, bf16>),
+    Q8_0 { keys: SharedMut<'a, i8>, values: SharedMut<'a, i8>, key_scales: SharedMut<'a, f32>, value_scales: SharedMut<'a, f32> },
+}
+
+/// Where one head of one token lies.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Counts the heads of all blocks.
+    area: usize,
+    /// The token within its block.
+    offset: usize,
+}
+
+impl KvWriter<'_> {
+    /// Stores the key and the value (`[D]` each) of one head at a slot.
+    ///
+    /// # Panics
+    /// If the slot or the head is not there.
+    ///
+    /// # Safety
+    /// No other thread may store to the same head at the same time.
+    pub(crate) unsafe fn store(&self, slot: usize, head: usize, key: &[f32], value: &[f32]) {
+        let place = Place { area: slot / self.block_size * self.num_kv_heads + head, offset: slot % self.block_size };
+        // SAFETY: areas of different heads are disjoint, and the caller promises that no other thread has this head.
+        unsafe {
+            match &self.planes {
+                Planes::F32(keys, values) => {
+                    self.store_key(keys, place, key, |x| x);
+                    self.store_value(values, place, value, |x| x);
+                }
+                Planes::F16(keys, values) => {
+                    self.store_key(keys, place, key, narrow_to_f16);
+                    self.store_value(values, place, value, narrow_to_f16);
+                }
+                Planes::BF16(keys, values) => {
+                    self.store_key(keys, place, key, bf16::from_f32);
+                    self.store_value(values, place, value, bf16::from_f32);
+                }
+                Planes::Q8_0 { keys, values, key_scales, value_scales } => {
+                    let scale_at = place.area * self.block_size + place.offset;
+                    let (key_scale, value_scale) = (byte_scale(key), byte_scale(value));
+                    key_scales.slice(scale_at, 1)[0] = key_scale;
+                    value_scales.slice(scale_at, 1)[0] = value_scale;
+                    self.store_key(keys, place, key, |x| (x / key_scale).round() as i8);
+                    self.store_value(values, place, value, |x| (x / value_scale).round() as i8);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`KvWriter::store`].
+    unsafe fn store_key<T>(&self, keys: &SharedMut<'_, T>, place: Place, key: &[f32], narrow: impl Fn(f32) -> T) {
+        let len = self.head_dim * self.block_size;
+        // SAFETY: the area belongs to one head, and the caller promises that no other thread has it.
+        let area = unsafe { keys.slice(place.area * len, len) };
+        for (row, x) in area.chunks_exact_mut(self.block_size).zip(key) {
+            row[place.offset] = narrow(*x);
+        }
+    }
+
+    /// # Safety
+    /// As [`KvWriter::store`].
+    unsafe fn store_value<T>(&self, values: &SharedMut<'_, T>, place: Place, value: &[f32], narrow: impl Fn(f32) -> T) {
+        let start = (place.area * self.block_size + place.offset) * self.head_dim;
+        // SAFETY: the area belongs to one head, and the caller promises that no other thread has it.
+        let row = unsafe { values.slice(start, self.head_dim) };
+        for (stored, x) in row.iter_mut().zip(value) {
+            *stored = narrow(*x);
+        }
+    }
+}
+
+/// The nearest f16; a finite value stays finite, since an infinite value of a later token would turn the zero weight that an earlier query gives
+/// it into NaN.
+fn narrow_to_f16(x: f32) -> f16 {
+    f16::from_f32(x.clamp(f32::from(f16::MIN), f32::from(f16::MAX)))
+}
+
+/// The scale that maps the largest magnitude to 127; not 0, so that zeros can be divided by it.
+fn byte_scale(x: &[f32]) -> f32 {
+    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    (largest / 127.0).max(f32::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Random, devices};
+
+    const ALL: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0];
+
+    #[test]
+    fn what_is_stored_comes_back_within_the_type() {
+        let device = devices(1).remove(0);
+        let (blocks, block_size, heads, head_dim) = (3, 16, 2, 24);
+        for (dtype, tolerance) in ALL.into_iter().zip([0.0, 5e-4, 4e-3, 4e-3]) {
+            let mut layer = KvLayer::new(&device, dtype, blocks, block_size, heads, head_dim).unwrap();
+            let mut random = Random::new(7);
+            let stored: Vec<_> = (0..layer.num_slots() * heads).map(|_| (random.values(head_dim), random.values(head_dim))).collect();
+            let writer = layer.writer();
+            for (i, (key, value)) in stored.iter().enumerate() {
+                // SAFETY: one thread.
+                unsafe { writer.store(i / heads, i % heads, key, value) };
+            }
+            for (i, (key, value)) in stored.iter().enumerate() {
+                let (slot, head) = (i / heads, i % heads);
+                for d in 0..head_dim {
+                    let got = (
+                        layer.key(slot / block_size, head, slot % block_size, d),
+                        layer.value(slot / block_size, head, slot % block_size, d),
+                    );
+                    assert!((got.0 - key[d]).abs() <= tolerance, "{dtype} key {i}, {d}: {} for {}", got.0, key[d]);
+                    assert!((got.1 - value[d]).abs() <= tolerance, "{dtype} value {i}, {d}: {} for {}", got.1, value[d]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_as_announced() {
+        let device = devices(1).remove(0);
+        for dtype in ALL {
+            let layer = KvLayer::new(&device, dtype, 5, 16, 2, 64).unwrap();
+            assert_eq!(layer.byte_len(), layer.num_slots() * dtype.bytes_per_token(2, 64));
+            assert_eq!(dtype.name().parse::<KvDType>(), Ok(dtype));
+        }
+        assert_eq!("int3".parse::<KvDType>(), Err(KernelError::UnknownKvDType("int3".into())));
+    }
+
+    #[test]
+    fn values_beyond_f16_are_clamped() {
+        assert_eq!(narrow_to_f16(1e9), f16::MAX);
+        assert_eq!(narrow_to_f16(-1e9), f16::MIN);
+        assert!(narrow_to_f16(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn absurd_sizes_are_errors() {
+        let device = devices(1).remove(0);
+        let new = |blocks, heads| KvLayer::new(&device, KvDType::F32, blocks, 16, heads, 64);
+        assert!(matches!(new(0, 1), Err(KernelError::Value { name: "num_blocks", .. })));
+        assert!(matches!(new(usize::MAX, 1), Err(KernelError::ShapeOverflow(_))));
+        assert!(matches!(new(1 << 30, 1), Err(KernelError::Value { name: "number of slots", .. })));
+        assert!(matches!(new(1, usize::MAX / 64), Err(KernelError::ShapeOverflow(_))));
     }
 }
