@@ -13,8 +13,8 @@
 //! - bits: one chunk holds quad `g` in bit `g`.
 //!
 //! So one load and at most a shift and a mask give the codes of 16 rows as the byte dot product instructions want them, with a broadcast of four
-//! activations as the other operand. The values are those of the source; only Q3_K, Q4_K, Q5_K and IQ4_XS grow, by 2 to 4 %, because their
-//! 6-bit scales are stored as bytes. A panel of a float format holds the 16 values of each column side by side.
+//! activations as the other operand. The values are those of the source; only Q3_K, Q4_K, Q5_K and IQ4_XS grow, by 2 to 4 %, and Q2_K by 19 %,
+//! because their 6- and 4-bit scales are stored as bytes. A panel of a float format holds the 16 values of each column side by side.
 
 use crate::WeightFormat;
 use crate::quant::{Block, MAX_BLOCK};

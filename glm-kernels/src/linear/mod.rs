@@ -24,6 +24,8 @@ mod codec;
 mod kernel;
 mod lanes;
 mod layout;
+#[cfg(test)]
+mod reference;
 mod scalar;
 mod weight;
 

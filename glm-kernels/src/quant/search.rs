@@ -46,22 +46,21 @@ pub(super) struct AffineSearch {
 /// - `weights`: how much the error of each counts.
 pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], search: &AffineSearch) -> (f32, f32) {
     let max = values.iter().copied().fold(values[0], f32::max);
-    let mut min = values.iter().copied().fold(values[0], f32::min).min(0.0);
+    let mut min = values.iter().copied().fold(0.0, f32::min);
     if max <= min {
         return (0.0, -min);
     }
-    let range = max - min;
-    let bottom = min;
     let max_code = search.max_code as f32;
-    let code = |inverse: f32, i: usize| nearest(inverse * (values[i] - bottom)).clamp(0, search.max_code) as f32;
+    let code = |inverse: f32, min: f32, i: usize| nearest(inverse * (values[i] - min)).clamp(0, search.max_code) as f32;
     let [sum_w, sum_x] = sums(N, |i| [weights[i], weights[i] * values[i]]);
 
-    let mut scale = range / max_code;
-    let mut best = error(values, weights, scale, min, |i| code(max_code / range, i));
+    let mut scale = (max - min) / max_code;
+    let mut best = error(values, weights, scale, min, |i| code(max_code / (max - min), min, i));
     for step in 0..=search.steps {
-        let inverse = (search.first + 0.1 * step as f32 + max_code) / range;
+        // The range starts at the best minimum so far.
+        let inverse = (search.first + 0.1 * step as f32 + max_code) / (max - min);
         let mut codes = [0.0; N];
-        codes.iter_mut().enumerate().for_each(|(i, out)| *out = code(inverse, i));
+        codes.iter_mut().enumerate().for_each(|(i, out)| *out = code(inverse, min, i));
         let [sum_l, sum_l2, sum_xl] = sums(N, |i| {
             let weighted = weights[i] * codes[i];
             [weighted, weighted * codes[i], weighted * values[i]]
