@@ -96,14 +96,6 @@ pub enum LoadError {
         /// Position and reason.
         source: serde_json::Error,
     },
-    /// A PyTorch file does not parse.
-    #[error("{file} is not a readable PyTorch checkpoint: {source}", file = file.display())]
-    Pickle {
-        /// The file.
-        file: PathBuf,
-        /// The pickle reader's reason.
-        source: candle_core::Error,
-    },
     /// `model_type` or `general.architecture` is of no GLM model.
     #[error("{file}: architecture `{found}` is not supported (supported: {known})", file = file.display(), known = crate::config::SUPPORTED)]
     Architecture {
@@ -195,6 +187,14 @@ pub enum LoadError {
         expected: Vec<usize>,
         /// Shape in the file.
         found: Vec<usize>,
+    },
+    /// The checkpoint carries no tokenizer; it can still be run on token ids.
+    #[error("{path} has no tokenizer (looked for {looked_for})", path = path.display())]
+    NoTokenizer {
+        /// The directory or file.
+        path: PathBuf,
+        /// What would hold one.
+        looked_for: &'static str,
     },
     /// The tokenizer's files cannot be used.
     #[error(transparent)]

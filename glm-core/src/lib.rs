@@ -9,10 +9,17 @@ pub mod chat;
 mod checkpoint;
 mod config;
 mod error;
+pub mod gguf;
+mod names;
+mod pytorch;
+mod safetensors;
+mod source;
 mod tensor;
 pub mod tokenizer;
 
 pub use chat::{ChatFormat, TemplateError};
+#[doc(hidden)] // for the fuzz target
+pub use checkpoint::parse_index;
 pub use checkpoint::{Checkpoint, Format, OpenOptions, Progress};
 pub use config::{DenseConfig, GenerationConfig, ModelConfig, RopeScaling};
 pub use error::{LoadError, LoadErrorKind};

@@ -29,6 +29,23 @@ pub struct TensorData<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// A tensor as a file lists it, before renaming.
+#[derive(Debug, Clone)]
+pub(crate) struct RawTensor {
+    /// Name in the file.
+    pub(crate) name: String,
+    /// Row-major shape.
+    pub(crate) shape: Vec<usize>,
+    /// Element type, or its name if it is not one that weights can have.
+    pub(crate) ty: Result<TensorType, String>,
+    /// Index of the file in its checkpoint.
+    pub(crate) file: usize,
+    /// First byte of the data, from the start of the file.
+    pub(crate) offset: u64,
+    /// Length of the data in bytes; lies within the file.
+    pub(crate) bytes: u64,
+}
+
 /// How the elements of a tensor are stored. Block formats have the on-disk layout of GGML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

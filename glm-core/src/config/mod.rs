@@ -1,13 +1,21 @@
 //! One configuration for every dense GLM, whatever file it came from.
 
+mod family;
+mod generation;
+mod gguf;
+mod json;
+mod validate;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::error::LoadError;
 
-/// The `model_type`s and GGUF architectures that this crate reads.
-pub(crate) const SUPPORTED: &str = "chatglm (ChatGLM2/3, GLM-4-9B), glm (GLM-4-9B-hf, GLM-Edge), glm4 (GLM-4-0414, GLM-Z1)";
+pub use generation::GenerationConfig;
+pub use gguf::gguf_metadata;
+pub(crate) use family::SUPPORTED;
+pub(crate) use generation::{stop_tokens_from_gguf, stop_tokens_from_json};
 
 /// The architecture and its hyperparameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,25 +90,6 @@ pub enum RopeScaling {
     },
 }
 
-/// What the checkpoint says about sampling: `generation_config.json`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GenerationConfig {
-    /// Tokens that end a reply: from `generation_config.json`, else from the model's configuration.
-    pub eos_token_ids: Vec<u32>,
-    /// Padding token.
-    pub pad_token_id: Option<u32>,
-    /// `false` asks for greedy decoding.
-    pub do_sample: Option<bool>,
-    /// Softmax temperature.
-    pub temperature: Option<f64>,
-    /// Nucleus mass.
-    pub top_p: Option<f64>,
-    /// Number of candidates.
-    pub top_k: Option<u32>,
-    /// Divides the logits of tokens seen before.
-    pub repetition_penalty: Option<f64>,
-}
-
 impl ModelConfig {
     /// The hyperparameters.
     pub fn dense(&self) -> &DenseConfig {
@@ -118,15 +107,90 @@ impl ModelConfig {
     }
 
     /// The `config.json` that transformers would write for this model.
+    ///
+    /// Reading it with [`ModelConfig::from_json`] gives an equal configuration.
     pub fn to_json(&self) -> Value {
-        json!({ "model_type": self.architecture() })
+        let dense = self.dense();
+        let class = match self {
+            Self::Glm(_) => "GlmForCausalLM",
+            Self::Glm4(_) => "Glm4ForCausalLM",
+        };
+        json!({
+            "architectures": [class],
+            "model_type": self.architecture(),
+            "vocab_size": dense.vocab_size,
+            "hidden_size": dense.hidden_size,
+            "intermediate_size": dense.intermediate_size,
+            "num_hidden_layers": dense.num_hidden_layers,
+            "num_attention_heads": dense.num_attention_heads,
+            "num_key_value_heads": dense.num_key_value_heads,
+            "head_dim": dense.head_dim,
+            "hidden_act": "silu",
+            "attention_bias": dense.attention_bias,
+            "attention_dropout": 0.0,
+            "max_position_embeddings": dense.max_position_embeddings,
+            "partial_rotary_factor": dense.rotary_dim as f64 / dense.head_dim as f64,
+            "rms_norm_eps": dense.rms_norm_eps,
+            "rope_theta": dense.rope_theta,
+            "rope_scaling": dense.rope_scaling.to_json(),
+            "tie_word_embeddings": dense.tie_word_embeddings,
+            "eos_token_id": dense.eos_token_ids,
+            "pad_token_id": dense.pad_token_id,
+        })
     }
 
     /// Reads the text of a `config.json`; `file` is named in errors.
     ///
+    /// ```
+    /// use glm_core::ModelConfig;
+    /// let text = r#"{"model_type": "glm4", "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696,
+    ///     "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "attention_bias": true}"#;
+    /// let config = ModelConfig::from_json(text, "config.json".as_ref())?;
+    /// assert_eq!((config.dense().head_dim, config.dense().rotary_dim), (128, 64));
+    /// # Ok::<(), glm_core::LoadError>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`LoadError::Json`], [`LoadError::Architecture`], [`LoadError::NotYet`], [`LoadError::MissingField`], [`LoadError::Config`].
-    pub fn from_json(_text: &str, file: &Path) -> Result<Self, LoadError> {
-        Err(LoadError::MissingField { file: file.to_path_buf(), field: "model_type".into() })
+    /// [`LoadError::Json`], [`LoadError::Architecture`], [`LoadError::NotYet`], [`LoadError::MissingField`] or [`LoadError::Config`].
+    pub fn from_json(text: &str, file: &Path) -> Result<Self, LoadError> {
+        json::read(text, file)
+    }
+
+    /// Reads the metadata of a `.gguf` file, and from its tensors what the metadata leaves open: whether there is a bias, whether
+    /// the output layer is tied.
+    ///
+    /// # Errors
+    /// [`LoadError::Architecture`], [`LoadError::NotYet`], [`LoadError::MissingField`] or [`LoadError::Config`].
+    pub fn from_gguf(reader: &crate::gguf::Reader) -> Result<Self, LoadError> {
+        gguf::read(reader, &reader.tensors().iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect())
+    }
+
+    /// As [`ModelConfig::from_gguf`], for a file whose tensors are spread over several.
+    pub(crate) fn from_gguf_parts(reader: &crate::gguf::Reader, tensors: &gguf::Shapes<'_>) -> Result<Self, LoadError> {
+        gguf::read(reader, tensors)
+    }
+
+    /// The metadata that llama.cpp needs to read this model from a GGUF file, without its tokenizer.
+    ///
+    /// Without tokenizer metadata the file should say `tokenizer.ggml.model = "no_vocab"`.
+    pub fn to_gguf(&self) -> Vec<(String, crate::gguf::Value)> {
+        gguf_metadata(self)
+    }
+}
+
+impl RopeScaling {
+    fn to_json(self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            Self::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor } => json!({
+                "rope_type": "yarn",
+                "factor": factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
+                "attention_factor": attention_factor,
+            }),
+        }
     }
 }

@@ -1,0 +1,108 @@
+//! The tokenizer and the chat format of an opened checkpoint.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use super::{Checkpoint, SideFiles};
+use crate::chat::ChatFormat;
+use crate::error::LoadError;
+use crate::gguf::{Reader, vocabulary};
+use crate::source::SourceFile;
+use crate::tokenizer::Tokenizer;
+
+/// Larger than any tokenizer by an order of magnitude.
+const MAX_BYTES: u64 = 256 << 20;
+
+impl SideFiles {
+    /// A small file beside the weights: its path and content.
+    pub(super) fn read(&self, root: &Path, name: &str) -> Result<Option<(PathBuf, Cow<'static, [u8]>)>, LoadError> {
+        let path = root.join(name);
+        match self {
+            Self::Gguf(_) => Ok(None),
+            Self::Embedded(files) => {
+                let file = files.iter().find(|file| file.name == name);
+                Ok(file.map(|file| (path, Cow::Borrowed(file.bytes))))
+            }
+            Self::Directory(directory) => {
+                let path = directory.join(name);
+                if !path.exists() {
+                    return Ok(None);
+                }
+                let file = SourceFile::open(&path)?;
+                if file.len() > MAX_BYTES {
+                    return Err(LoadError::Header {
+                        file: path,
+                        field: "length in bytes".into(),
+                        expected: format!("at most {MAX_BYTES}"),
+                        found: file.len().to_string(),
+                    });
+                }
+                Ok(Some((path, Cow::Owned(file.bytes().to_vec()))))
+            }
+        }
+    }
+
+    fn text(&self, root: &Path, name: &str) -> Result<Option<(PathBuf, String)>, LoadError> {
+        let Some((path, bytes)) = self.read(root, name)? else { return Ok(None) };
+        match String::from_utf8(bytes.into_owned()) {
+            Ok(text) => Ok(Some((path, text))),
+            Err(error) => Err(LoadError::Header {
+                file: path,
+                field: "content".into(),
+                expected: "UTF-8 text".into(),
+                found: format!("an invalid byte at {}", error.utf8_error().valid_up_to()),
+            }),
+        }
+    }
+}
+
+pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, LoadError> {
+    let inner = &checkpoint.0;
+    let tokenizer = match &inner.side {
+        SideFiles::Gguf(reader) => gguf_tokenizer(reader)?,
+        side => directory_tokenizer(side, &inner.path)?,
+    };
+    tokenizer.check_vocab(inner.config.dense().vocab_size)?;
+    Ok(tokenizer)
+}
+
+fn gguf_tokenizer(reader: &Reader) -> Result<Tokenizer, LoadError> {
+    match vocabulary(reader)? {
+        Some(vocabulary) => Ok(Tokenizer::from_gguf(vocabulary, reader.path())?),
+        None => Err(LoadError::NoTokenizer { path: reader.path().to_path_buf(), looked_for: "tokenizer.ggml.tokens" }),
+    }
+}
+
+fn directory_tokenizer(side: &SideFiles, root: &Path) -> Result<Tokenizer, LoadError> {
+    if let Some((path, bytes)) = side.read(root, "tokenizer.json")? {
+        return Ok(Tokenizer::from_hf_json(&bytes, &path)?);
+    }
+    let Some((path, bytes)) = side.read(root, "tokenizer.model")? else {
+        let looked_for = "tokenizer.json, tokenizer.model";
+        return Err(LoadError::NoTokenizer { path: root.to_path_buf(), looked_for });
+    };
+    let config = side.text(root, "tokenizer_config.json")?.map(|(_, text)| text);
+    if is_rank_file(&bytes) {
+        Ok(Tokenizer::from_tiktoken(&bytes, config.as_deref(), &path)?)
+    } else {
+        Ok(Tokenizer::from_sentencepiece(&bytes, config.as_deref(), &path)?)
+    }
+}
+
+/// Two formats share the name `tokenizer.model`: lines of a base64 token, a blank and a rank, or a sentencepiece protobuf, whose
+/// first bytes are the tag and length of its first piece.
+fn is_rank_file(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let mut parts = line.trim_ascii_end().split(|&b| b == b' ');
+    let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(token), Some(rank), None) => {
+            !token.is_empty() && token.iter().all(is_base64) && !rank.is_empty() && rank.iter().all(u8::is_ascii_digit)
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn chat_format(_checkpoint: &Checkpoint) -> Result<ChatFormat, LoadError> {
+    Ok(ChatFormat)
+}
