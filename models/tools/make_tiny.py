@@ -4,7 +4,7 @@
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python make_tiny.py                 # everything, in place
     venv/bin/python make_tiny.py tiny-glm4       # one case
-    venv/bin/python make_tiny.py --seed 7 --out /tmp/other    # the same kinds with other numbers
+    venv/bin/python make_tiny.py --seed 7 --vary --out /tmp/other    # the same kinds, other numbers and other shapes
 
 A case is a folder in Hugging Face layout and, beside the checkpoint,
 
@@ -112,10 +112,19 @@ def chatglm(config, **extra):
         torch_dtype="bfloat16", use_cache=True) | extra
 
 
-def cases():
+def other_shape(config, rng):
+    """The same kind of checkpoint with sizes that no kernel was tuned for."""
+    kv_heads = int(rng.integers(1, 4))
+    return config | dict(
+        hidden_size=8 * int(rng.integers(5, 16)), intermediate_size=4 * int(rng.integers(9, 40)),
+        head_dim=4 * int(rng.integers(2, 17)), num_key_value_heads=kv_heads,
+        num_attention_heads=kv_heads * int(rng.integers(1, 6)), num_hidden_layers=int(rng.integers(2, 5)))
+
+
+def cases(shape=lambda config: config):
     """{folder: (config that transformers computes with, config.json as stored, tokenizer kind, extra files)}"""
-    glm = lambda **kw: dense("glm", "GlmForCausalLM", **kw)
-    glm4 = lambda **kw: dense("glm4", "Glm4ForCausalLM", **kw)
+    glm = lambda **kw: shape(dense("glm", "GlmForCausalLM", **kw))
+    glm4 = lambda **kw: shape(dense("glm4", "Glm4ForCausalLM", **kw))
     chatglm3 = glm(num_key_value_heads=2, vocab_size=512, eos_token_id=2, pad_token_id=0, num_hidden_layers=3)
     glm4_9b = glm(rope_theta=5e6, rms_norm_eps=1.5625e-7, num_attention_heads=8, num_key_value_heads=2, head_dim=8)
     nobias = glm4(attention_bias=False, num_attention_heads=6, num_key_value_heads=2, head_dim=24,
@@ -335,9 +344,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help="folders to make (default: all, `demo` included)")
     parser.add_argument("--seed", type=int, default=20261120)
+    parser.add_argument("--vary", action="store_true", help="draw the shapes from the seed too (needs --out)")
     parser.add_argument("--out", type=Path, default=models)
     args = parser.parse_args()
-    known = cases()
+    if args.vary and args.out == models:
+        parser.error("--vary needs --out: the committed checkpoints keep their shapes")
+    shapes = generator(args.seed, "shapes")
+    known = cases(lambda config: other_shape(config, shapes)) if args.vary else cases()
+    if args.vary:
+        known.pop("tiny-glm4-kquants")  # its blocks need rows of 256
     for case in args.case or [*known, "demo"]:
         if case == "demo":
             make_demo(args.out / "demo", args.seed)
