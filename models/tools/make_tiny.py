@@ -349,8 +349,8 @@ def main():
     args = parser.parse_args()
     if args.vary and args.out == models:
         parser.error("--vary needs --out: the committed checkpoints keep their shapes")
-    shapes = generator(args.seed, "shapes")
-    known = cases(lambda config: other_shape(config, shapes)) if args.vary else cases()
+    stream = generator(args.seed, "shapes")
+    known = cases(lambda config: other_shape(config, stream)) if args.vary else cases()
     if args.vary:
         known.pop("tiny-glm4-kquants")  # its blocks need rows of 256
     for case in args.case or [*known, "demo"]:
