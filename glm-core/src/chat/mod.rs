@@ -1,10 +1,254 @@
-//! Chat formats.
+//! Chats to prompts.
+//!
+//! A checkpoint says how a chat is written for its model, usually as a Jinja template; those that do not say get the built-in format
+//! of their [`Generation`]. [`ChatFormat::render`] gives the text that transformers' `apply_chat_template` gives, byte for byte, and
+//! [`ChatFormat::encode`] the ids.
 
-/// The prompt format of a checkpoint.
+mod chatglm;
+mod error;
+mod generation;
+mod guard;
+mod message;
+mod methods;
+mod python;
+mod strftime;
+mod template;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+pub use self::error::TemplateError;
+pub use self::generation::{Generation, GenerationHints};
+pub use self::message::{ChatRequest, Content, FunctionCall, Message, ToolCall};
+
+use self::template::Templates;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
+
+const GLM4_TEMPLATE: &str = include_str!("templates/glm4.jinja");
+const GLM_Z1_TEMPLATE: &str = include_str!("templates/glm_z1.jinja");
+
+/// How a checkpoint's model wants a chat written. Cheap to clone; can be shared between threads.
+///
+/// ```
+/// use glm_core::chat::{ChatFormat, ChatRequest, Generation, Message};
+/// let format = ChatFormat::built_in(Generation::Glm4_0414);
+/// let request = ChatRequest::new(vec![Message::text("user", "你好")]);
+/// assert_eq!(format.render(&request)?, "[gMASK]<sop><|user|>\n你好<|assistant|>");
+/// # Ok::<(), glm_core::chat::TemplateError>(())
+/// ```
 #[derive(Debug, Clone)]
-pub struct ChatFormat;
+pub struct ChatFormat {
+    kind: Kind,
+    generation: Generation,
+    is_built_in: bool,
+}
 
-/// Why a chat could not be rendered.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TemplateError {}
+#[derive(Debug, Clone)]
+enum Kind {
+    Jinja(Arc<Templates>),
+    /// ChatGLM2 and ChatGLM3.
+    Tokens,
+}
+
+impl ChatFormat {
+    /// The format of a checkpoint: its own template, or the built-in one of its generation.
+    ///
+    /// - `template`: text of `chat_template.jinja`, or of a GGUF's `tokenizer.chat_template`;
+    /// - `tokenizer_config`: text of `tokenizer_config.json`, whose `chat_template` (a string, or a list with `default` and `tool_use`)
+    ///   counts if `template` is absent, and whose `bos_token` and so on templates may use;
+    /// - `hints.template` is filled in here. `file` is named in errors.
+    ///
+    /// ChatGLM2 and ChatGLM3 put chats together from tokens, which no template can; theirs is ignored.
+    ///
+    /// # Errors
+    /// [`TemplateError::Json`] and [`TemplateError::Syntax`].
+    pub fn from_checkpoint(
+        template: Option<&str>,
+        tokenizer_config: Option<&str>,
+        hints: GenerationHints<'_>,
+        file: &Path,
+    ) -> Result<Self, TemplateError> {
+        let config = parse_config(tokenizer_config, file)?;
+        let (named, tool_use) = config_templates(&config);
+        let source = template.or(named);
+        let generation = Generation::detect(GenerationHints { template: source, ..hints });
+        let source = match source {
+            Some(source) if !hints.sentencepiece => source,
+            _ => return Ok(Self::built_in(generation)),
+        };
+        let mut templates = Templates::new(source, special_tokens(&config), file)?;
+        if let (None, Some(tool_use)) = (template, tool_use) {
+            templates = templates.with_tool_use(tool_use)?;
+        }
+        Ok(Self { kind: Kind::Jinja(Arc::new(templates)), generation, is_built_in: false })
+    }
+
+    /// The format of a single Jinja template.
+    ///
+    /// # Errors
+    /// [`TemplateError::Syntax`].
+    ///
+    /// ```
+    /// use glm_core::chat::{ChatFormat, ChatRequest, Message};
+    /// let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | tojson }}{% endfor %}";
+    /// let format = ChatFormat::from_template(source, "chat_template.jinja".as_ref())?;
+    /// assert_eq!(format.render(&ChatRequest::new(vec![Message::text("user", "<b>")]))?, r#"<|user|>"<b>""#);
+    /// # Ok::<(), glm_core::chat::TemplateError>(())
+    /// ```
+    pub fn from_template(source: &str, file: &Path) -> Result<Self, TemplateError> {
+        Self::from_checkpoint(Some(source), None, GenerationHints::default(), file)
+    }
+
+    /// The built-in format of a generation, for checkpoints that carry no template. Generations that came with one always (GLM-4.1V,
+    /// GLM-4.5 and later) get the text format of GLM-4.
+    pub fn built_in(generation: Generation) -> Self {
+        let source = match generation {
+            Generation::ChatGlm2 | Generation::ChatGlm3 => return Self { kind: Kind::Tokens, generation, is_built_in: true },
+            Generation::GlmZ1 => GLM_Z1_TEMPLATE,
+            _ => GLM4_TEMPLATE,
+        };
+        let templates = Templates::new(source, Map::new(), Path::new("built-in template")).expect("built-in templates compile: tested");
+        Self { kind: Kind::Jinja(Arc::new(templates)), generation, is_built_in: true }
+    }
+
+    /// The generation whose habits (stop tokens, thinking) this checkpoint has.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether the checkpoint carried no template of its own.
+    pub fn is_built_in(&self) -> bool {
+        self.is_built_in
+    }
+
+    /// Text of the Jinja template; `None` for ChatGLM2 and ChatGLM3.
+    pub fn template_source(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Jinja(templates) => Some(templates.source()),
+            Kind::Tokens => None,
+        }
+    }
+
+    /// The prompt as text. For ChatGLM2 and ChatGLM3 it is for people to read: the blanks that belong to tokens are written out.
+    ///
+    /// # Errors
+    /// [`TemplateError`] if the template fails on this chat, refuses it, or does not end.
+    pub fn render(&self, request: &ChatRequest) -> Result<String, TemplateError> {
+        match &self.kind {
+            Kind::Tokens => Ok(chatglm::to_text(&self.pieces(request)?)),
+            Kind::Jinja(templates) => {
+                let messages = template_messages(templates.source(), &request.messages)?;
+                templates.render(&messages, &request.tools, &variables(request))
+            }
+        }
+    }
+
+    /// The prompt as ids. Special tokens come from the template and the assistant's own turns; those in what users, systems and tools
+    /// wrote are encoded as text. (To have them recognised, encode [`render`](Self::render)'s text.)
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and [`TemplateError::Tokenizer`] if the vocabulary lacks a token of the format.
+    pub fn encode(&self, tokenizer: &Tokenizer, request: &ChatRequest) -> Result<Vec<u32>, TemplateError> {
+        let templates = match &self.kind {
+            Kind::Tokens => return Ok(chatglm::encode(tokenizer, &self.pieces(request)?)?),
+            Kind::Jinja(templates) => templates,
+        };
+        let mut messages = template_messages(templates.source(), &request.messages)?;
+        let mut tools = request.tools.clone();
+        let needs_guard = guard::mark(tokenizer, &mut messages, &mut tools);
+        let prompt = templates.render(&messages, &tools, &variables(request))?;
+        if !needs_guard {
+            return Ok(tokenizer.encode(&prompt, SpecialTokens::Parse)?);
+        }
+        let (prompt, guarded) = guard::unmark(&prompt);
+        Ok(tokenizer.encode_guarded(&prompt, &guarded)?)
+    }
+
+    /// Ids of the tokens that end an answer in this format, as far as the tokenizer has them; the checkpoint's `eos_token_id` come on top.
+    pub fn stop_token_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        self.generation.stop_tokens().iter().filter_map(|token| tokenizer.token_to_id(token)).collect()
+    }
+
+    fn pieces(&self, request: &ChatRequest) -> Result<Vec<chatglm::Piece>, TemplateError> {
+        match self.generation {
+            Generation::ChatGlm2 => chatglm::chatglm2(request),
+            _ => chatglm::chatglm3(request),
+        }
+    }
+}
+
+/// Whether a rendered prompt ends inside a think block, so that the answer begins in the middle of a thought.
+///
+/// ```
+/// use glm_core::chat::prompt_opens_think;
+/// assert!(prompt_opens_think("<|user|>Hi<|assistant|>\n<think>"));
+/// assert!(!prompt_opens_think("<|user|>Hi<|assistant|>\n<think></think>"));
+/// ```
+pub fn prompt_opens_think(prompt: &str) -> bool {
+    prompt.trim_end().ends_with("<think>")
+}
+
+fn parse_config(json: Option<&str>, file: &Path) -> Result<Json, TemplateError> {
+    let Some(json) = json else { return Ok(Json::Null) };
+    let file = file.with_file_name("tokenizer_config.json");
+    serde_json::from_str(json).map_err(|source| TemplateError::Json { file, source })
+}
+
+/// The `default` and `tool_use` templates of `tokenizer_config.json`.
+fn config_templates(config: &Json) -> (Option<&str>, Option<&str>) {
+    let templates = &config["chat_template"];
+    let Some(list) = templates.as_array() else { return (templates.as_str(), None) };
+    let named = |name: &str| list.iter().find(|entry| entry["name"] == name).and_then(|entry| entry["template"].as_str());
+    (named("default"), named("tool_use"))
+}
+
+/// `bos_token`, `eos_token` and the like: a string, or an object with the text in `content`.
+fn special_tokens(config: &Json) -> Map<String, Json> {
+    let Some(entries) = config.as_object() else { return Map::new() };
+    let text = |value: &Json| value.as_str().or_else(|| value["content"].as_str()).map(Json::from);
+    let tokens = entries.iter().filter(|(key, _)| key.ends_with("_token"));
+    tokens.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+}
+
+/// The variables of a request besides messages and tools.
+fn variables(request: &ChatRequest) -> Map<String, Json> {
+    let mut variables = request.kwargs.clone();
+    variables.insert("add_generation_prompt".into(), request.add_generation_prompt.into());
+    if let Some(enable_thinking) = request.enable_thinking {
+        variables.insert("enable_thinking".into(), enable_thinking.into());
+    }
+    variables
+}
+
+/// The messages in the words of this template.
+///
+/// GLM-4's templates know neither content parts nor OpenAI's `tool` role and `tool_calls`; they would print the former as Python lists
+/// and drop the latter without a word. For them, text parts are joined, a tool's answer is an `observation`, and a call is an
+/// assistant turn with the function's name as its metadata, which is how those models were trained.
+fn template_messages(source: &str, messages: &[Message]) -> Result<Vec<Json>, TemplateError> {
+    let knows_parts = source.contains("type");
+    let knows_tools = source.contains("tool_calls") || !source.contains("observation");
+    let mut rendered = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let mut message = message.clone();
+        if !knows_parts && matches!(message.content, Some(Content::Parts(_))) {
+            let text = message.plain_text().map_err(|kind| TemplateError::Content { index, kind })?;
+            message.content = Some(Content::Text(text));
+        }
+        if !knows_tools && message.role == "tool" {
+            message.role = "observation".into();
+        }
+        let calls = if knows_tools { Vec::new() } else { std::mem::take(&mut message.tool_calls) };
+        let says_something = !matches!(&message.content, None | Some(Content::Null)) && message.content != Some(Content::Text(String::new()));
+        if calls.is_empty() || says_something {
+            rendered.push(message.to_template_value());
+        }
+        for call in calls {
+            let call = Message { metadata: Some(call.name().to_owned()), ..Message::text("assistant", call.arguments_text()) };
+            rendered.push(call.to_template_value());
+        }
+    }
+    Ok(rendered)
+}

@@ -106,6 +106,16 @@ impl Inner {
 }
 
 impl Tokenizer {
+    /// Reads a file called `tokenizer.model`, which is a tiktoken rank file (GLM-4-9B) or a sentencepiece model (ChatGLM2, ChatGLM3).
+    ///
+    /// # Errors
+    /// As [`from_tiktoken`](Self::from_tiktoken) and [`from_sentencepiece`](Self::from_sentencepiece).
+    pub fn from_model_file(bytes: &[u8], config_json: Option<&str>, file: &Path) -> Result<Self, TokenizerError> {
+        // A rank file is base64, blanks and digits; the first byte of a sentencepiece model, a field key, is none of these.
+        let is_text = bytes.first().is_some_and(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
+        if is_text { Self::from_tiktoken(bytes, config_json, file) } else { Self::from_sentencepiece(bytes, config_json, file) }
+    }
+
     /// Ids of `text`. Never adds a [`prefix`](Self::prefix).
     ///
     /// In a sentencepiece vocabulary every stretch of text between special tokens gets its own dummy blank, as ChatGLM3 does.
@@ -126,6 +136,18 @@ impl Tokenizer {
             !token.special || guarded.get(next).is_none_or(|range| found.end <= range.start)
         };
         self.encode_segments(self.0.added.split(text, is_free))
+    }
+
+    /// Where special tokens stand in `text`, in bytes.
+    pub(crate) fn special_token_ranges(&self, text: &str) -> Vec<Range<usize>> {
+        let ranges = std::cell::RefCell::new(Vec::new());
+        self.0.added.split(text, |token, found| {
+            if token.special {
+                ranges.borrow_mut().push(found);
+            }
+            true
+        });
+        ranges.into_inner()
     }
 
     fn encode_segments(&self, segments: Vec<Segment<'_>>) -> Result<Vec<u32>, TokenizerError> {
