@@ -7,7 +7,6 @@ mod simd;
 use std::sync::Arc;
 
 use crate::memory::Buffer;
-use crate::parallel::SharedMut;
 use crate::simd::run;
 use crate::{DType, Device, Isa, KernelError, KvLayer, Tensor};
 
