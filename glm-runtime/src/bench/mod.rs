@@ -159,12 +159,10 @@ pub fn run(
         prefill.push(result);
     }
     let mut decode = Vec::new();
-    for &depth in &options.depth {
-        for &batch in &options.batch {
-            let result = bench.decode(batch, depth, &mut prompts)?;
-            report(&Measurement::Decode(result.clone()));
-            decode.push(result);
-        }
+    for (batch, depth) in options.decodes() {
+        let result = bench.decode(batch, depth, &mut prompts)?;
+        report(&Measurement::Decode(result.clone()));
+        decode.push(result);
     }
     let info = engine.model_info();
     let machine = Machine { peak_memory_bytes: peak_memory(), ..machine };
@@ -189,13 +187,12 @@ impl Bench<'_> {
             fits(format!("{tokens} prompt tokens"), tokens + 1)?;
         }
         let gen_tokens = self.options.gen_tokens;
-        for &depth in &self.options.depth {
-            let needed = sequence_tokens(depth, gen_tokens);
-            fits(format!("{gen_tokens} tokens after {depth}"), needed)?;
-            for &batch in &self.options.batch {
-                if batch.saturating_mul(needed) > info.kv_capacity_tokens {
-                    return Err(BenchError::Capacity { batch, tokens: needed, capacity: info.kv_capacity_tokens });
-                }
+        for (batch, depth) in self.options.decodes() {
+            let needed = sequence_tokens(batch, depth, gen_tokens);
+            fits(format!("{gen_tokens} tokens after {depth} in a batch of {batch}"), needed)?;
+            let (tokens, capacity) = (needed, info.kv_capacity_tokens);
+            if batch.saturating_mul(tokens) > capacity {
+                return Err(BenchError::Capacity { batch, tokens, capacity });
             }
         }
         Ok(())
@@ -276,9 +273,43 @@ impl Bench<'_> {
     }
 }
 
-/// A prompt of at least one token, the token that marks the start, and the measured ones.
-fn sequence_tokens(depth: usize, gen_tokens: usize) -> usize {
-    depth.max(1) + 1 + gen_tokens
+/// Prompt tokens that the engine is expected to compute per step, for guessing how far the first sequence of a batch gets
+/// ahead of the last.
+const PREFILL_CHUNK: usize = 512;
+
+/// Sequences take whole blocks of the KV cache; no block is larger than this.
+const BLOCK_MARGIN: usize = 64;
+
+/// Tokens of one sequence in a decode measurement: a prompt of at least one token, the token that marks the start, the
+/// measured ones, and those that a sequence admitted first makes while the others are prefilled. Without the last, it would
+/// end early and the batch would shrink while it is measured.
+fn sequence_tokens(batch: usize, depth: usize, gen_tokens: usize) -> usize {
+    let prompt = depth.max(1);
+    let lead = (batch - 1) * prompt.div_ceil(PREFILL_CHUNK);
+    prompt + 1 + gen_tokens + lead
+}
+
+impl BenchOptions {
+    /// The context length (`max_model_len`) to build the engine with, for a model whose own is `limit`: every measurement fits
+    /// if the model allows it, and so do the repeats of a decode measurement one after the other.
+    pub fn max_model_len(&self, limit: usize) -> usize {
+        let prefill = self.prompt_tokens.iter().map(|tokens| tokens + 1);
+        let decode = self.decodes().map(|(batch, depth)| sequence_tokens(batch, depth, self.gen_tokens * self.repeat));
+        prefill.chain(decode).max().unwrap_or(1).min(limit)
+    }
+
+    /// The KV cache, in tokens, to build the engine with: no measurement makes it preempt.
+    pub fn kv_cache_tokens(&self, max_model_len: usize) -> usize {
+        let decode = self.decodes().map(|(batch, depth)| {
+            let all = sequence_tokens(batch, depth, self.gen_tokens * self.repeat);
+            batch * (all.min(max_model_len) + BLOCK_MARGIN)
+        });
+        decode.max().unwrap_or(1).max(max_model_len)
+    }
+
+    fn decodes(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.depth.iter().flat_map(|&depth| self.batch.iter().map(move |&batch| (batch, depth)))
+    }
 }
 
 /// `batch` sequences that decode together. Dropping it cancels them.
@@ -292,17 +323,19 @@ impl Running {
     fn start(bench: &Bench<'_>, batch: usize, depth: usize, prompts: &mut Prompts) -> Result<Self, BenchError> {
         let info = bench.engine.model_info();
         let prompt = depth.max(1);
-        // The sequences may not take more than their share of the pool, or the engine would have to preempt.
-        let length = info.max_model_len.min(info.kv_capacity_tokens / batch);
-        let max_tokens = length - prompt;
+        // A sequence may not take more than its share of the pool, or the engine would have to preempt.
+        let share = (info.kv_capacity_tokens / batch).saturating_sub(BLOCK_MARGIN);
+        let least = sequence_tokens(batch, depth, bench.options.gen_tokens);
+        let max_tokens = share.max(least).min(info.max_model_len) - prompt;
+        let lead = least - prompt - 1 - bench.options.gen_tokens;
         let streams =
             (0..batch).map(|_| bench.submit(prompts.take(prompt), max_tokens)).collect::<Result<Vec<_>, _>>()?;
-        let mut running = Self { streams, room: max_tokens };
+        let mut running = Self { streams, room: max_tokens - lead };
         running.steps(1)?;
         Ok(running)
     }
 
-    /// Tokens that each sequence can still make.
+    /// Tokens that each sequence can still make while all others do.
     fn room(&self) -> usize {
         self.room
     }
@@ -368,5 +401,22 @@ mod tests {
         assert_eq!(take(1), take(1));
         assert_ne!(take(1), take(2));
         assert!(take(3).iter().all(|&id| id < 1000));
+    }
+
+    #[test]
+    fn the_context_and_the_cache_hold_every_measurement() {
+        let options = BenchOptions {
+            prompt_tokens: vec![512, 2048],
+            gen_tokens: 128,
+            batch: vec![1, 8],
+            depth: vec![0, 4096],
+            repeat: 5,
+            seed: 0,
+        };
+        // 4096 of prompt, 1 to start, 5 times 128 measured, 7 sequences of 8 chunks ahead.
+        assert_eq!(options.max_model_len(100_000), 4096 + 1 + 5 * 128 + 56);
+        assert_eq!(options.max_model_len(4500), 4500);
+        assert!(options.kv_cache_tokens(100_000) >= 8 * (4096 + 1 + 5 * 128 + 56));
+        assert!(options.kv_cache_tokens(4500) >= 8 * 4500);
     }
 }

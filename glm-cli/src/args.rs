@@ -1,0 +1,479 @@
+//! The command line: every command, option, help text and example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use glm_runtime::{KvDType, WeightFormat};
+
+use crate::values::{self, DeviceChoice, TokenIds};
+
+const AFTER_HELP: &str = "\
+MODEL is one of:
+  demo               the checkpoint inside this program (the default)
+  DIR                a directory in Hugging Face layout (safetensors or PyTorch files)
+  FILE.gguf          a GGUF file, split files included
+  OWNER/NAME[@REV]   a checkpoint on the Hugging Face hub, kept in its usual cache
+  random:PRESET      random weights at the true sizes of a known model, to measure without a download
+
+Exit codes: 0 done, 1 the work failed, 2 wrong arguments or model, 130 interrupted.";
+
+/// Run GLM language models on this machine: chat, generate, measure, quantise, inspect.
+#[derive(Debug, Parser)]
+#[command(name = "glm-cli", version, about, after_help = AFTER_HELP, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk to a model in the terminal
+    Chat(ChatArgs),
+    /// Answer one prompt
+    Generate(GenerateArgs),
+    /// Turn text into token ids and back
+    Tokenize(TokenizeArgs),
+    /// Show what is in a checkpoint and whether it fits here
+    Inspect(InspectArgs),
+    /// Measure how well a model predicts a text
+    Perplexity(PerplexityArgs),
+    /// Write a quantised GGUF file
+    Quantize(QuantizeArgs),
+    /// Measure speed and memory
+    Bench(BenchArgs),
+    /// Check this machine and say how to mend what is wrong
+    Doctor(DoctorArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man(ManArgs),
+}
+
+/// Options that every command about a model takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model and machine")]
+pub struct ModelArgs {
+    /// demo, a directory, a .gguf file, a hub id OWNER/NAME[@REV] or random:PRESET
+    #[arg(long, short, value_name = "MODEL", env = "GLM_MODEL", default_value = "demo",
+          value_hint = ValueHint::AnyPath)]
+    pub model: String,
+
+    /// Threads to compute with [default: one per physical core]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub threads: Option<usize>,
+
+    /// Where to compute: auto, cpu or cuda[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// Quantise the weights to this format while loading, such as q8_0 or q4_k
+    #[arg(long, value_name = "FORMAT", value_parser = quantization)]
+    pub quantize: Option<WeightFormat>,
+
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", default_value = "auto", value_enum)]
+    pub kv_dtype: KvChoice,
+
+    /// Longest sequence, prompt and answer together [default: the model's own, as far as memory allows]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub max_model_len: Option<usize>,
+
+    /// Seed for sampling and for the weights of random:PRESET
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Never use the network; a hub id must be in the cache (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// How keys and values are stored, as written after `--kv-dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvChoice {
+    /// What suits the device
+    Auto,
+    /// 32-bit floats
+    F32,
+    /// IEEE half precision
+    F16,
+    /// Brain floats
+    Bf16,
+    /// Blocks of 32 signed bytes with one scale
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl KvChoice {
+    /// The storage type, or `None` to let the engine choose.
+    pub fn dtype(self) -> Option<KvDType> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(KvDType::F32),
+            Self::F16 => Some(KvDType::F16),
+            Self::Bf16 => Some(KvDType::BF16),
+            Self::Q8_0 => Some(KvDType::Q8_0),
+        }
+    }
+}
+
+/// How the next token is chosen. What is not given comes from the checkpoint's generation_config.json.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// 0 always takes the likeliest token; higher is more varied
+    #[arg(long, value_name = "T", value_parser = values::non_negative)]
+    pub temperature: Option<f32>,
+
+    /// Choose among the likeliest tokens that make up this much probability
+    #[arg(long, value_name = "P", value_parser = values::nucleus)]
+    pub top_p: Option<f32>,
+
+    /// Choose among the K likeliest tokens; 0 is no limit
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Leave out tokens less likely than P times the likeliest
+    #[arg(long, value_name = "P", value_parser = values::probability)]
+    pub min_p: Option<f32>,
+
+    /// Divide the logits of tokens seen before by this; 1 changes nothing
+    #[arg(long, value_name = "X", value_parser = values::above_zero)]
+    pub repetition_penalty: Option<f32>,
+
+    /// Longest answer in tokens [default: up to the context length]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub max_tokens: Option<usize>,
+
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+/// What happens to a model's thinking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Thinking {
+    /// Shown dimmed before the answer
+    Show,
+    /// Done, but not shown
+    Hide,
+    /// The template is asked to leave it out
+    Off,
+}
+
+/// `chat`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli chat
+  glm-cli chat --model zai-org/GLM-4-9B-0414 --quantize q4_k --system 'You are terse.'
+  printf 'Hello\\nAnd in French?\\n' | glm-cli chat
+
+In the terminal: Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands. A line that ends
+with \\ goes on in the next; \"\"\" opens and closes a text of several lines. With stdin not a terminal
+each line is one turn and the answers go to stdout.")]
+pub struct ChatArgs {
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Show, hide or switch off the model's thinking
+    #[arg(long, value_name = "HOW", default_value = "show", value_enum)]
+    pub thinking: Thinking,
+
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `generate`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli generate --prompt 'Name three rivers.' --max-tokens 64 --temperature 0
+  glm-cli generate --raw --prompt 'Once upon a time' --max-tokens 100
+  cat letter.txt | glm-cli generate --model ./GLM-4-9B-0414 --json | jq -r .text")]
+pub struct GenerateArgs {
+    /// The prompt; read from stdin when no prompt option is given
+    #[arg(long, short, value_name = "TEXT", group = "source")]
+    pub prompt: Option<String>,
+
+    /// Read the prompt from a file
+    #[arg(long, value_name = "FILE", group = "source", value_hint = ValueHint::FilePath)]
+    pub prompt_file: Option<PathBuf>,
+
+    /// The prompt as token ids, such as 1,2,3; used exactly as given
+    #[arg(long, value_name = "IDS", group = "source", conflicts_with = "raw")]
+    pub prompt_ids: Option<TokenIds>,
+
+    /// Continue the text itself, without a chat template
+    ///
+    /// The tokenizer's own prefix, such as [gMASK]<sop>, is added unless the text starts with it, and
+    /// special tokens in the text are recognised.
+    #[arg(long)]
+    pub raw: bool,
+
+    /// Go on after the model's end tokens, up to --max-tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Report the log-probability of each token and of the N likeliest in its place (with --json)
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=20))]
+    pub logprobs: Option<u8>,
+
+    /// Print one JSON object when done instead of text as it comes
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `tokenize`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli tokenize 'Hello, world'
+  glm-cli tokenize --ids 9703,11,1879
+  glm-cli tokenize --chat messages.json --json
+
+The ids are printed on one line, as --prompt-ids of generate takes them. --chat reads a JSON list of
+OpenAI messages, or an object with `messages` and, optionally, `tools`.")]
+pub struct TokenizeArgs {
+    /// Text to encode; read from stdin when nothing else is given
+    #[arg(value_name = "TEXT", group = "input")]
+    pub positional: Option<String>,
+
+    /// Text to encode
+    #[arg(long, value_name = "TEXT", group = "input")]
+    pub text: Option<String>,
+
+    /// Token ids to decode
+    #[arg(long, value_name = "IDS", group = "input")]
+    pub ids: Option<TokenIds>,
+
+    /// Encode a conversation: OpenAI messages (and tools) through the chat template
+    #[arg(long, value_name = "FILE", group = "input", value_hint = ValueHint::FilePath)]
+    pub chat: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `inspect`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli inspect --model ./GLM-4-9B-0414
+  glm-cli inspect --model model.gguf --max-model-len 32768 --kv-dtype q8_0
+  glm-cli inspect --model random:glm-4-9b --quantize q4_k --json
+
+The memory shown is what --quantize, --kv-dtype and --max-model-len would need here.")]
+pub struct InspectArgs {
+    /// List every tensor with its shape and type
+    #[arg(long)]
+    pub tensors: bool,
+
+    /// Print one JSON object (with every tensor)
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `perplexity`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli perplexity --model ./GLM-4-9B-0414 --file wiki.txt
+  glm-cli perplexity --model ./GLM-4-9B-0414 --quantize q4_k --file wiki.txt --json
+
+A text longer than the window is cut into windows of --window tokens, each predicted on its own.")]
+pub struct PerplexityArgs {
+    /// Text to predict
+    #[arg(long, value_name = "FILE", group = "input", required = true, value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+
+    /// Token ids to predict: a JSON list in a file
+    #[arg(long, value_name = "FILE", group = "input", value_hint = ValueHint::FilePath)]
+    pub ids: Option<PathBuf>,
+
+    /// Tokens in a window [default: 2048, or the model's context length if shorter]
+    #[arg(long, value_name = "N", value_parser = values::positive)]
+    pub window: Option<usize>,
+
+    /// Print one JSON object with the negative log-likelihood of every token
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `quantize`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli quantize --model ./GLM-4-9B-0414 --format q4_k --output glm-4-9b-q4_k.gguf
+  glm-cli quantize --model random:glm-edge-1.5b --format q8_0 --output edge.gguf
+
+The file is written under another name and renamed when complete: a failure or Ctrl-C leaves nothing
+behind. Norms and biases stay f32; so does a matrix whose rows do not divide into blocks (as f16).")]
+pub struct QuantizeArgs {
+    /// Format of the matrices: f32, f16, bf16, q8_0, q4_k, … (--quantize says the same)
+    #[arg(long, value_name = "FORMAT", required_unless_present = "quantize", conflicts_with = "quantize",
+          value_parser = quantization)]
+    pub format: Option<WeightFormat>,
+
+    /// The GGUF file to write
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+
+    /// Replace the output file if it exists
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print one JSON object about what was written
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `bench`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli bench --model random:glm-edge-1.5b --quantize q8_0
+  glm-cli bench --model ./GLM-4-9B-0414 --quantize q4_k --batch 1,8 --depth 0,4096 --json")]
+pub struct BenchArgs {
+    /// Prompt lengths to measure prefill with
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = values::positive)]
+    pub prompt_tokens: Vec<usize>,
+
+    /// Tokens to generate in each decode measurement
+    #[arg(long, value_name = "N", default_value = "128", value_parser = values::positive)]
+    pub gen_tokens: usize,
+
+    /// Sequences decoded at the same time
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = values::positive)]
+    pub batch: Vec<usize>,
+
+    /// Tokens of context already there when decoding starts
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    pub depth: Vec<usize>,
+
+    /// Measurements of each kind; the median is reported
+    #[arg(long, value_name = "N", default_value = "5", value_parser = values::positive)]
+    pub repeat: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli doctor
+  glm-cli doctor --model ./GLM-4-9B-0414 --max-model-len 32768")]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli completions bash > ~/.local/share/bash-completion/completions/glm-cli
+  glm-cli completions zsh > ~/.zfunc/_glm-cli
+  glm-cli completions fish > ~/.config/fish/completions/glm-cli.fish")]
+pub struct CompletionsArgs {
+    /// The shell to complete in
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli man | man -l -
+  glm-cli man bench > glm-cli-bench.1")]
+pub struct ManArgs {
+    /// The command to describe [default: the program]
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+}
+
+/// A weight format that this build can produce.
+fn quantization(text: &str) -> Result<WeightFormat, String> {
+    let known = || {
+        let names: Vec<_> = glm_runtime::quantize::formats().map(|format| format.to_string()).collect();
+        format!("expected one of {}, found `{text}`", names.join(", "))
+    };
+    let format: WeightFormat = text.parse().map_err(|_| known())?;
+    if glm_runtime::quantize::formats().any(|candidate| candidate == format) { Ok(format) } else { Err(known()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_about_a_model_takes_the_common_options() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands() {
+            if ["completions", "man"].contains(&command.get_name()) {
+                continue;
+            }
+            let options: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+            for option in ["model", "threads", "device", "quantize", "kv-dtype", "max-model-len", "seed", "offline"] {
+                assert!(options.contains(&option), "{} lacks --{option}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn one_source_for_the_prompt() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("glm-cli generate --prompt a").is_ok());
+        assert!(parse("glm-cli generate").is_ok());
+        assert!(parse("glm-cli generate --prompt a --prompt-ids 1").is_err());
+        assert!(parse("glm-cli generate --raw --prompt-ids 1").is_err());
+        assert!(parse("glm-cli generate --logprobs 3 --prompt a").is_err());
+        assert!(parse("glm-cli generate --logprobs 21 --json --prompt a").is_err());
+    }
+
+    #[test]
+    fn lists_are_split_at_commas() {
+        let cli = Cli::try_parse_from("glm-cli bench --batch 1,8 --depth 0,4096".split(' ')).unwrap();
+        let Command::Bench(args) = cli.command else { panic!("bench") };
+        assert_eq!((args.batch, args.depth), (vec![1, 8], vec![0, 4096]));
+        assert!(Cli::try_parse_from("glm-cli bench --batch 0".split(' ')).is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! `generate`: one prompt in, one answer out.
+
+use std::io::{self, IsTerminal, Read};
+
+use glm_runtime::{
+    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Message, Prompt, RequestStream, Token, Tokenizer,
+};
+use serde_json::{Value, json};
+
+use super::{build_engine_to_answer, engine_error, read_text_file, sampling};
+use crate::args::GenerateArgs;
+use crate::error::CliError;
+use crate::terminal::output;
+use crate::values::TokenIds;
+
+pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
+    let prompt = read_prompt(args)?;
+    let engine = build_engine_to_answer(&args.model)?;
+    let stream = start(&engine, prompt, args)?;
+    if args.json {
+        let prompt_token_ids = stream.prompt_token_ids().to_vec();
+        let completion = stream.wait().map_err(engine_error)?;
+        return output::print_json(&report(&engine, &prompt_token_ids, &completion, args.logprobs.is_some()));
+    }
+    if engine.model_info().has_tokenizer { print_text(stream) } else { print_ids(stream) }
+}
+
+fn read_prompt(args: &GenerateArgs) -> Result<Prompt, CliError> {
+    if let Some(TokenIds(ids)) = &args.prompt_ids {
+        return Ok(Prompt::TokenIds(ids.clone()));
+    }
+    let text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => read_text_file(path)?,
+        (None, None) => read_stdin()?,
+    };
+    Ok(Prompt::Text(if args.raw || args.prompt.is_some() { text } else { without_last_line_end(&text).to_owned() }))
+}
+
+pub(super) fn read_stdin() -> Result<String, CliError> {
+    let mut stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(CliError::Usage("no text given: name it on the command line or send it to stdin".to_owned()));
+    }
+    let mut text = String::new();
+    stdin.read_to_string(&mut text).map_err(|error| CliError::Usage(format!("cannot read stdin: {error}")))?;
+    Ok(text)
+}
+
+/// Files end with a line end that nobody means to say; only a raw prompt is taken to the letter.
+fn without_last_line_end(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+fn start(engine: &EngineHandle, prompt: Prompt, args: &GenerateArgs) -> Result<RequestStream, CliError> {
+    let mut sampling = sampling(&args.sampling, args.model.seed, engine);
+    sampling.logprobs = args.logprobs.map(usize::from);
+    let options = GenerateOptions {
+        sampling,
+        max_tokens: args.sampling.max_tokens,
+        stop: args.sampling.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        ..GenerateOptions::default()
+    };
+    match prompt {
+        Prompt::Text(text) if !args.raw => {
+            engine.chat([Message::text("user", text)], ChatOptions { generate: options, ..ChatOptions::default() })
+        }
+        prompt => engine.generate(prompt, options),
+    }
+    .map_err(engine_error)
+}
+
+fn print_text(stream: RequestStream) -> Result<(), CliError> {
+    for piece in stream.texts() {
+        output::print(&piece.map_err(engine_error)?)?;
+    }
+    output::print_line("")
+}
+
+/// A model without a tokenizer answers in token ids.
+fn print_ids(stream: RequestStream) -> Result<(), CliError> {
+    let mut separator = "";
+    for event in stream {
+        match event {
+            Event::Token(token) => output::print(&format!("{separator}{}", token.id))?,
+            Event::Finished(_) => break,
+            Event::Failed(error) => return Err(engine_error(error)),
+        }
+        separator = ",";
+    }
+    output::print_line("")
+}
+
+fn report(engine: &EngineHandle, prompt_token_ids: &[u32], completion: &Completion, logprobs: bool) -> Value {
+    let finished = &completion.finished;
+    let (usage, timings) = (finished.usage, finished.timings);
+    let mut object = json!({
+        "model": engine.model_info().name,
+        "text": completion.text,
+        "token_ids": completion.token_ids(),
+        "prompt_token_ids": prompt_token_ids,
+        "finish_reason": finished.reason,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        },
+        "timings": {
+            "ttft_ms": timings.time_to_first_token.as_secs_f64() * 1e3,
+            "total_ms": timings.total.as_secs_f64() * 1e3,
+            "decode_tok_s": timings.decode_tok_s(usage),
+        },
+    });
+    if logprobs {
+        let tokenizer = engine.tokenizer().ok();
+        let entries: Vec<_> = completion.tokens.iter().map(|token| logprob_entry(token, tokenizer)).collect();
+        object["logprobs"] = Value::Array(entries);
+    }
+    object
+}
+
+fn logprob_entry(token: &Token, tokenizer: Option<&Tokenizer>) -> Value {
+    let text = |id| tokenizer.map(|tokenizer| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned());
+    let top: Vec<_> = token
+        .top_logprobs
+        .iter()
+        .map(|other| json!({ "id": other.id, "token": text(other.id), "logprob": other.logprob }))
+        .collect();
+    json!({ "id": token.id, "token": text(token.id), "logprob": token.logprob, "top_logprobs": top })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_last_line_end;
+
+    #[test]
+    fn one_line_end_is_dropped() {
+        assert_eq!(without_last_line_end("a\n"), "a");
+        assert_eq!(without_last_line_end("a\r\n"), "a");
+        assert_eq!(without_last_line_end("a\n\n"), "a\n");
+        assert_eq!(without_last_line_end("a"), "a");
+    }
+}

@@ -1,0 +1,96 @@
+//! One file per command: call the libraries, print what they say.
+
+pub mod bench;
+pub mod chat;
+pub mod completions;
+pub mod doctor;
+pub mod generate;
+pub mod inspect;
+pub mod man;
+pub mod perplexity;
+pub mod quantize;
+pub mod tokenize;
+
+use std::fs;
+use std::path::Path;
+
+use glm_core::OpenOptions;
+use glm_runtime::{Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams};
+
+use crate::args::{ModelArgs, SamplingArgs};
+use crate::error::CliError;
+use crate::terminal::{output, progress};
+use crate::values::DeviceChoice;
+
+/// Refuses a device that this build does not have.
+fn check_device(device: DeviceChoice) -> Result<(), CliError> {
+    match device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
+        DeviceChoice::Cuda(_) => {
+            Err(CliError::Usage("--device cuda is not in this build yet: use --device cpu or auto".to_owned()))
+        }
+    }
+}
+
+/// An engine for the model and machine options, not built yet.
+fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
+    check_device(args.device)?;
+    Ok(Engine::builder(&args.model)
+        .threads(args.threads)
+        .quantize(args.quantize)
+        .kv_dtype(args.kv_dtype.dtype())
+        .max_model_len(args.max_model_len)
+        .seed(args.seed)
+        .offline(args.offline)
+        .progress(progress::for_terminal()))
+}
+
+/// Loads the model; whatever is wrong with it or does not fit is a wrong argument.
+fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
+    builder(args)?.build().map_err(CliError::usage)
+}
+
+/// Loads the model for someone who will read its answers, and says what they should know: that the demo's weights are
+/// random, or what loading did.
+fn build_engine_to_answer(args: &ModelArgs) -> Result<EngineHandle, CliError> {
+    let engine = build_engine(args)?;
+    let info = engine.model_info();
+    info.note.iter().chain(&info.load_notes).for_each(|remark| output::note(remark));
+    Ok(engine)
+}
+
+/// Opens the model without loading it.
+fn open_source(args: &ModelArgs) -> Result<ModelSource, CliError> {
+    check_device(args.device)?;
+    let mut options = OpenOptions::default();
+    options.offline = args.offline;
+    options.progress = progress::for_terminal();
+    ModelSource::open(&args.model, &options, args.seed.unwrap_or(0)).map_err(CliError::usage)
+}
+
+/// A request that can never be served is a wrong argument; anything else is work that failed.
+fn engine_error(error: EngineError) -> CliError {
+    match error.kind() {
+        ErrorKind::InvalidRequest | ErrorKind::ContextLength => CliError::usage(error),
+        _ => CliError::failed(error),
+    }
+}
+
+/// The checkpoint's own sampling with what the command line says instead.
+fn sampling(args: &SamplingArgs, seed: Option<u64>, engine: &EngineHandle) -> SamplingParams {
+    let default = engine.default_sampling().clone();
+    SamplingParams {
+        temperature: args.temperature.unwrap_or(default.temperature),
+        top_k: args.top_k.unwrap_or(default.top_k),
+        top_p: args.top_p.unwrap_or(default.top_p),
+        min_p: args.min_p.unwrap_or(default.min_p),
+        repetition_penalty: args.repetition_penalty.unwrap_or(default.repetition_penalty),
+        seed: seed.or(default.seed),
+        ..default
+    }
+}
+
+/// A text file named on the command line.
+fn read_text_file(path: &Path) -> Result<String, CliError> {
+    fs::read_to_string(path).map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))
+}

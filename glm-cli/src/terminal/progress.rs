@@ -1,0 +1,59 @@
+//! Progress bars on stderr, only when it is a terminal.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use glm_core::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar for work counted in bytes, or `None` where nobody would see it.
+pub fn for_terminal() -> Option<Arc<dyn Progress>> {
+    io::stderr().is_terminal().then(|| Arc::new(Bar::default()) as Arc<dyn Progress>)
+}
+
+/// One bar at a time; a new piece of work replaces the last.
+#[derive(Default)]
+struct Bar {
+    current: Mutex<Option<ProgressBar>>,
+}
+
+impl Bar {
+    fn current(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, what: &str, total: u64) {
+        let style = ProgressStyle::with_template(
+            "{msg:24!} {wide_bar} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta:>4}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(total).with_style(style).with_message(what.to_owned());
+        if let Some(last) = self.current().replace(bar) {
+            last.finish_and_clear();
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(bar) = &*self.current() {
+            bar.inc(bytes);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.current().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar that counts to `total`, hidden where nobody would see it.
+pub fn counter(what: &'static str, total: usize) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {per_sec:>12} {eta:>4}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total as u64).with_style(style).with_message(what)
+}

@@ -1,0 +1,142 @@
+//! Parsers for option values: numbers in a range, lists, devices. Each error says what would have been right.
+
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+/// Where to run, as written after `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best device this build can use.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with this index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected auto, cpu, cuda or cuda:N, found `{text}`");
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(wrong),
+        }
+    }
+}
+
+/// Token ids: `1,2,3` or a JSON list `[1, 2, 3]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenIds(pub Vec<u32>);
+
+impl FromStr for TokenIds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let trimmed = text.trim();
+        let inner = match (trimmed.strip_prefix('['), trimmed.strip_suffix(']')) {
+            (Some(rest), Some(_)) => &rest[..rest.len() - 1],
+            (None, None) => trimmed,
+            _ => return Err("a list that opens with `[` must close with `]`".to_owned()),
+        };
+        if inner.trim().is_empty() {
+            return Err("expected token ids such as 1,2,3, found none".to_owned());
+        }
+        inner
+            .split([',', ' ', '\n', '\t'])
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(|item| {
+                item.parse::<u32>()
+                    .map_err(|_| format!("expected token ids such as 1,2,3, found `{item}`"))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+/// A number that is at least one.
+pub fn positive(text: &str) -> Result<usize, String> {
+    text.parse::<NonZeroUsize>()
+        .map(NonZeroUsize::get)
+        .map_err(|_| format!("expected a whole number of at least 1, found `{text}`"))
+}
+
+/// A finite number that is at least zero: a temperature.
+pub fn non_negative(text: &str) -> Result<f32, String> {
+    number(text).filter(|&value| value >= 0.0).ok_or_else(|| {
+        format!("expected a number of at least 0, found `{text}`")
+    })
+}
+
+/// A number above zero: a repetition penalty.
+pub fn above_zero(text: &str) -> Result<f32, String> {
+    number(text).filter(|&value| value > 0.0).ok_or_else(|| {
+        format!("expected a number above 0, found `{text}`")
+    })
+}
+
+/// A probability from 0 to 1, both included.
+pub fn probability(text: &str) -> Result<f32, String> {
+    number(text).filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| {
+        format!("expected a number from 0 to 1, found `{text}`")
+    })
+}
+
+/// A probability above 0: nucleus sampling needs some mass to choose from.
+pub fn nucleus(text: &str) -> Result<f32, String> {
+    probability(text).ok().filter(|&value| value > 0.0).ok_or_else(|| {
+        format!("expected a number above 0 and at most 1, found `{text}`")
+    })
+}
+
+fn number(text: &str) -> Option<f32> {
+    text.parse::<f32>().ok().filter(|value| value.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            let error = wrong.parse::<DeviceChoice>().unwrap_err();
+            assert!(error.contains("cuda:N"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn token_ids_in_both_spellings() {
+        for text in ["1,2,3", "[1, 2, 3]", " [1,2,\n3] ", "1 2 3"] {
+            assert_eq!(text.parse(), Ok(TokenIds(vec![1, 2, 3])), "{text}");
+        }
+        for wrong in ["", "[]", "[1,2", "1,2]", "1,x", "-1", "1.5", "4294967296"] {
+            assert!(wrong.parse::<TokenIds>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        assert_eq!(positive("7"), Ok(7));
+        assert!(positive("0").is_err() && positive("-1").is_err() && positive("x").is_err());
+        assert_eq!(non_negative("0"), Ok(0.0));
+        assert!(non_negative("-0.1").is_err() && non_negative("inf").is_err());
+        assert!(non_negative("NaN").is_err());
+        assert_eq!(probability("1"), Ok(1.0));
+        assert!(probability("1.01").is_err());
+        assert!(nucleus("0").is_err() && nucleus("0.5").is_ok());
+        assert!(above_zero("0").is_err() && above_zero("1.1").is_ok());
+    }
+}

@@ -1,0 +1,392 @@
+//! Writes a model as a GGUF file in another format, one tensor after the other.
+//!
+//! The file has llama.cpp's names and metadata (`chatglm` or `glm4`), so llama.cpp reads it where it supports the model. Memory
+//! stays near one piece of one tensor: sources are mapped or drawn, results go straight to the file.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use glm_core::gguf::{self, Value, Writer};
+use glm_core::{Checkpoint, LoadError, Progress, TensorType};
+use glm_kernels::{KernelError, WeightFormat, quant};
+use serde::Serialize;
+
+use crate::error::BuildError;
+use crate::load::{ModelSource, RandomWeights, TensorSpec, format_for};
+
+/// How [`quantize_to_gguf`] works.
+#[derive(Clone)]
+pub struct QuantizeOptions {
+    /// Format of the matrices. Vectors stay f32; rows that do not divide into blocks fall back to q8_0 or f16.
+    pub format: WeightFormat,
+    /// Replace the output if it exists.
+    pub overwrite: bool,
+    /// Threads; default: as many as this process may use.
+    pub threads: Option<usize>,
+    /// Told about the bytes written.
+    pub progress: Option<Arc<dyn Progress>>,
+    /// Set it to `true` from another thread and the work ends soon with [`QuantizeError::Stopped`].
+    pub stop: Option<Arc<AtomicBool>>,
+}
+
+impl QuantizeOptions {
+    /// The plain case: this format, all threads, an existing file is kept.
+    pub fn new(format: WeightFormat) -> Self {
+        Self { format, overwrite: false, threads: None, progress: None, stop: None }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantizeReport {
+    /// The model's name.
+    pub model: String,
+    /// The file written.
+    pub output: PathBuf,
+    /// Format asked for.
+    pub format: String,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Bytes of all tensors in the source.
+    pub source_bytes: u64,
+    /// Bytes of all tensors written.
+    pub bytes: u64,
+    /// `8 * bytes / parameters`.
+    pub bits_per_weight: f64,
+    /// Bytes written in each format.
+    pub formats: BTreeMap<String, u64>,
+}
+
+/// Why no file was written. Nothing is left behind in any of these cases.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantizeError {
+    /// The model could not be opened or read.
+    #[error(transparent)]
+    Model(#[from] BuildError),
+    /// A file of that name exists and may not be replaced.
+    #[error("{} exists already: choose another name or ask to replace it (--force)", .0.display())]
+    Exists(PathBuf),
+    /// The output cannot be a file there.
+    #[error("cannot write {path}: {reason}", path = path.display())]
+    Output {
+        /// The path asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The format can be read but not produced.
+    #[error("cannot quantise to `{format}`; possible: {possible}")]
+    Format {
+        /// The format asked for.
+        format: WeightFormat,
+        /// What can be produced, separated by commas.
+        possible: String,
+    },
+    /// Quantising twice only adds error.
+    #[error("{model} is quantised already (`{tensor}` is {found}): start from the original weights, or ask for {found}, f32, f16 or bf16")]
+    Already {
+        /// The model.
+        model: String,
+        /// A tensor that is quantised.
+        tensor: String,
+        /// Its format.
+        found: WeightFormat,
+    },
+    /// GGUF has no name for a tensor of this model.
+    #[error("{model}: GGUF has no name for tensor `{tensor}`")]
+    Name {
+        /// The model.
+        model: String,
+        /// Canonical tensor name.
+        tensor: String,
+    },
+    /// Writing failed.
+    #[error("cannot write the GGUF file")]
+    Write {
+        /// What the writer reports.
+        #[source]
+        source: LoadError,
+    },
+    /// A tensor's bytes are not what its shape says.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The caller asked to stop.
+    #[error("stopped before the file was complete; nothing was written")]
+    Stopped,
+}
+
+/// The formats that [`quantize_to_gguf`] and in-situ quantisation can produce.
+pub fn formats() -> impl Iterator<Item = WeightFormat> {
+    TensorType::ALL.into_iter().filter_map(|ty| ty.name().parse().ok()).filter(|&format| quant::can_quantize(format))
+}
+
+/// Writes `source` to `output` with its matrices in `options.format`.
+///
+/// The file appears under its name only when it is complete.
+///
+/// # Errors
+/// [`QuantizeError`]; in every case `output` is as it was before.
+pub fn quantize_to_gguf(
+    source: &ModelSource,
+    output: &Path,
+    options: &QuantizeOptions,
+) -> Result<QuantizeReport, QuantizeError> {
+    check_output(output, options.overwrite)?;
+    let plan = plan(source, options.format)?;
+    let specs: Vec<_> = plan.iter().map(|tensor| tensor.target.clone()).collect();
+    let metadata = metadata(source, options.format)?;
+    let mut job = Job {
+        source,
+        threads: options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        progress: options.progress.as_deref(),
+        stop: options.stop.as_deref(),
+        writer: Writer::create(output, &metadata, &specs).map_err(write_error)?,
+    };
+    if let Some(progress) = job.progress {
+        progress.begin("quantising", plan.iter().map(|tensor| tensor.bytes).sum());
+    }
+    let done = plan.iter().try_for_each(|tensor| job.tensor(tensor));
+    if let Some(progress) = job.progress {
+        progress.end();
+    }
+    done?;
+    job.check_stop()?;
+    job.writer.finish().map_err(write_error)?;
+    Ok(report(source, output, options.format, &plan))
+}
+
+/// One tensor: what it is in the source, and what it becomes.
+struct Planned {
+    stored: TensorSpec,
+    format: WeightFormat,
+    target: gguf::TensorSpec,
+    bytes: u64,
+}
+
+fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
+    let wrong = |reason| Err(QuantizeError::Output { path: output.to_path_buf(), reason });
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match () {
+        () if output.file_name().is_none() || output.is_dir() => wrong("it is a directory"),
+        () if !folder.is_dir() => wrong("its directory does not exist"),
+        () if output.exists() && !overwrite => Err(QuantizeError::Exists(output.to_path_buf())),
+        () => Ok(()),
+    }
+}
+
+fn plan(source: &ModelSource, requested: WeightFormat) -> Result<Vec<Planned>, QuantizeError> {
+    if !quant::can_quantize(requested) {
+        let possible = formats().map(|format| format.to_string()).collect::<Vec<_>>().join(", ");
+        return Err(QuantizeError::Format { format: requested, possible });
+    }
+    source.tensors().iter().map(|stored| planned(source, stored.clone(), requested)).collect()
+}
+
+fn planned(source: &ModelSource, stored: TensorSpec, requested: WeightFormat) -> Result<Planned, QuantizeError> {
+    let model = || source.name().to_owned();
+    let format = target_format(&stored, requested).ok_or_else(|| QuantizeError::Already {
+        model: model(),
+        tensor: stored.name.clone(),
+        found: stored.format,
+    })?;
+    let name = gguf::tensor_name(&stored.name)
+        .ok_or_else(|| QuantizeError::Name { model: model(), tensor: stored.name.clone() })?;
+    let ty = tensor_type(format);
+    let bytes = ty.byte_len(&stored.shape).unwrap_or(0); // `target_format` divides rows into whole blocks
+    let target = gguf::TensorSpec { name, shape: stored.shape.clone(), ty };
+    Ok(Planned { stored, format, target, bytes })
+}
+
+/// The format a tensor is written in; `None` if it would be quantised a second time.
+fn target_format(stored: &TensorSpec, requested: WeightFormat) -> Option<WeightFormat> {
+    let is_matrix = stored.shape.len() > 1;
+    match (stored.format.block_len() > 1, requested.block_len() > 1) {
+        (true, false) if is_matrix => Some(requested),
+        (true, true) if is_matrix && stored.format != requested => None,
+        _ => Some(format_for(stored, Some(requested))),
+    }
+}
+
+/// glm-core's name for a format; both crates list the same ones and do not know each other.
+fn tensor_type(format: WeightFormat) -> TensorType {
+    let same = |ty: &TensorType| ty.name().parse() == Ok(format);
+    TensorType::ALL.into_iter().find(same).expect("both crates list GGML's types, as a test checks")
+}
+
+/// `general.file_type` for a file whose matrices are mostly of `format`; source: `llama_ftype` in llama.cpp's `llama.h`.
+fn file_type(format: WeightFormat) -> u32 {
+    match format {
+        WeightFormat::F16 => 1,
+        WeightFormat::Q4_0 => 2,
+        WeightFormat::Q4_1 => 3,
+        WeightFormat::Q8_0 => 7,
+        WeightFormat::Q5_0 => 8,
+        WeightFormat::Q5_1 => 9,
+        WeightFormat::Q4K => 14,
+        WeightFormat::Q5K => 16,
+        WeightFormat::Q6K => 18,
+        WeightFormat::BF16 => 32,
+        _ => 0,
+    }
+}
+
+fn metadata(source: &ModelSource, format: WeightFormat) -> Result<Vec<(String, Value)>, QuantizeError> {
+    let mut metadata = gguf::gguf_metadata(source.config());
+    metadata.extend([
+        ("general.name".to_owned(), Value::from(source.name())),
+        ("general.file_type".to_owned(), Value::from(file_type(format))),
+        ("general.quantization_version".to_owned(), Value::from(2u32)), // GGML_QNT_VERSION
+    ]);
+    let model = |error| QuantizeError::Model(BuildError::Load(error));
+    let tokenizer = match source.checkpoint().map(Checkpoint::tokenizer) {
+        // Weights alone can be measured and fed with token ids.
+        None | Some(Err(LoadError::NoTokenizer { .. })) => None,
+        Some(tokenizer) => Some(tokenizer.map_err(model)?),
+    };
+    metadata.extend(gguf::tokenizer_metadata(tokenizer.as_ref(), source.config().dense().vocab_size));
+    if tokenizer.is_some()
+        && let Some(checkpoint) = source.checkpoint()
+        && let Some(template) = checkpoint.chat_format().map_err(model)?.template_source()
+    {
+        metadata.push(("tokenizer.chat_template".to_owned(), Value::from(template)));
+    }
+    Ok(metadata)
+}
+
+fn report(source: &ModelSource, output: &Path, format: WeightFormat, plan: &[Planned]) -> QuantizeReport {
+    let mut formats = BTreeMap::new();
+    for tensor in plan {
+        *formats.entry(tensor.format.to_string()).or_default() += tensor.bytes;
+    }
+    let stored_bytes = |spec: &TensorSpec| tensor_type(spec.format).byte_len(&spec.shape).unwrap_or(0);
+    let parameters = plan.iter().map(|tensor| tensor.stored.elements()).sum::<u64>();
+    let bytes = plan.iter().map(|tensor| tensor.bytes).sum::<u64>();
+    QuantizeReport {
+        model: source.name().to_owned(),
+        output: output.to_path_buf(),
+        format: format.to_string(),
+        tensors: plan.len(),
+        parameters,
+        source_bytes: plan.iter().map(|tensor| stored_bytes(&tensor.stored)).sum(),
+        bytes,
+        bits_per_weight: 8.0 * bytes as f64 / parameters.max(1) as f64,
+        formats,
+    }
+}
+
+fn write_error(source: LoadError) -> QuantizeError {
+    QuantizeError::Write { source }
+}
+
+/// Weights that one thread converts at a time: 4 MiB as f32, so that a piece per thread is little memory and stopping is quick.
+const PIECE: usize = 1 << 20;
+
+struct Job<'a> {
+    source: &'a ModelSource,
+    threads: usize,
+    progress: Option<&'a dyn Progress>,
+    stop: Option<&'a AtomicBool>,
+    writer: Writer,
+}
+
+impl Job<'_> {
+    fn tensor(&mut self, planned: &Planned) -> Result<(), QuantizeError> {
+        let stored = &planned.stored;
+        let data;
+        let rows = match self.source {
+            ModelSource::Random(random) => Rows::Drawn(random, stored),
+            _ => {
+                data = self.source.read(&stored.name)?;
+                Rows::Stored { format: stored.format, bytes: &data.bytes }
+            }
+        };
+        let (count, columns) = dimensions(stored);
+        let row_bytes = planned.bytes as usize / count.max(1);
+        let per_thread = (PIECE / columns.max(1)).max(1);
+        let mut out = vec![0; row_bytes * count.min(per_thread * self.threads)];
+        for first in (0..count).step_by(per_thread * self.threads) {
+            self.check_stop()?;
+            let last = count.min(first + per_thread * self.threads);
+            let out = &mut out[..(last - first) * row_bytes];
+            convert(&rows, first..last, columns, planned.format, per_thread, out)?;
+            self.writer.write(out).map_err(write_error)?;
+            if let Some(progress) = self.progress {
+                progress.advance(out.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<(), QuantizeError> {
+        match self.stop {
+            Some(stop) if stop.load(Ordering::SeqCst) => Err(QuantizeError::Stopped),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `(rows, columns)`; a vector is one row.
+fn dimensions(spec: &TensorSpec) -> (usize, usize) {
+    let columns = spec.shape.last().copied().unwrap_or(1);
+    (spec.shape.iter().rev().skip(1).product(), columns)
+}
+
+/// The values of a tensor, row by row.
+enum Rows<'a> {
+    /// In the source's own format, one row after the other.
+    Stored { format: WeightFormat, bytes: &'a [u8] },
+    /// Drawn from a seed.
+    Drawn(&'a RandomWeights, &'a TensorSpec),
+}
+
+impl Rows<'_> {
+    fn read(&self, rows: Range<usize>, columns: usize, out: &mut [f32]) -> Result<(), KernelError> {
+        match self {
+            Self::Drawn(random, spec) => {
+                random.draw_rows(spec, rows, out);
+                Ok(())
+            }
+            Self::Stored { format, bytes } => {
+                let row_bytes = columns / format.block_len() * format.block_bytes();
+                let range = rows.start * row_bytes..rows.end * row_bytes;
+                // A range beyond the data becomes an empty slice, whose length `dequantize` refuses.
+                quant::dequantize(*format, bytes.get(range).unwrap_or_default(), out)
+            }
+        }
+    }
+}
+
+/// Converts `rows` into `out`, `per_thread` of them on each thread.
+fn convert(
+    source: &Rows<'_>,
+    rows: Range<usize>,
+    columns: usize,
+    format: WeightFormat,
+    per_thread: usize,
+    out: &mut [u8],
+) -> Result<(), KernelError> {
+    let row_bytes = out.len() / rows.len().max(1);
+    let piece = |first: usize, out: &mut [u8]| {
+        let count = out.len() / row_bytes;
+        let mut values = vec![0.0; count * columns];
+        source.read(first..first + count, columns, &mut values)?;
+        quant::quantize(format, &values, out)
+    };
+    let mut pieces = rows.step_by(per_thread).zip(out.chunks_mut(per_thread * row_bytes));
+    std::thread::scope(|scope| {
+        let own = pieces.next();
+        let others: Vec<_> = pieces.map(|(first, out)| scope.spawn(move || piece(first, out))).collect();
+        let own = own.map_or(Ok(()), |(first, out)| piece(first, out));
+        // A panic in a piece is a bug in a kernel: it goes on in this thread.
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        others.into_iter().map(join).fold(own, Result::and)
+    })
+}
