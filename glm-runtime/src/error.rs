@@ -1,5 +1,6 @@
 //! Errors: [`BuildError`] while an engine is built, [`EngineError`] for one request.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use glm_core::{LoadError, TemplateError, TokenizerError};
@@ -37,6 +38,24 @@ pub enum BuildError {
         /// All formats that can be produced, separated by commas.
         possible: String,
     },
+    /// A checkpoint asks for something that this version does not compute.
+    #[error("{what} {found} is not supported")]
+    NotSupported {
+        /// Kind of thing.
+        what: &'static str,
+        /// What the checkpoint asks for.
+        found: String,
+    },
+    /// A tensor's type has no kernel.
+    #[error("{file}: tensor `{tensor}` has type {format}, for which there is no kernel")]
+    TensorFormat {
+        /// The file it is in.
+        file: PathBuf,
+        /// Canonical tensor name.
+        tensor: String,
+        /// Name of the type.
+        format: String,
+    },
     /// A `random:` model has no tensor of this name.
     #[error("{model}: no tensor `{tensor}`")]
     MissingTensor {
@@ -44,18 +63,6 @@ pub enum BuildError {
         model: String,
         /// Canonical tensor name.
         tensor: String,
-    },
-    /// A tensor of the checkpoint has more than two dimensions or a shape the model cannot use.
-    #[error("{model}: tensor `{tensor}` has shape {found:?}, the config asks for {expected:?}")]
-    Shape {
-        /// Model name.
-        model: String,
-        /// Canonical tensor name.
-        tensor: String,
-        /// Shape that follows from the config.
-        expected: Vec<usize>,
-        /// Shape in the checkpoint.
-        found: Vec<usize>,
     },
     /// `max_model_len` is outside what the model was made for.
     #[error("max-model-len {asked} is outside 1..={max}, the context this checkpoint was made for")]
@@ -135,6 +142,9 @@ pub enum EngineError {
     /// The model computed something that is not a number, so nothing can be sampled.
     #[error("the model's logits are not finite: the weights are damaged or overflow")]
     NotFinite,
+    /// Running requests hold the blocks that scoring needs.
+    #[error("the KV cache is in use: wait until fewer requests run")]
+    KvCacheFull,
     /// The engine is draining: it finishes what it has and takes nothing new.
     #[error("the engine is draining and takes no new requests")]
     Draining,
@@ -165,7 +175,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ContextLength { .. } => ErrorKind::ContextLength,
-            Self::Draining | Self::Stopped => ErrorKind::Unavailable,
+            Self::Draining | Self::Stopped | Self::KvCacheFull => ErrorKind::Unavailable,
             Self::Step(_) | Self::NotFinite | Self::Panicked(_) => ErrorKind::Internal,
             _ => ErrorKind::InvalidRequest,
         }

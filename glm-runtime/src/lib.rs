@@ -11,18 +11,28 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod batch;
+pub mod bench;
 mod engine;
 mod error;
+pub mod inspect;
+mod kv;
+mod layers;
 mod load;
 mod memory;
+mod models;
+pub mod perplexity;
+pub mod quantize;
 mod request;
 mod sampling;
+mod scheduler;
+mod text;
 
 pub use engine::{
-    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, ModelInfo, RequestStream, SeqEvent,
+    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
-pub use glm_core::{Message, OpenOptions, Progress, Tokenizer};
+pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use load::{ModelSource, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};

@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::Sender;
-use glm_core::{ChatFormat, ChatRequest, Message, SpecialTokens, Tokenizer};
+use glm_core::tokenizer::SpecialTokens;
+use glm_core::{ChatFormat, Tokenizer};
 
 use super::stats::EngineStats;
 use super::stream::RequestStream;
-use super::{Limits, ModelInfo};
+use super::limits::Limits;
+use super::ModelInfo;
 use crate::error::EngineError;
-use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
+use crate::request::{Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
 
 /// A message to the engine thread.
@@ -24,6 +26,7 @@ pub(super) enum Command {
 /// What handle and engine thread share besides the channel.
 pub(super) struct Shared {
     pub(super) stats: Mutex<EngineStats>,
+    /// Set as soon as somebody asks to drain, so that callers hear at once; the engine thread decides.
     pub(super) draining: AtomicBool,
     pub(super) next_id: AtomicU64,
 }
@@ -62,27 +65,6 @@ impl std::fmt::Debug for EngineHandle {
 impl EngineHandle {
     pub(super) fn new(commands: Sender<Command>, shared: Arc<Shared>, front: Arc<Front>) -> Self {
         Self { commands, shared, front }
-    }
-
-    /// Answers a conversation: renders it with the checkpoint's chat template and streams the assistant's turn.
-    ///
-    /// # Errors
-    /// [`EngineError::NoTokenizer`] for a model without one, [`EngineError::Template`] if the template refuses the
-    /// messages, and whatever [`Self::submit`] returns.
-    pub fn chat(
-        &self,
-        messages: impl IntoIterator<Item = Message>,
-        options: ChatOptions,
-    ) -> Result<RequestStream, EngineError> {
-        let request = ChatRequest {
-            messages: messages.into_iter().collect(),
-            tools: options.tools,
-            add_generation_prompt: true,
-            enable_thinking: options.enable_thinking,
-            kwargs: options.template_kwargs,
-        };
-        let prompt = self.chat_format()?.encode(self.tokenizer()?, &request)?;
-        self.submit(Request { prompt, options: options.generate })
     }
 
     /// Continues a prompt without a chat template.

@@ -1,51 +1,103 @@
-//! skeleton
+//! The engine: one owner of model, KV pool and scheduler, stepping.
+//!
+//! ```text
+//! Request -> EngineHandle (channel) -> engine thread:  submit -> plan -> forward -> sample -> commit | fail  -> RequestStream
+//! ```
+//! [`Engine`] is the part without thread and text: token ids in, token ids out, one [`Engine::step`] at a time.
+//! [`EngineHandle`] is the part that programs use: `worker` runs the engine on its own thread and turns ids into text at
+//! the edge.
+
 mod handle;
+mod limits;
+mod open;
 mod options;
+mod prompt;
 mod stats;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod worker;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use glm_kernels::{Device, KernelError};
 pub use handle::EngineHandle;
+use handle::Front;
 pub use options::{EngineBuilder, EngineOptions, ModelInfo};
+pub use prompt::Trace;
 pub use stats::EngineStats;
-pub use stream::{Completion, RequestStream};
+pub use stream::{Completion, Events, RequestStream};
 
-use crate::error::{BuildError, EngineError};
-use crate::request::{Finished, Request, RequestId};
-use crate::sampling::TokenLogprob;
+use crate::batch::ForwardBatch;
+use crate::error::EngineError;
+use crate::kv::{BlockAllocator, KvPool};
+use crate::models::CausalLm;
+use crate::request::{FinishReason, Finished, Request, RequestId, Timings, Usage};
+use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
+use crate::scheduler::{Committed, EndConditions, Scheduler, SeqId, StepPlan};
 
-/// skeleton
-pub struct Engine;
+/// A loaded model with its KV cache and scheduler, driven by [`Self::step`]. Most programs want it on a thread of its own:
+/// [`EngineBuilder::build`].
+pub struct Engine {
+    device: Device,
+    model: Box<dyn CausalLm>,
+    kv: KvPool,
+    blocks: BlockAllocator,
+    scheduler: Scheduler,
+    requests: HashMap<SeqId, Active>,
+    front: Arc<Front>,
+    /// Ids that end every answer unless a request ignores them.
+    eos_token_ids: Vec<u32>,
+    max_num_batched_tokens: usize,
+    /// For requests that bring no seed of their own.
+    seed: u64,
+    next_id: u64,
+    counters: EngineStats,
+}
 
-/// What one step did to one request; exactly one of the last two ends it.
+/// What the engine keeps of a request besides its sequence.
+struct Active {
+    sampler: SequenceSampler,
+    usage: Usage,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+/// What one step did to one request. Any number of tokens, then exactly one of the other two.
 #[derive(Debug, Clone)]
 pub enum SeqEvent {
     /// One more token.
-    Token {
-        /// Whose.
-        request: RequestId,
-        /// Position in the answer, from 0.
-        index: usize,
-        /// Token id.
-        id: u32,
-        /// Log-probability, if asked for.
-        logprob: Option<f32>,
-        /// Alternatives, if asked for.
-        top_logprobs: Vec<TokenLogprob>,
-    },
+    Token(SeqToken),
     /// The answer is complete.
-    Finished {
-        /// Whose.
-        request: RequestId,
-        /// How it ended.
-        finished: Finished,
-    },
+    Finished(RequestId, Finished),
     /// The request ended without an answer.
-    Failed {
-        /// Whose.
-        request: RequestId,
-        /// Why.
-        error: EngineError,
-    },
+    Failed(RequestId, EngineError),
+}
+
+/// One generated token, as an id.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeqToken {
+    /// Whose.
+    pub request: RequestId,
+    /// Position in the answer, from 0.
+    pub index: usize,
+    /// Token id.
+    pub id: u32,
+    /// Log-probability, if asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens, if asked for.
+    pub top_logprobs: Vec<TokenLogprob>,
+    /// Set on the last token; [`SeqEvent::Finished`] follows.
+    pub finish_reason: Option<FinishReason>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("model", &self.front.info.name).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -53,37 +105,185 @@ impl Engine {
     pub fn builder(model: impl Into<String>) -> EngineBuilder {
         EngineBuilder::new(model.into())
     }
-    pub(crate) fn load(_model: &str, _options: &EngineOptions) -> Result<Self, BuildError> {
-        unimplemented!()
+
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// A request that can never be served: its parameters are out of range or its prompt does not fit.
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
+        let id = RequestId(self.next_id);
+        self.submit_as(id, request)?;
+        Ok(id)
     }
-    /// Starts the thread
-    pub fn spawn(self) -> Result<EngineHandle, BuildError> {
-        unimplemented!()
+
+    fn submit_as(&mut self, id: RequestId, request: Request) -> Result<(), EngineError> {
+        self.front.limits.check(&request)?;
+        self.next_id = self.next_id.max(id.0 + 1);
+        let Request { prompt, options } = request;
+        let mut stop_token_ids = options.stop_token_ids;
+        if !options.ignore_eos {
+            stop_token_ids.extend(&self.eos_token_ids);
+        }
+        let end = EndConditions { max_new_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_token_ids };
+        let active = Active {
+            sampler: SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0)),
+            usage: Usage { prompt_tokens: prompt.len(), completion_tokens: 0 },
+            submitted: Instant::now(),
+            started: None,
+            first_token: None,
+        };
+        let too_long = self.front.limits.too_long(prompt.len());
+        self.scheduler.add(SeqId(id.0), prompt, end).map_err(|_| too_long)?;
+        self.requests.insert(SeqId(id.0), active);
+        Ok(())
     }
-    /// Adds a request.
-    pub fn submit(&mut self, _request: Request) -> Result<RequestId, EngineError> {
-        unimplemented!()
-    }
-    /// One iteration.
+
+    /// One iteration: plan, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
+    /// is no work.
     pub fn step(&mut self) -> Vec<SeqEvent> {
-        unimplemented!()
+        let Some(plan) = self.scheduler.plan(&mut self.blocks) else { return Vec::new() };
+        self.note_start(&plan);
+        let events = match self.run(&plan) {
+            Ok(sampled) => self.commit(&plan, sampled),
+            Err(error) => self.fail(&plan, &error.into()),
+        };
+        debug_assert!(self.has_work() || self.holds_nothing(), "an idle engine holds a block");
+        events
     }
-    /// Whether a step would do anything.
+
+    fn holds_nothing(&self) -> bool {
+        self.blocks.num_free() == self.blocks.num_blocks() && self.blocks.is_consistent() && self.requests.is_empty()
+    }
+
+    fn note_start(&mut self, plan: &StepPlan) {
+        let now = Instant::now();
+        self.counters.steps += 1;
+        for chunk in &plan.chunks {
+            if chunk.prefill {
+                self.counters.prefill_tokens += chunk.tokens.len() as u64;
+            }
+            if let Some(active) = self.requests.get_mut(&chunk.seq) {
+                active.started.get_or_insert(now);
+            }
+        }
+    }
+
+    /// The forward pass and one sampled token for each of [`StepPlan::sampled`].
+    fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, NotFinite>>, KernelError> {
+        let batch = ForwardBatch::from_plan(plan);
+        if batch.logit_rows.is_empty() {
+            self.model.hidden_states(&batch, &mut self.kv, &mut |_| {})?;
+            return Ok(Vec::new());
+        }
+        let mut logits = self.model.forward(&batch, &mut self.kv)?; // [S, V]
+        let rows = logits.as_f32_mut()?.chunks_exact_mut(self.model.config().vocab_size);
+        let sample = |(seq, row)| match self.requests.get_mut(&seq) {
+            Some(active) => active.sampler.sample(row),
+            None => Err(NotFinite),
+        };
+        Ok(plan.sampled().zip(rows).map(sample).collect())
+    }
+
+    fn commit(&mut self, plan: &StepPlan, sampled: Vec<Result<Sampled, NotFinite>>) -> Vec<SeqEvent> {
+        let mut events = Vec::new();
+        for (seq, sampled) in plan.sampled().zip(&sampled) {
+            if sampled.is_err() && self.scheduler.remove(seq, &mut self.blocks) {
+                events.push(self.failed(seq, EngineError::NotFinite));
+            }
+        }
+        // A sequence that failed just now is gone from the scheduler, so the 0 in its place is never looked at.
+        let ids: Vec<u32> = sampled.iter().map(|sampled| sampled.as_ref().map_or(0, |s| s.id)).collect();
+        let mut details: HashMap<SeqId, Sampled> =
+            plan.sampled().zip(sampled).filter_map(|(seq, sampled)| Some((seq, sampled.ok()?))).collect();
+        for committed in self.scheduler.commit(plan, &ids, &mut self.blocks) {
+            let Some(sampled) = details.remove(&committed.seq) else { continue };
+            self.note_token(&committed, sampled, &mut events);
+        }
+        events
+    }
+
+    fn note_token(&mut self, committed: &Committed, sampled: Sampled, events: &mut Vec<SeqEvent>) {
+        self.counters.generated_tokens += 1;
+        if let Some(active) = self.requests.get_mut(&committed.seq) {
+            active.usage.completion_tokens += 1;
+            active.first_token.get_or_insert_with(Instant::now);
+        }
+        events.push(SeqEvent::Token(SeqToken {
+            request: RequestId(committed.seq.0),
+            index: committed.index,
+            id: committed.token,
+            logprob: sampled.logprob,
+            top_logprobs: sampled.top_logprobs,
+            finish_reason: committed.finish_reason,
+        }));
+        if let Some(reason) = committed.finish_reason {
+            events.extend(self.finished(committed.seq, reason));
+        }
+    }
+
+    fn fail(&mut self, plan: &StepPlan, error: &EngineError) -> Vec<SeqEvent> {
+        let failed = self.scheduler.fail(plan, &mut self.blocks);
+        failed.into_iter().map(|seq| self.failed(seq, error.clone())).collect()
+    }
+
+    fn failed(&mut self, seq: SeqId, error: EngineError) -> SeqEvent {
+        self.requests.remove(&seq);
+        self.counters.failed += 1;
+        SeqEvent::Failed(RequestId(seq.0), error)
+    }
+
+    fn finished(&mut self, seq: SeqId, reason: FinishReason) -> Option<SeqEvent> {
+        let active = self.requests.remove(&seq)?;
+        self.counters.finished += 1;
+        Some(SeqEvent::Finished(RequestId(seq.0), active.finish(reason)))
+    }
+
+    /// Ends a request early and frees its blocks; `None` if it has ended already.
+    pub fn cancel(&mut self, id: RequestId) -> Option<SeqEvent> {
+        self.stop(id, FinishReason::Cancelled)
+    }
+
+    fn stop(&mut self, id: RequestId, reason: FinishReason) -> Option<SeqEvent> {
+        let seq = SeqId(id.0);
+        if self.scheduler.remove(seq, &mut self.blocks) { self.finished(seq, reason) } else { None }
+    }
+
+    /// Whether a request is waiting or running.
     pub fn has_work(&self) -> bool {
-        unimplemented!()
+        !self.scheduler.is_idle()
     }
+
+    /// What the engine is doing and has done.
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            waiting: self.scheduler.num_waiting(),
+            running: self.scheduler.num_running(),
+            kv_blocks_total: self.blocks.num_blocks(),
+            kv_blocks_free: self.blocks.num_free(),
+            preemptions: self.scheduler.num_preemptions(),
+            ..self.counters.clone()
+        }
+    }
+
+    /// What was loaded, and how.
+    pub fn model_info(&self) -> &ModelInfo {
+        &self.front.info
+    }
+
     /// The device the model computes on.
-    pub fn device(&self) -> &glm_kernels::Device {
-        unimplemented!()
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 }
 
-pub(crate) struct Limits;
-impl Limits {
-    fn check(&self, _r: &Request) -> Result<(), EngineError> {
-        unimplemented!()
-    }
-    fn check_score(&self, _ids: &[u32]) -> Result<(), EngineError> {
-        unimplemented!()
+impl Active {
+    fn finish(&self, reason: FinishReason) -> Finished {
+        let now = Instant::now();
+        let timings = Timings {
+            queued: self.started.unwrap_or(now) - self.submitted,
+            time_to_first_token: self.first_token.unwrap_or(now) - self.submitted,
+            total: now - self.submitted,
+        };
+        Finished { reason, usage: self.usage, timings }
     }
 }

@@ -62,12 +62,11 @@ impl std::fmt::Debug for EngineOptions {
 impl EngineOptions {
     /// The part that concerns opening the checkpoint.
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions {
-            offline: self.offline,
-            cache_dir: self.cache_dir.clone(),
-            progress: self.progress.clone(),
-            ..OpenOptions::default()
-        }
+        let mut open = OpenOptions::default();
+        open.offline = self.offline;
+        open.cache_dir = self.cache_dir.clone();
+        open.progress = self.progress.clone();
+        open
     }
 }
 
@@ -151,7 +150,7 @@ impl EngineBuilder {
 }
 
 /// What was loaded, and how.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ModelInfo {
     /// Name of the model as opened.
     pub name: String,

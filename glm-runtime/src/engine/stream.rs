@@ -1,4 +1,4 @@
-//! The receiving end of one request: an [`Iterator`] and a [`futures_core::Stream`] over its events.
+//! The receiving end of one request: to iterate over, or a [`futures_core::Stream`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::request::{Event, Finished, RequestId, Token};
 
 /// The events of one request, ending with exactly one final event whatever happens.
 ///
-/// Iterate over it in ordinary code, or poll it as a [`Stream`] under any async runtime (it brings none of its own).
-/// Dropping it cancels the request: its blocks are free at the next step.
+/// Iterate over it in ordinary code (`for event in stream`, [`Self::recv`]), or poll it as a [`Stream`] under any async
+/// runtime; it brings none of its own. It is no [`Iterator`] itself, because `next()` would then mean two things. Dropping it cancels the request: its blocks are free at the next step.
 #[derive(Debug)]
 pub struct RequestStream {
     id: RequestId,
@@ -55,6 +55,15 @@ impl RequestStream {
         &self.prompt
     }
 
+    /// Waits for the next event; `None` after the final one.
+    pub fn recv(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.events.recv_blocking().ok();
+        self.note(event)
+    }
+
     /// Waits for the end and collects the answer.
     ///
     /// # Errors
@@ -76,7 +85,7 @@ impl RequestStream {
 
     /// The pieces of text as they become certain; an error, if any, is the last item.
     pub fn texts(self) -> impl Iterator<Item = Result<String, EngineError>> {
-        self.filter_map(|event| match event {
+        self.into_iter().filter_map(|event| match event {
             Event::Token(token) if token.text.is_empty() => None,
             Event::Token(token) => Some(Ok(token.text)),
             Event::Finished(_) => None,
@@ -92,15 +101,24 @@ impl RequestStream {
     }
 }
 
-impl Iterator for RequestStream {
+/// Blocks for each event of a [`RequestStream`].
+#[derive(Debug)]
+pub struct Events(RequestStream);
+
+impl Iterator for Events {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        if self.ended {
-            return None;
-        }
-        let event = self.events.recv_blocking().ok();
-        self.note(event)
+        self.0.recv()
+    }
+}
+
+impl IntoIterator for RequestStream {
+    type Item = Event;
+    type IntoIter = Events;
+
+    fn into_iter(self) -> Events {
+        Events(self)
     }
 }
 

@@ -4,9 +4,10 @@ mod expected;
 mod format;
 mod random;
 mod source;
+mod weights;
 
-pub(crate) use expected::expected_tensors;
 pub(crate) use format::format_for;
 pub(crate) use random::mix;
 pub use random::RandomWeights;
 pub use source::{ModelSource, SourceTensor, TensorSpec};
+pub(crate) use weights::{Loaded, WeightLoader, weight_bytes};

@@ -70,12 +70,20 @@ impl RandomWeights {
         &self.0.tensors
     }
 
+    /// One tensor by name.
+    pub(super) fn spec(&self, name: &str) -> Result<&TensorSpec, BuildError> {
+        self.0.tensors.iter().find(|spec| spec.name == name).ok_or_else(|| BuildError::MissingTensor {
+            model: self.0.name.clone(),
+            tensor: name.to_owned(),
+        })
+    }
+
     /// Draws `rows` of the tensor into `out`, `[rows, columns]` row-major.
     ///
     /// # Panics
     /// If `out` is not `rows.len() * columns` long; callers size it from the same spec.
     pub fn draw_rows(&self, spec: &TensorSpec, rows: Range<usize>, out: &mut [f32]) {
-        let columns = spec.shape.last().copied().unwrap_or(1);
+        let columns = spec.columns();
         assert_eq!(out.len(), rows.len() * columns, "one slot per value of {}", spec.name);
         let (mean, scale) = distribution(spec, columns);
         let tensor_key = mix(self.0.seed ^ hash_name(&spec.name));
@@ -94,11 +102,8 @@ impl RandomWeights {
 
     /// Draws a whole tensor in its stored format.
     pub(super) fn read(&self, name: &str) -> Result<SourceTensor<'_>, BuildError> {
-        let spec = self.0.tensors.iter().find(|spec| spec.name == name).ok_or_else(|| BuildError::MissingTensor {
-            model: self.0.name.clone(),
-            tensor: name.to_owned(),
-        })?;
-        let columns = spec.shape.last().copied().unwrap_or(1);
+        let spec = self.spec(name)?;
+        let columns = spec.columns();
         let mut bytes = Vec::new();
         let mut row = vec![0.0; columns];
         for r in 0..spec.rows() {
@@ -136,7 +141,7 @@ fn hash_name(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Midpoint quantiles of the standard normal distribution, by Newton's method on its distribution function.
+/// Midpoint quantiles of the standard normal distribution, ascending.
 fn normal_quantiles() -> Vec<f32> {
     let mut table = vec![0.0; QUANTILES];
     for i in 0..QUANTILES / 2 {
@@ -154,4 +159,53 @@ fn normal_quantile(p: f64) -> f64 {
         - (2.515_517 + t * (0.802_853 + t * 0.010_328))
             / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)));
     -upper
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> RandomWeights {
+        let json = r#"{"model_type":"glm4","vocab_size":96,"hidden_size":64,"intermediate_size":96,"num_hidden_layers":2,
+            "num_attention_heads":4,"num_key_value_heads":2,"head_dim":16,"attention_bias":true,"partial_rotary_factor":0.5,
+            "rope_theta":10000.0,"rms_norm_eps":1e-5,"max_position_embeddings":128,"eos_token_id":[1]}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        RandomWeights::new("tiny".to_owned(), config, 5)
+    }
+
+    #[test]
+    fn values_are_normal_with_the_scale_of_their_rows() {
+        let random = tiny();
+        let spec = random.spec("model.embed_tokens.weight").unwrap();
+        let mut values = vec![0.0; 96 * 64];
+        random.draw_rows(spec, 0..96, &mut values);
+        let n = values.len() as f32;
+        let mean = values.iter().sum::<f32>() / n;
+        let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
+        assert!(mean.abs() < 0.005 && (deviation - 0.125).abs() < 0.005, "{mean} {deviation}");
+        let within = values.iter().filter(|v| v.abs() < 0.125).count() as f32 / n;
+        assert!((within - 0.683).abs() < 0.02, "a normal value is within one deviation in 68 % of cases, not {within}");
+    }
+
+    #[test]
+    fn rows_and_tensors_differ_and_do_not_depend_on_how_they_are_drawn() {
+        let random = tiny();
+        let spec = random.spec("model.layers.0.mlp.down_proj.weight").unwrap();
+        let other = random.spec("model.layers.1.mlp.down_proj.weight").unwrap();
+        let draw = |spec, rows: Range<usize>| {
+            let mut values = vec![f32::NAN; rows.len() * 96];
+            random.draw_rows(spec, rows, &mut values);
+            values
+        };
+        let all = draw(spec, 0..64);
+        assert_eq!(draw(spec, 7..9), all[7 * 96..9 * 96]);
+        assert_ne!(all[..96], all[96..192]);
+        assert_ne!(draw(other, 0..64), all);
+    }
+
+    #[test]
+    fn an_unknown_preset_lists_the_known_ones() {
+        let error = RandomWeights::preset("glm-9000", 0).unwrap_err().to_string();
+        assert!(error.contains("glm-9000") && error.contains("glm-edge-1.5b"), "{error}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use glm_core::{Checkpoint, GenerationConfig, ModelConfig, OpenOptions, TensorType};
+use glm_core::{Checkpoint, GenerationConfig, ModelConfig, OpenOptions, TensorInfo};
 use glm_kernels::WeightFormat;
 
 use super::random::RandomWeights;
@@ -13,7 +13,12 @@ use crate::error::BuildError;
 #[non_exhaustive]
 pub enum ModelSource {
     /// A checkpoint on disk, from the hub, or embedded.
-    Checkpoint(Checkpoint),
+    Checkpoint {
+        /// The checkpoint.
+        checkpoint: Checkpoint,
+        /// Its tensors, in the order they are stored.
+        tensors: Vec<TensorSpec>,
+    },
     /// `random:PRESET`: weights drawn from a seed at the sizes of a known model; no tokenizer.
     Random(RandomWeights),
 }
@@ -63,14 +68,18 @@ impl ModelSource {
     pub fn open(model: &str, options: &OpenOptions, seed: u64) -> Result<Self, BuildError> {
         match model.strip_prefix("random:") {
             Some(preset) => Ok(Self::Random(RandomWeights::preset(preset, seed)?)),
-            None => Ok(Self::Checkpoint(Checkpoint::open_with(model, options)?)),
+            None => {
+                let checkpoint = Checkpoint::open_with(model, options)?;
+                let tensors = checkpoint.tensors().map(spec_of).collect::<Result<_, _>>()?;
+                Ok(Self::Checkpoint { checkpoint, tensors })
+            }
         }
     }
 
     /// The checkpoint's name, or `random:PRESET`.
     pub fn name(&self) -> &str {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.name(),
+            Self::Checkpoint { checkpoint, .. } => checkpoint.name(),
             Self::Random(random) => random.name(),
         }
     }
@@ -78,7 +87,7 @@ impl ModelSource {
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.config(),
+            Self::Checkpoint { checkpoint, .. } => checkpoint.config(),
             Self::Random(random) => random.config(),
         }
     }
@@ -91,25 +100,22 @@ impl ModelSource {
     /// The checkpoint, unless the weights are random.
     pub fn checkpoint(&self) -> Option<&Checkpoint> {
         match self {
-            Self::Checkpoint(checkpoint) => Some(checkpoint),
+            Self::Checkpoint { checkpoint, .. } => Some(checkpoint),
             Self::Random(_) => None,
         }
     }
 
     /// All tensors in the order they are stored (or drawn).
-    pub fn tensors(&self) -> Vec<TensorSpec> {
+    pub fn tensors(&self) -> &[TensorSpec] {
         match self {
-            Self::Checkpoint(checkpoint) => checkpoint.tensors().map(spec_of).collect(),
-            Self::Random(random) => random.tensors().to_vec(),
+            Self::Checkpoint { tensors, .. } => tensors,
+            Self::Random(random) => random.tensors(),
         }
     }
 
     /// One tensor by its canonical name, if there is one.
-    pub fn tensor_spec(&self, name: &str) -> Option<TensorSpec> {
-        match self {
-            Self::Checkpoint(checkpoint) => checkpoint.tensor_info(name).map(spec_of),
-            Self::Random(random) => random.tensors().iter().find(|spec| spec.name == name).cloned(),
-        }
+    pub fn tensor_spec(&self, name: &str) -> Option<&TensorSpec> {
+        self.tensors().iter().find(|spec| spec.name == name)
     }
 
     /// Reads one tensor: mapped from the file, or drawn.
@@ -118,36 +124,52 @@ impl ModelSource {
     /// [`BuildError::Load`] if there is none of this name.
     pub fn read(&self, name: &str) -> Result<SourceTensor<'_>, BuildError> {
         match self {
-            Self::Checkpoint(checkpoint) => {
+            Self::Checkpoint { checkpoint, .. } => {
                 let data = checkpoint.tensor(name)?;
-                Ok(SourceTensor { spec: spec_of(data.info), bytes: data.bytes })
+                Ok(SourceTensor { spec: spec_of(data.info)?, bytes: data.bytes })
             }
             Self::Random(random) => random.read(name),
         }
     }
 }
 
-fn spec_of(info: &glm_core::TensorInfo) -> TensorSpec {
-    TensorSpec { name: info.name.clone(), shape: info.shape.clone(), format: weight_format(info.ty) }
+impl ModelSource {
+    /// Reads one tensor that must have this shape.
+    ///
+    /// # Errors
+    /// [`BuildError::Load`] if there is none of this name, or its shape differs; the error names the file.
+    pub(crate) fn read_checked(&self, name: &str, shape: &[usize]) -> Result<SourceTensor<'_>, BuildError> {
+        match self {
+            Self::Checkpoint { checkpoint, .. } => {
+                let data = checkpoint.tensor_checked(name, shape)?;
+                Ok(SourceTensor { spec: spec_of(data.info)?, bytes: data.bytes })
+            }
+            // Drawn in the shape that the config asks for.
+            Self::Random(random) => random.read(name),
+        }
+    }
 }
 
-/// The kernels' name for a storage type; both crates list the same types and do not know each other.
-pub fn weight_format(ty: TensorType) -> WeightFormat {
-    match ty {
-        TensorType::F32 => WeightFormat::F32,
-        TensorType::F16 => WeightFormat::F16,
-        TensorType::BF16 => WeightFormat::BF16,
-        TensorType::Q4_0 => WeightFormat::Q4_0,
-        TensorType::Q4_1 => WeightFormat::Q4_1,
-        TensorType::Q5_0 => WeightFormat::Q5_0,
-        TensorType::Q5_1 => WeightFormat::Q5_1,
-        TensorType::Q8_0 => WeightFormat::Q8_0,
-        TensorType::Q2K => WeightFormat::Q2K,
-        TensorType::Q3K => WeightFormat::Q3K,
-        TensorType::Q4K => WeightFormat::Q4K,
-        TensorType::Q5K => WeightFormat::Q5K,
-        TensorType::Q6K => WeightFormat::Q6K,
-        TensorType::Iq4Nl => WeightFormat::Iq4Nl,
-        TensorType::Iq4Xs => WeightFormat::Iq4Xs,
+/// The kernels and the checkpoints each list GGML's types and do not know each other; they meet in the types' names.
+fn spec_of(info: &TensorInfo) -> Result<TensorSpec, BuildError> {
+    let format = info.ty.name().parse().map_err(|_| BuildError::TensorFormat {
+        file: info.file.clone(),
+        tensor: info.name.clone(),
+        format: info.ty.name().to_owned(),
+    })?;
+    Ok(TensorSpec { name: info.name.clone(), shape: info.shape.clone(), format })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glm_core::TensorType;
+
+    #[test]
+    fn every_stored_type_has_a_kernel_of_the_same_block() {
+        for ty in TensorType::ALL {
+            let format: WeightFormat = ty.name().parse().unwrap();
+            assert_eq!((format.block_len(), format.block_bytes()), (ty.block_len(), ty.block_bytes()), "{ty}");
+        }
     }
 }

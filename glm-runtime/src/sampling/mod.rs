@@ -1,8 +1,17 @@
 //! Choosing the next token from a row of logits.
+//!
+//! The order is penalties, temperature, `top_k`, `top_p`, `min_p`, draw. Log-probabilities are those of the model itself:
+//! the softmax of the raw logits, before penalties and temperature, so that they mean the same for every request.
 
+mod filter;
+mod logprobs;
 mod params;
+mod penalties;
+mod rng;
 
+pub(crate) use logprobs::log_sum_exp;
 pub use params::{InvalidSampling, MAX_LOGPROBS, SamplingParams};
+use penalties::Penalties;
 
 /// A token and its log-probability under the model.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -12,3 +21,72 @@ pub struct TokenLogprob {
     /// Natural logarithm of its probability.
     pub logprob: f32,
 }
+
+/// A sampled token with what was asked to be reported about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// Token id.
+    pub id: u32,
+    /// Its log-probability, if asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens, most likely first, if asked for.
+    pub top_logprobs: Vec<TokenLogprob>,
+}
+
+/// No logit was a number, so there is nothing to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotFinite;
+
+/// The sampler of one sequence. What it draws depends on its seed and the number of tokens drawn so far, never on other
+/// sequences, so it survives preemption and batching unchanged.
+#[derive(Debug, Clone)]
+pub struct SequenceSampler {
+    params: SamplingParams,
+    seed: u64,
+    num_drawn: u64,
+    penalties: Option<Penalties>,
+}
+
+impl SequenceSampler {
+    /// A sampler for the continuation of `prompt`; `seed` is used where the parameters bring none.
+    pub fn new(params: SamplingParams, prompt: &[u32], seed: u64) -> Self {
+        let seed = params.seed.unwrap_or(seed);
+        let penalties = Penalties::new(&params, prompt);
+        Self { params, seed, num_drawn: 0, penalties }
+    }
+
+    /// Chooses the next token. `logits`: `[V]`; they are changed in place.
+    ///
+    /// # Errors
+    /// [`NotFinite`] if the largest logit is not a finite number.
+    pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, NotFinite> {
+        let best = filter::argmax(logits).ok_or(NotFinite)?;
+        let report = self.params.logprobs.map(|count| logprobs::LogProbs::new(logits, count));
+        if let Some(penalties) = &self.penalties {
+            penalties.apply(logits);
+        }
+        let id = if !self.params.is_greedy() {
+            self.draw(logits)?
+        } else if self.penalties.is_some() {
+            filter::argmax(logits).ok_or(NotFinite)?
+        } else {
+            best
+        };
+        self.num_drawn += 1;
+        if let Some(penalties) = &mut self.penalties {
+            penalties.count(id);
+        }
+        Ok(match report {
+            Some(report) => Sampled { id, logprob: Some(report.of(id)), top_logprobs: report.into_top() },
+            None => Sampled { id, logprob: None, top_logprobs: Vec::new() },
+        })
+    }
+
+    fn draw(&self, logits: &mut [f32]) -> Result<u32, NotFinite> {
+        let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
+        Ok(filter::pick(&candidates, rng::uniform(self.seed, self.num_drawn)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

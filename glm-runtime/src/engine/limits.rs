@@ -1,0 +1,57 @@
+//! What a request must satisfy to be accepted: checked at the handle, so that the caller hears at once, and again in the
+//! engine.
+
+use crate::error::EngineError;
+use crate::request::Request;
+
+/// The facts about a model that requests are checked against.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub(super) model: String,
+    pub(super) vocab_size: usize,
+    pub(super) max_model_len: usize,
+    pub(super) has_tokenizer: bool,
+}
+
+impl Limits {
+    pub(super) fn check(&self, request: &Request) -> Result<(), EngineError> {
+        let options = &request.options;
+        options.sampling.validate()?;
+        if request.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if request.prompt.len() >= self.max_model_len {
+            return Err(self.too_long(request.prompt.len()));
+        }
+        if options.max_tokens == Some(0) {
+            return Err(EngineError::MaxTokens);
+        }
+        if options.stop.iter().any(String::is_empty) {
+            return Err(EngineError::EmptyStop);
+        }
+        if !options.stop.is_empty() && !self.has_tokenizer {
+            return Err(EngineError::NoTokenizer { model: self.model.clone() });
+        }
+        self.check_ids(&request.prompt)
+    }
+
+    /// A text to score may fill the context: nothing is generated after it.
+    pub(super) fn check_score(&self, ids: &[u32]) -> Result<(), EngineError> {
+        match ids.len() {
+            0 => Err(EngineError::EmptyPrompt),
+            len if len > self.max_model_len => Err(self.too_long(len)),
+            _ => self.check_ids(ids),
+        }
+    }
+
+    pub(super) fn too_long(&self, prompt_tokens: usize) -> EngineError {
+        EngineError::ContextLength { prompt_tokens, max_model_len: self.max_model_len }
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            Some(&id) => Err(EngineError::TokenId { id, vocab_size: self.vocab_size }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! From MODEL and options to an [`Engine`]: decide the sizes, check that they fit, load.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+
+use glm_core::{Checkpoint, DenseConfig, GenerationConfig, ModelConfig};
+use glm_kernels::{CpuOptions, Device, KvDType, WeightFormat, quant};
+
+use super::handle::Front;
+use super::limits::Limits;
+use super::{Engine, EngineOptions, EngineStats, ModelInfo};
+use crate::error::BuildError;
+use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype, blocks_for};
+use crate::load::{Loaded, ModelSource, WeightLoader, weight_bytes};
+use crate::memory::{EstimateOptions, MemoryEstimate, available_memory, kv_bytes_per_token};
+use crate::models::{CausalLm, Glm, Glm4};
+use crate::sampling::SamplingParams;
+use crate::scheduler::{Scheduler, SchedulerConfig};
+
+/// Context size when none is asked for: enough for a conversation, and the KV cache of a 9B model stays below 1 GiB.
+const DEFAULT_MAX_MODEL_LEN: usize = 8192;
+/// Full contexts the cache holds when no size is asked for and memory allows.
+const DEFAULT_CONTEXTS: usize = 4;
+const DEFAULT_MAX_NUM_SEQS: usize = 64;
+/// Long enough that a prompt is computed at the speed of matrix products, short enough that running answers do not stall.
+const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
+
+/// The sizes an engine is built with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) max_model_len: usize,
+    pub(super) num_blocks: usize,
+    pub(super) kv_dtype: KvDType,
+    pub(super) max_num_seqs: usize,
+    pub(super) max_num_batched_tokens: usize,
+}
+
+impl Engine {
+    /// Opens MODEL and loads it.
+    pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
+        let quantize = checked_quantize(options.quantize)?;
+        let device = open_device(options)?;
+        let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
+        let weights = weight_bytes(&source, quantize);
+        let sizes = Sizes::decide(source.config().dense(), options, weights)?;
+        sizes.estimate(source.config(), weights).check(quantize.is_some())?;
+
+        let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
+        let model: Box<dyn CausalLm> = match source.config() {
+            ModelConfig::Glm(_) => Box::new(Glm::load(&mut loader)?),
+            ModelConfig::Glm4(_) => Box::new(Glm4::load(&mut loader)?),
+            other => {
+                let found = other.architecture().to_owned();
+                return Err(BuildError::NotSupported { what: "architecture", found });
+            }
+        };
+        let loaded = loader.finish();
+        let front = Front::new(&source, &device, sizes, &loaded, quantize)?;
+        Self::assemble(device, model, sizes, front, eos_token_ids(&source), options.seed)
+    }
+
+    /// Puts a model and its cache together.
+    pub(super) fn assemble(
+        device: Device,
+        model: Box<dyn CausalLm>,
+        sizes: Sizes,
+        front: Front,
+        eos_token_ids: Vec<u32>,
+        seed: Option<u64>,
+    ) -> Result<Self, BuildError> {
+        let config = SchedulerConfig {
+            max_num_seqs: sizes.max_num_seqs,
+            max_num_batched_tokens: sizes.max_num_batched_tokens,
+            max_model_len: sizes.max_model_len,
+        };
+        Ok(Self {
+            kv: KvPool::new(&device, model.config(), sizes.kv_dtype, sizes.num_blocks)?,
+            blocks: BlockAllocator::new(sizes.num_blocks as u32),
+            scheduler: Scheduler::new(config),
+            requests: HashMap::new(),
+            front: Arc::new(front),
+            eos_token_ids,
+            max_num_batched_tokens: sizes.max_num_batched_tokens,
+            // The standard library seeds its hash maps from the operating system's random numbers.
+            seed: seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+            next_id: 0,
+            counters: EngineStats::default(),
+            device,
+            model,
+        })
+    }
+}
+
+impl Sizes {
+    fn decide(config: &DenseConfig, options: &EngineOptions, weights: u64) -> Result<Self, BuildError> {
+        let max_num_seqs = at_least_one("max_num_seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS)?;
+        let max_num_batched_tokens = at_least_one(
+            "max_num_batched_tokens",
+            options.max_num_batched_tokens,
+            DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs),
+        )?;
+        let max_model_len = max_model_len(config, options.max_model_len)?;
+        let num_blocks = match options.kv_cache_tokens {
+            Some(tokens) if blocks_for(tokens) < blocks_for(max_model_len) || tokens > u32::MAX as usize => {
+                return Err(BuildError::Option {
+                    option: "kv_cache_tokens",
+                    allowed: "at least max_model_len and below 2^32",
+                    found: tokens.to_string(),
+                });
+            }
+            Some(tokens) => blocks_for(tokens),
+            None => default_blocks(config, options.kv_dtype, max_model_len, weights),
+        };
+        let kv_dtype = options.kv_dtype.unwrap_or_else(|| auto_kv_dtype(config, num_blocks * BLOCK_SIZE));
+        // Every running sequence decodes in every step, so a step has room for as many.
+        let max_num_seqs = max_num_seqs.min(max_num_batched_tokens);
+        Ok(Self { max_model_len, num_blocks, kv_dtype, max_num_seqs, max_num_batched_tokens })
+    }
+
+    fn estimate(&self, config: &ModelConfig, weights: u64) -> MemoryEstimate {
+        let options = EstimateOptions {
+            kv_dtype: self.kv_dtype,
+            kv_tokens: self.num_blocks * BLOCK_SIZE,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+        };
+        MemoryEstimate::new(config, weights, options)
+    }
+}
+
+/// As asked, or what the checkpoint was made for, at most [`DEFAULT_MAX_MODEL_LEN`].
+fn max_model_len(config: &DenseConfig, asked: Option<usize>) -> Result<usize, BuildError> {
+    let max = config.max_position_embeddings;
+    match asked {
+        Some(asked) if asked == 0 || asked > max => Err(BuildError::MaxModelLen { asked, max }),
+        Some(asked) => Ok(asked),
+        None => Ok(max.clamp(1, DEFAULT_MAX_MODEL_LEN)),
+    }
+}
+
+/// Four full contexts if they take at most a quarter of what the weights leave free, but always one.
+fn default_blocks(config: &DenseConfig, dtype: Option<KvDType>, max_model_len: usize, weights: u64) -> usize {
+    let one = blocks_for(max_model_len);
+    let most = one * DEFAULT_CONTEXTS;
+    let dtype = dtype.unwrap_or_else(|| auto_kv_dtype(config, most * BLOCK_SIZE));
+    let block_bytes = kv_bytes_per_token(config, dtype).max(1) * BLOCK_SIZE as u64;
+    let quarter = available_memory().map_or(u64::MAX, |bytes| bytes.saturating_sub(weights) / 4);
+    most.min(usize::try_from(quarter / block_bytes).unwrap_or(usize::MAX)).max(one)
+}
+
+fn at_least_one(option: &'static str, asked: Option<usize>, default: usize) -> Result<usize, BuildError> {
+    match asked {
+        Some(0) => Err(BuildError::Option { option, allowed: "at least 1", found: "0".to_owned() }),
+        asked => Ok(asked.unwrap_or(default)),
+    }
+}
+
+fn checked_quantize(format: Option<WeightFormat>) -> Result<Option<WeightFormat>, BuildError> {
+    match format {
+        Some(format) if !quant::can_quantize(format) => {
+            let possible = WeightFormat::ALL.into_iter().filter(|&format| quant::can_quantize(format));
+            let possible = possible.map(WeightFormat::name).collect::<Vec<_>>().join(", ");
+            Err(BuildError::CannotQuantize { format: format.name().to_owned(), possible })
+        }
+        format => Ok(format),
+    }
+}
+
+fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
+    match options.device.as_deref() {
+        None | Some("auto" | "cpu") => Ok(Device::cpu(CpuOptions { threads: options.threads, isa: options.isa })?),
+        Some(other) => Err(BuildError::Device(other.to_owned())),
+    }
+}
+
+/// End-of-sequence ids: `generation_config.json` first, else the config's.
+fn eos_token_ids(source: &ModelSource) -> Vec<u32> {
+    let generation = source.generation_config().map(|config| config.eos_token_ids.clone()).unwrap_or_default();
+    if generation.is_empty() { source.config().dense().eos_token_ids.clone() } else { generation }
+}
+
+impl Front {
+    fn new(
+        source: &ModelSource,
+        device: &Device,
+        sizes: Sizes,
+        loaded: &Loaded,
+        quantize: Option<WeightFormat>,
+    ) -> Result<Self, BuildError> {
+        let tokenizer = source.checkpoint().map(Checkpoint::tokenizer).transpose()?;
+        let chat_format = source.checkpoint().map(Checkpoint::chat_format).transpose()?;
+        let config = source.config().dense();
+        let mut load_notes = source.checkpoint().map(|c| c.warnings().to_vec()).unwrap_or_default();
+        load_notes.extend(fallback_notes(loaded, quantize));
+        let mut formats: Vec<_> = loaded.formats.iter().map(|(f, &bytes)| (f.name().to_owned(), bytes)).collect();
+        formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        let info = ModelInfo {
+            name: source.name().to_owned(),
+            architecture: source.config().architecture().to_owned(),
+            parameters: loaded.parameters,
+            weight_bytes: loaded.bytes,
+            weight_bytes_per_step: loaded.bytes - loaded.untied_embedding_bytes,
+            formats,
+            kv_dtype: sizes.kv_dtype.name().to_owned(),
+            kv_bytes_per_token: kv_bytes_per_token(config, sizes.kv_dtype),
+            kv_capacity_tokens: sizes.num_blocks * BLOCK_SIZE,
+            max_model_len: sizes.max_model_len,
+            vocab_size: config.vocab_size,
+            device: device.name(),
+            threads: device.num_threads(),
+            has_tokenizer: tokenizer.is_some(),
+            note: source.checkpoint().and_then(Checkpoint::note).map(str::to_owned),
+            load_notes,
+        };
+        let limits = Limits {
+            model: info.name.clone(),
+            vocab_size: info.vocab_size,
+            max_model_len: info.max_model_len,
+            has_tokenizer: info.has_tokenizer,
+        };
+        let default_sampling = source.generation_config().map(default_sampling).unwrap_or_default();
+        Ok(Self { info, limits, tokenizer, chat_format, default_sampling })
+    }
+}
+
+/// One sentence per format that matrices took in place of the requested one.
+fn fallback_notes(loaded: &Loaded, quantize: Option<WeightFormat>) -> Vec<String> {
+    let Some(requested) = quantize else { return Vec::new() };
+    let note = |(format, count): (&WeightFormat, &usize)| {
+        format!("{count} matrices are held as {format}: stored in blocks already, or rows do not divide into {requested}")
+    };
+    loaded.fallbacks.iter().map(note).collect()
+}
+
+/// What the checkpoint recommends; greedy unless it says `do_sample` or gives a temperature.
+fn default_sampling(config: &GenerationConfig) -> SamplingParams {
+    let off = SamplingParams::default();
+    let samples = config.do_sample.unwrap_or(config.temperature.is_some());
+    let recommended = SamplingParams {
+        temperature: if samples { config.temperature.unwrap_or(1.0) as f32 } else { 0.0 },
+        top_p: config.top_p.map_or(off.top_p, |p| p as f32),
+        top_k: config.top_k.map_or(off.top_k, |k| k as usize),
+        repetition_penalty: config.repetition_penalty.map_or(off.repetition_penalty, |p| p as f32),
+        ..off.clone()
+    };
+    // A checkpoint can recommend nonsense; requests may not inherit it.
+    if recommended.validate().is_ok() { recommended } else { off }
+}

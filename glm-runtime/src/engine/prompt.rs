@@ -1,0 +1,114 @@
+//! Looking at given tokens instead of generating: their likelihood, and everything the model computes on the way. Both go
+//! through the same paged cache as generation, in chunks of one step's budget.
+
+use glm_kernels::{KernelError, Tensor, gather_rows};
+
+use super::Engine;
+use crate::batch::ForwardBatch;
+use crate::error::EngineError;
+use crate::kv::{BlockId, blocks_for};
+use crate::sampling::log_sum_exp;
+use crate::scheduler::{Chunk, SeqId, StepPlan};
+
+/// Rows of logits held at once: with a vocabulary of 150 000 tokens each takes 600 kB.
+const LOGIT_ROWS: usize = 64;
+
+/// Everything a model computes for a text, to compare it with another implementation. T: tokens of the text, all row-major.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Trace {
+    /// `[T, hidden_size]` each: the embedding output, then the output of every layer.
+    pub hidden_states: Vec<Vec<f32>>,
+    /// `[T, hidden_size]`: after the final norm.
+    pub final_norm: Vec<f32>,
+    /// `[T, vocab_size]`.
+    pub logits: Vec<f32>,
+}
+
+impl Engine {
+    /// Negative log-likelihood (natural logarithm) of every token after the first, given all before it: `ids.len() - 1`
+    /// values. Running requests are not disturbed.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextLength`] if `ids` do not fit into the context; [`EngineError::KvCacheFull`] if running
+    /// requests hold the blocks it needs, which cannot happen while the engine is idle.
+    pub fn score(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
+        let mut nll = Vec::with_capacity(ids.len().saturating_sub(1));
+        self.for_each_chunk(ids, |engine, batch, end| {
+            let x = engine.model.hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
+            // The row of a token predicts the next one; the last token of all predicts nothing that is known.
+            let start = end - batch.token_ids.len();
+            nll.extend(engine.score_rows(&x, &ids[start + 1..ids.len().min(end + 1)])?);
+            Ok(())
+        })?;
+        if nll.iter().all(|value| value.is_finite()) { Ok(nll) } else { Err(EngineError::NotFinite) }
+    }
+
+    /// Hidden states of every layer and logits of every position. Holds all of them in memory: for short texts.
+    ///
+    /// # Errors
+    /// As [`Self::score`].
+    pub fn trace(&mut self, ids: &[u32]) -> Result<Trace, EngineError> {
+        let mut trace = Trace::default();
+        self.for_each_chunk(ids, |engine, batch, _| {
+            let mut layer = 0;
+            let x = engine.model.hidden_states(batch, &mut engine.kv, &mut |x| {
+                trace.hidden_states.resize(trace.hidden_states.len().max(layer + 1), Vec::new());
+                trace.hidden_states[layer].extend(x.to_f32_vec());
+                layer += 1;
+            })?;
+            trace.final_norm.extend(x.to_f32_vec());
+            trace.logits.extend(engine.model.logits(&x)?.to_f32_vec());
+            Ok(())
+        })?;
+        Ok(trace)
+    }
+
+    /// Whether [`Self::score`] would find enough free blocks for `len` tokens now.
+    pub(super) fn can_score(&self, len: usize) -> bool {
+        blocks_for(len) <= self.blocks.num_free()
+    }
+
+    /// Runs `each` with the batch of every chunk of `ids` and the position after it, on blocks taken for the purpose.
+    fn for_each_chunk(
+        &mut self,
+        ids: &[u32],
+        mut each: impl FnMut(&mut Self, &ForwardBatch, usize) -> Result<(), KernelError>,
+    ) -> Result<(), EngineError> {
+        self.front.limits.check_score(ids)?;
+        let block_table = self.blocks.allocate(blocks_for(ids.len())).ok_or(EngineError::KvCacheFull)?;
+        let step = self.max_num_batched_tokens;
+        let result = (0..ids.len()).step_by(step).try_for_each(|start| {
+            let end = ids.len().min(start + step);
+            each(self, &chunk_batch(&ids[start..end], start, &block_table), end)
+        });
+        self.blocks.release(block_table);
+        Ok(result?)
+    }
+
+    /// NLL of `next[i]` under the logits of row `i` of `x`, `[T, C]` with T >= `next.len()`.
+    fn score_rows(&self, x: &Tensor, next: &[u32]) -> Result<Vec<f32>, KernelError> {
+        let vocab_size = self.model.config().vocab_size;
+        let mut nll = Vec::with_capacity(next.len());
+        for (i, next) in next.chunks(LOGIT_ROWS).enumerate() {
+            let first = (i * LOGIT_ROWS) as u32;
+            let rows: Vec<u32> = (first..first + next.len() as u32).collect();
+            let logits = self.model.logits(&gather_rows(x, &rows)?)?; // [R, V]
+            let logits = logits.as_f32()?.chunks_exact(vocab_size);
+            nll.extend(logits.zip(next).map(|(row, &id)| (log_sum_exp(row) - f64::from(row[id as usize])) as f32));
+        }
+        Ok(nll)
+    }
+}
+
+fn chunk_batch(tokens: &[u32], start: usize, block_table: &[BlockId]) -> ForwardBatch {
+    let chunk = Chunk {
+        // A batch does not look at the id; nothing is scheduled.
+        seq: SeqId(u64::MAX),
+        start,
+        tokens: tokens.to_vec(),
+        block_table: block_table.to_vec(),
+        samples: false,
+        prefill: true,
+    };
+    ForwardBatch::from_plan(&StepPlan { chunks: vec![chunk] })
+}

@@ -1,0 +1,244 @@
+//! The engine thread: takes commands, steps, and turns token ids into each client's events.
+//!
+//! Every submitted request ends with exactly one final event: from the engine, or from [`Worker::abort`] if the thread
+//! ends, panics included.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use async_channel::{Receiver, Sender};
+
+use super::handle::{Command, Shared};
+use super::{Engine, EngineHandle, SeqEvent, SeqToken};
+use crate::error::{BuildError, EngineError};
+use crate::request::{Event, FinishReason, Finished, Request, RequestId, Token};
+use crate::text::TextStream;
+
+type ScoreReply = Sender<Result<Vec<f32>, EngineError>>;
+
+/// The engine thread's state.
+struct Worker {
+    engine: Engine,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    clients: HashMap<RequestId, Client>,
+    /// Texts to score as soon as enough blocks are free.
+    scores: VecDeque<(Vec<u32>, ScoreReply)>,
+    /// Callers that wait for the engine to be idle.
+    drains: Vec<Sender<()>>,
+    /// Set by the first of them, for good: what was queued before it is served, what comes after it refused.
+    draining: bool,
+}
+
+/// The sending end of one request.
+struct Client {
+    events: Sender<Event>,
+    /// `None` for models without a tokenizer.
+    text: Option<TextStream>,
+    /// A stop string was found: the end is a stop, whatever else the same token brought.
+    stopped: bool,
+}
+
+impl Engine {
+    /// Moves the engine to a thread of its own.
+    ///
+    /// # Errors
+    /// [`BuildError::Thread`] if the operating system refuses it.
+    pub fn spawn(self) -> Result<EngineHandle, BuildError> {
+        let (sender, commands) = async_channel::unbounded();
+        let shared = Arc::new(Shared {
+            stats: Mutex::new(self.stats()),
+            draining: AtomicBool::new(false),
+            next_id: AtomicU64::new(self.next_id),
+        });
+        let handle = EngineHandle::new(sender, shared.clone(), self.front.clone());
+        let worker = Worker {
+            engine: self,
+            commands,
+            shared,
+            clients: HashMap::new(),
+            scores: VecDeque::new(),
+            drains: Vec::new(),
+            draining: false,
+        };
+        std::thread::Builder::new()
+            .name("glm-engine".to_owned())
+            .spawn(move || worker.run_to_end())
+            .map_err(BuildError::Thread)?;
+        Ok(handle)
+    }
+}
+
+impl Worker {
+    fn run_to_end(mut self) {
+        let error = match catch_unwind(AssertUnwindSafe(|| self.run())) {
+            Ok(()) => EngineError::Stopped,
+            Err(panic) => EngineError::Panicked(panic_message(panic.as_ref()).into()),
+        };
+        self.abort(&error);
+    }
+
+    /// Until all handles are gone and no work is left.
+    fn run(&mut self) {
+        loop {
+            if !self.has_work() {
+                match self.commands.recv_blocking() {
+                    Ok(command) => self.accept(command),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.accept(command);
+            }
+            self.cancel_abandoned();
+            self.answer_scores();
+            let events = self.engine.step();
+            self.deliver(events);
+            // Before anybody hears that the engine is idle: the statistics they look at must say so too.
+            *self.shared.stats() = self.engine.stats();
+            if !self.engine.has_work() && self.scores.is_empty() {
+                self.answer_drains();
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.engine.has_work() || !self.scores.is_empty() || !self.drains.is_empty()
+    }
+
+    fn accept(&mut self, command: Command) {
+        match command {
+            Command::Submit { id, request, events } => self.submit(id, request, events),
+            Command::Cancel(id) => {
+                let event = self.engine.cancel(id);
+                self.deliver(event);
+            }
+            Command::Score { ids, reply } => self.scores.push_back((ids, reply)),
+            Command::Drain { reply } => {
+                self.draining = true;
+                self.drains.push(reply);
+            }
+        }
+    }
+
+    fn submit(&mut self, id: RequestId, request: Request, events: Sender<Event>) {
+        let tokenizer = self.engine.front.tokenizer.as_ref();
+        let text = tokenizer.map(|tokenizer| TextStream::new(tokenizer, &request.options));
+        let accepted = if self.draining { Err(EngineError::Draining) } else { self.engine.submit_as(id, request) };
+        match accepted {
+            Ok(()) => drop(self.clients.insert(id, Client { events, text, stopped: false })),
+            Err(error) => send(&events, Event::Failed(error)),
+        }
+    }
+
+    /// A dropped stream closes its channel: nobody will read the rest, so its blocks go back now.
+    fn cancel_abandoned(&mut self) {
+        let abandoned: Vec<RequestId> =
+            self.clients.iter().filter(|(_, client)| client.events.is_closed()).map(|(&id, _)| id).collect();
+        for id in abandoned {
+            let event = self.engine.cancel(id);
+            self.deliver(event);
+        }
+    }
+
+    fn answer_scores(&mut self) {
+        while let Some((ids, reply)) = self.scores.pop_front() {
+            if !self.engine.can_score(ids.len()) && self.engine.has_work() {
+                self.scores.push_front((ids, reply));
+                return;
+            }
+            let result = self.engine.score(&ids);
+            // The caller may have given up waiting.
+            let _ = reply.try_send(result);
+        }
+    }
+
+    fn answer_drains(&mut self) {
+        for done in self.drains.drain(..) {
+            // The caller may have given up waiting.
+            let _ = done.try_send(());
+        }
+    }
+
+    fn deliver(&mut self, events: impl IntoIterator<Item = SeqEvent>) {
+        for event in events {
+            match event {
+                SeqEvent::Token(token) => self.deliver_token(token),
+                SeqEvent::Finished(id, finished) => self.finish(id, finished),
+                SeqEvent::Failed(id, error) => {
+                    if let Some(client) = self.clients.remove(&id) {
+                        send(&client.events, Event::Failed(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver_token(&mut self, token: SeqToken) {
+        let (id, ended) = (token.request, token.finish_reason.is_some());
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.token(token);
+        // The text is complete although the tokens are not: end the sequence here.
+        if client.stopped && !ended {
+            let event = self.engine.stop(id, FinishReason::Stop);
+            self.deliver(event);
+        }
+    }
+
+    fn finish(&mut self, id: RequestId, mut finished: Finished) {
+        let Some(client) = self.clients.remove(&id) else { return };
+        if client.stopped {
+            finished.reason = FinishReason::Stop;
+        }
+        send(&client.events, Event::Finished(finished));
+    }
+
+    /// Ends everything that is left: running requests, waiting commands, callers of `score` and `drain`.
+    fn abort(mut self, error: &EngineError) {
+        self.commands.close();
+        for (_, client) in self.clients.drain() {
+            send(&client.events, Event::Failed(error.clone()));
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Submit { events, .. } = command {
+                send(&events, Event::Failed(error.clone()));
+            }
+        }
+        let mut stats = self.shared.stats();
+        (stats.waiting, stats.running) = (0, 0);
+    }
+}
+
+impl Client {
+    /// Sends a token with the text that became certain.
+    fn token(&mut self, token: SeqToken) {
+        let text = match &mut self.text {
+            Some(text) => {
+                let piece = match token.finish_reason {
+                    // The id that ends the answer is not part of its text.
+                    Some(FinishReason::Stop) => text.finish(),
+                    Some(_) => text.push_last(token.id),
+                    None => text.push(token.id),
+                };
+                self.stopped |= piece.stopped;
+                piece.text
+            }
+            None => String::new(),
+        };
+        let SeqToken { index, id, logprob, top_logprobs, .. } = token;
+        send(&self.events, Event::Token(Token { index, id, text, logprob, top_logprobs }));
+    }
+}
+
+/// Sends to a client, who may have gone away.
+fn send(events: &Sender<Event>, event: Event) {
+    let _ = events.try_send(event);
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,237 @@
+//! [`WeightLoader`]: builds a model's layers from a [`ModelSource`], one tensor at a time, so that at most one tensor is in
+//! memory twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use glm_core::{DenseConfig, Progress};
+use glm_kernels::{AttnDims, Device, KernelError, Tensor, Weight, WeightBuilder, WeightFormat, quant};
+
+use super::format::format_for;
+use super::random::RandomWeights;
+use super::source::{ModelSource, TensorSpec};
+use crate::error::BuildError;
+use crate::layers::{Attention, Embedding, Linear, Mlp, RmsNorm, RotaryEmbedding};
+
+/// Rows of a random tensor that one task draws: enough work to be worth handing out, little enough to balance.
+const ROWS_PER_TASK: usize = 256;
+
+/// Reads tensors by name and turns them into layers on a device.
+pub(crate) struct WeightLoader<'a> {
+    source: &'a ModelSource,
+    device: &'a Device,
+    quantize: Option<WeightFormat>,
+    progress: Option<&'a dyn Progress>,
+    loaded: Loaded,
+}
+
+/// What was loaded so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded {
+    /// Weights in all tensors.
+    pub(crate) parameters: u64,
+    /// Bytes held.
+    pub(crate) bytes: u64,
+    /// Bytes of an embedding table that only looks rows up.
+    pub(crate) untied_embedding_bytes: u64,
+    /// Bytes of matrices per format.
+    pub(crate) formats: BTreeMap<WeightFormat, u64>,
+    /// Matrices that did not take the requested format, with the one they took.
+    pub(crate) fallbacks: BTreeMap<WeightFormat, usize>,
+}
+
+/// Bytes that the weights of `source` take when held as [`format_for`] says.
+pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>) -> u64 {
+    source.tensors().iter().map(|spec| tensor_bytes(spec, format_for(spec, quantize))).sum()
+}
+
+fn tensor_bytes(spec: &TensorSpec, format: WeightFormat) -> u64 {
+    format.row_bytes(spec.columns()).unwrap_or(usize::MAX) as u64 * spec.rows() as u64
+}
+
+impl<'a> WeightLoader<'a> {
+    pub(crate) fn new(
+        source: &'a ModelSource,
+        device: &'a Device,
+        quantize: Option<WeightFormat>,
+        progress: Option<&'a dyn Progress>,
+    ) -> Self {
+        if let Some(progress) = progress {
+            let total = source.tensors().iter().map(|spec| tensor_bytes(spec, spec.format)).sum();
+            progress.begin(&format!("loading {}", source.name()), total);
+        }
+        Self { source, device, quantize, progress, loaded: Loaded::default() }
+    }
+
+    pub(crate) fn config(&self) -> &'a DenseConfig {
+        self.source.config().dense()
+    }
+
+    /// What was loaded.
+    pub(crate) fn finish(self) -> Loaded {
+        if let Some(progress) = self.progress {
+            progress.end();
+        }
+        self.loaded
+    }
+
+    pub(crate) fn rotary_embedding(&self) -> Result<RotaryEmbedding, BuildError> {
+        RotaryEmbedding::new(self.device, self.config())
+    }
+
+    pub(crate) fn embedding(&mut self) -> Result<Embedding, BuildError> {
+        let config = self.config();
+        let weight =
+            Arc::new(self.weight(config.hidden_size, &[("model.embed_tokens.weight", config.vocab_size)])?);
+        if !config.tie_word_embeddings {
+            self.loaded.untied_embedding_bytes = weight.byte_len() as u64;
+        }
+        Ok(Embedding { weight })
+    }
+
+    /// The output head, which is the embedding table itself where the two are tied.
+    pub(crate) fn lm_head(&mut self, embed_tokens: &Embedding) -> Result<Linear, BuildError> {
+        let config = self.config();
+        let weight = match config.tie_word_embeddings {
+            true => embed_tokens.weight.clone(),
+            false => Arc::new(self.weight(config.hidden_size, &[("lm_head.weight", config.vocab_size)])?),
+        };
+        Ok(Linear { weight, bias: None })
+    }
+
+    pub(crate) fn rms_norm(&mut self, prefix: &str) -> Result<RmsNorm, BuildError> {
+        let config = self.config();
+        let weight = self.vector(&[(&format!("{prefix}.weight"), config.hidden_size)])?;
+        Ok(RmsNorm { weight, eps: config.rms_norm_eps as f32 })
+    }
+
+    pub(crate) fn mlp(&mut self, prefix: &str) -> Result<Mlp, BuildError> {
+        let (c, f) = (self.config().hidden_size, self.config().intermediate_size);
+        Ok(Mlp {
+            gate_up_proj: self.weight(c, &[(&format!("{prefix}.gate_up_proj.weight"), 2 * f)])?,
+            down_proj: self.weight(f, &[(&format!("{prefix}.down_proj.weight"), c)])?,
+        })
+    }
+
+    /// Query, key and value become one matrix, whether the checkpoint holds them apart or fused; each keeps its format.
+    pub(crate) fn attention(&mut self, prefix: &str) -> Result<Attention, BuildError> {
+        let config = self.config();
+        let dims = AttnDims {
+            num_heads: config.num_attention_heads,
+            num_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+        };
+        let (q, kv) = (dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim);
+        let fused = self.source.tensor_spec(&format!("{prefix}.qkv_proj.weight")).is_some();
+        let parts: &[(&str, usize)] = match fused {
+            true => &[("qkv_proj", q + 2 * kv)],
+            false => &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)],
+        };
+        let named = |kind: &str| -> Vec<(String, usize)> {
+            parts.iter().map(|(name, rows)| (format!("{prefix}.{name}.{kind}"), *rows)).collect()
+        };
+        let weight = self.weight(config.hidden_size, &as_parts(&named("weight")))?;
+        let bias = match config.attention_bias {
+            true => Some(self.vector(&as_parts(&named("bias")))?),
+            false => None,
+        };
+        let o_proj = self.weight(q, &[(&format!("{prefix}.o_proj.weight"), config.hidden_size)])?;
+        Ok(Attention {
+            qkv_proj: Linear { weight: Arc::new(weight), bias },
+            o_proj: Linear { weight: Arc::new(o_proj), bias: None },
+            dims,
+        })
+    }
+
+    /// One matrix of `columns` columns from the rows of several tensors.
+    fn weight(&mut self, columns: usize, parts: &[(&str, usize)]) -> Result<Weight, BuildError> {
+        let mut builder = WeightBuilder::new(self.device, columns);
+        for &(name, rows) in parts {
+            let (spec, format) = match self.source {
+                ModelSource::Random(random) => {
+                    let spec = random.spec(name)?.clone();
+                    let format = format_for(&spec, self.quantize);
+                    builder.push_rows(format, rows, &draw(random, &spec, format, self.device)?)?;
+                    (spec, format)
+                }
+                ModelSource::Checkpoint { .. } => {
+                    let tensor = self.source.read_checked(name, &[rows, columns])?;
+                    let format = format_for(&tensor.spec, self.quantize);
+                    builder.push_rows_requantized(format, rows, tensor.spec.format, &tensor.bytes)?;
+                    (tensor.spec, format)
+                }
+            };
+            self.note_matrix(&spec, format);
+        }
+        Ok(builder.finish()?)
+    }
+
+    /// One f32 vector from several tensors.
+    fn vector(&mut self, parts: &[(&str, usize)]) -> Result<Tensor, BuildError> {
+        let mut values = Vec::new();
+        for &(name, len) in parts {
+            let tensor = self.source.read_checked(name, &[len])?;
+            let start = values.len();
+            values.resize(start + len, 0.0);
+            quant::dequantize(tensor.spec.format, &tensor.bytes, &mut values[start..])?;
+            self.note(&tensor.spec, 4 * len as u64);
+        }
+        Ok(Tensor::from_f32(self.device, &values, &[values.len()])?)
+    }
+
+    fn note_matrix(&mut self, spec: &TensorSpec, format: WeightFormat) {
+        let bytes = tensor_bytes(spec, format);
+        *self.loaded.formats.entry(format).or_default() += bytes;
+        if self.quantize.is_some_and(|requested| requested != format) {
+            *self.loaded.fallbacks.entry(format).or_default() += 1;
+        }
+        self.note(spec, bytes);
+    }
+
+    fn note(&mut self, spec: &TensorSpec, bytes: u64) {
+        self.loaded.parameters += spec.elements();
+        self.loaded.bytes += bytes;
+        if let Some(progress) = self.progress {
+            progress.advance(tensor_bytes(spec, spec.format));
+        }
+    }
+}
+
+fn as_parts(named: &[(String, usize)]) -> Vec<(&str, usize)> {
+    named.iter().map(|(name, rows)| (name.as_str(), *rows)).collect()
+}
+
+/// Draws a random matrix straight into its format, rows in parallel.
+fn draw(
+    random: &RandomWeights,
+    spec: &TensorSpec,
+    format: WeightFormat,
+    device: &Device,
+) -> Result<Vec<u8>, BuildError> {
+    let (rows, columns) = (spec.rows(), spec.columns());
+    let row_bytes = format.row_bytes(columns).ok_or(KernelError::PartialBlock {
+        format,
+        columns,
+        block_len: format.block_len(),
+    })?;
+    let mut bytes = vec![0; rows * row_bytes];
+    // Each task locks its own rows once: the locks only hand out the disjoint pieces.
+    let pieces: Vec<_> = bytes.chunks_mut(ROWS_PER_TASK * row_bytes).map(Mutex::new).collect();
+    let failure = Mutex::new(None);
+    device.pool().for_each(pieces.len(), |task| {
+        let mut piece = pieces[task].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = vec![0.0; columns];
+        for (i, out) in piece.chunks_exact_mut(row_bytes).enumerate() {
+            let row = task * ROWS_PER_TASK + i;
+            random.draw_rows(spec, row..row + 1, &mut values);
+            if let Err(error) = quant::quantize(format, &values, out) {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                return;
+            }
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error.into()),
+        None => Ok(bytes),
+    }
+}

@@ -1,0 +1,50 @@
+//! Repetition (Keskar et al. 2019, "CTRL"), presence and frequency penalties (OpenAI).
+
+use std::collections::{HashMap, HashSet};
+
+use super::SamplingParams;
+
+/// The tokens a sequence has seen, and what they cost.
+#[derive(Debug, Clone)]
+pub struct Penalties {
+    repetition: f32,
+    presence: f32,
+    frequency: f32,
+    in_prompt: HashSet<u32>,
+    /// Occurrences in the answer.
+    generated: HashMap<u32, u32>,
+}
+
+impl Penalties {
+    /// `None` if all penalties are off, so that an ordinary request counts nothing.
+    pub fn new(params: &SamplingParams, prompt: &[u32]) -> Option<Self> {
+        let off = params.repetition_penalty == 1.0 && params.presence_penalty == 0.0 && params.frequency_penalty == 0.0;
+        (!off).then(|| Self {
+            repetition: params.repetition_penalty,
+            presence: params.presence_penalty,
+            frequency: params.frequency_penalty,
+            in_prompt: prompt.iter().copied().collect(),
+            generated: HashMap::new(),
+        })
+    }
+
+    /// Notes a generated token.
+    pub fn count(&mut self, id: u32) {
+        *self.generated.entry(id).or_default() += 1;
+    }
+
+    /// Applies repetition to every token seen, presence and frequency to every token generated.
+    pub fn apply(&self, logits: &mut [f32]) {
+        let only_in_prompt = self.in_prompt.iter().filter(|id| !self.generated.contains_key(id));
+        for &id in only_in_prompt.chain(self.generated.keys()) {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
+            }
+        }
+        for (&id, &count) in &self.generated {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit -= self.presence + self.frequency * count as f32;
+            }
+        }
+    }
+}

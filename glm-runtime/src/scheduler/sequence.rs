@@ -1,0 +1,58 @@
+//! One sequence: its tokens, how many of them are computed, and the blocks that hold them.
+
+use crate::kv::BlockId;
+use crate::request::FinishReason;
+
+/// Names a sequence in the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeqId(pub u64);
+
+/// When a sequence ends by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndConditions {
+    /// Most tokens to generate, at least 1.
+    pub max_new_tokens: usize,
+    /// Ids that end it.
+    pub stop_token_ids: Vec<u32>,
+}
+
+/// A sequence in the scheduler. Tokens `0..num_computed` have keys and values in the blocks of `block_table`.
+#[derive(Debug, Clone)]
+pub(super) struct Sequence {
+    pub(super) id: SeqId,
+    /// Prompt, then what was generated.
+    pub(super) tokens: Vec<u32>,
+    pub(super) prompt_len: usize,
+    pub(super) num_computed: usize,
+    pub(super) block_table: Vec<BlockId>,
+    pub(super) end: EndConditions,
+}
+
+impl Sequence {
+    pub(super) fn new(id: SeqId, prompt: Vec<u32>, end: EndConditions) -> Self {
+        Self { id, prompt_len: prompt.len(), tokens: prompt, num_computed: 0, block_table: Vec::new(), end }
+    }
+
+    pub(super) fn num_generated(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    /// Tokens that still need keys and values: 1 while decoding, more during prefill or after a preemption.
+    pub(super) fn num_pending(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    pub(super) fn is_decoding(&self) -> bool {
+        self.num_computed > 0 && self.num_pending() == 1
+    }
+
+    /// Whether the latest token ended the sequence, and how. A full context ends it too.
+    pub(super) fn finish_reason(&self, max_model_len: usize) -> Option<FinishReason> {
+        let last = self.tokens.last()?;
+        if self.num_generated() > 0 && self.end.stop_token_ids.contains(last) {
+            return Some(FinishReason::Stop);
+        }
+        let full = self.num_generated() >= self.end.max_new_tokens || self.tokens.len() >= max_model_len;
+        full.then_some(FinishReason::Length)
+    }
+}
