@@ -390,3 +390,98 @@ fn convert(
         others.into_iter().map(join).fold(own, Result::and)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glm_core::ModelConfig;
+    use glm_core::gguf::Reader;
+
+    const CONFIG: &str = r#"{
+        "model_type": "glm4", "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 24, "vocab_size": 300, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "attention_bias": true, "tie_word_embeddings": false, "partial_rotary_factor": 0.5, "eos_token_id": [1]
+    }"#;
+
+    fn random() -> RandomWeights {
+        let config = ModelConfig::from_json(CONFIG, Path::new("config.json")).unwrap();
+        RandomWeights::new("random:test".to_owned(), config, 7)
+    }
+
+    /// The values of a tensor in a file, as f32.
+    fn values(reader: &Reader, name: &str) -> Vec<f32> {
+        let entry = reader.tensors().iter().find(|entry| entry.name == name).unwrap();
+        let mut values = vec![f32::NAN; entry.shape.iter().product()];
+        quant::dequantize(entry.ty.name().parse().unwrap(), reader.data(entry), &mut values).unwrap();
+        values
+    }
+
+    #[test]
+    fn both_crates_list_the_same_formats() {
+        for format in WeightFormat::ALL {
+            let ty = tensor_type(format);
+            assert_eq!((ty.block_len(), ty.block_bytes()), (format.block_len(), format.block_bytes()), "{format}");
+        }
+        assert!(formats().any(|format| format == WeightFormat::Q4K));
+        assert!(formats().all(quant::can_quantize));
+    }
+
+    #[test]
+    fn what_is_written_is_what_quantising_in_one_piece_gives() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.gguf");
+        let random = random();
+        let source = ModelSource::Random(random.clone());
+        let options = QuantizeOptions { threads: Some(3), ..QuantizeOptions::new(WeightFormat::Q4K) };
+        let report = quantize_to_gguf(&source, &output, &options).unwrap();
+        let reader = Reader::open(&output).unwrap();
+        assert_eq!(reader.tensors().len(), report.tensors);
+        for (spec, entry) in random.tensors().iter().zip(reader.tensors()) {
+            let (rows, columns) = dimensions(spec);
+            let mut drawn = vec![0.0; rows * columns];
+            random.draw_rows(spec, 0..rows, &mut drawn);
+            let format = format_for(spec, Some(WeightFormat::Q4K));
+            let mut bytes = vec![0; format.row_bytes(columns).unwrap() * rows];
+            quant::quantize(format, &drawn, &mut bytes).unwrap();
+            let mut expected = vec![0.0; rows * columns];
+            quant::dequantize(format, &bytes, &mut expected).unwrap();
+            assert_eq!(values(&reader, &entry.name), expected, "{}", spec.name);
+        }
+        assert!(report.formats.contains_key("q4_k") && report.formats.contains_key("f32"), "{report:?}");
+        assert!(report.formats.contains_key("q8_0"), "rows of 96 do not divide into blocks of 256");
+    }
+
+    #[test]
+    fn a_stopped_job_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = Arc::new(AtomicBool::new(true));
+        let options = QuantizeOptions { stop: Some(stop), ..QuantizeOptions::new(WeightFormat::Q8_0) };
+        let source = ModelSource::Random(random());
+        let stopped = quantize_to_gguf(&source, &folder.path().join("out.gguf"), &options);
+        assert!(matches!(stopped, Err(QuantizeError::Stopped)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_is_refused_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("there");
+        std::fs::write(&file, "kept").unwrap();
+        let source = ModelSource::Random(random());
+        let run = |output: &Path| quantize_to_gguf(&source, output, &QuantizeOptions::new(WeightFormat::Q8_0));
+        assert!(matches!(run(&file), Err(QuantizeError::Exists(_))));
+        assert!(matches!(run(folder.path()), Err(QuantizeError::Output { .. })));
+        assert!(matches!(run(&folder.path().join("no/such")), Err(QuantizeError::Output { .. })));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    }
+
+    #[test]
+    fn blocks_are_not_rounded_twice_but_can_become_floats() {
+        use WeightFormat as W;
+        let stored = |format| TensorSpec { name: "w".to_owned(), shape: vec![4, 256], format };
+        assert_eq!(target_format(&stored(W::Q6K), W::Q4K), None);
+        assert_eq!(target_format(&stored(W::Q6K), W::Q6K), Some(W::Q6K));
+        assert_eq!(target_format(&stored(W::Q6K), W::F16), Some(W::F16));
+        assert_eq!(target_format(&stored(W::BF16), W::Q4K), Some(W::Q4K));
+    }
+}
