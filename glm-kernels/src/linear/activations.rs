@@ -45,15 +45,28 @@ impl QuantizedRows {
         let mut codes = device.allocate(x.len())?;
         let mut info = device.allocate(blocks * size_of::<BlockInfo>())?;
         let isa = device.isa();
-        let (shared_codes, shared_info) = (SharedMut::new(codes.as_slice_of_mut::<i8>()), SharedMut::new(info.as_slice_of_mut::<f32>()));
-        device.pool().for_each_range(blocks, MIN_BLOCKS_PER_TASK, |range| {
-            let (start, len) = (range.start, range.len());
-            // SAFETY: the ranges of tasks do not overlap, so neither do these parts.
-            let (codes, info) = unsafe {
-                (shared_codes.slice(start * BLOCK_COLS, len * BLOCK_COLS), shared_info.slice(start * INFO_LEN, len * INFO_LEN))
-            };
-            quantize(isa, &x[start * BLOCK_COLS..][..len * BLOCK_COLS], codes, info);
-        });
+        let (shared_codes, shared_info) = (
+            SharedMut::new(codes.as_slice_of_mut::<i8>()),
+            SharedMut::new(info.as_slice_of_mut::<f32>()),
+        );
+        device
+            .pool()
+            .for_each_range(blocks, MIN_BLOCKS_PER_TASK, |range| {
+                let (start, len) = (range.start, range.len());
+                // SAFETY: the ranges of tasks do not overlap, so neither do these parts.
+                let (codes, info) = unsafe {
+                    (
+                        shared_codes.slice(start * BLOCK_COLS, len * BLOCK_COLS),
+                        shared_info.slice(start * INFO_LEN, len * INFO_LEN),
+                    )
+                };
+                quantize(
+                    isa,
+                    &x[start * BLOCK_COLS..][..len * BLOCK_COLS],
+                    codes,
+                    info,
+                );
+            });
         Ok(Self { cols, codes, info })
     }
 
@@ -93,10 +106,16 @@ unsafe fn quantize_avx2(x: &[f32], codes: &mut [i8], info: &mut [f32]) {
 #[inline(always)]
 fn quantize_blocks(x: &[f32], codes: &mut [i8], info: &mut [f32]) {
     let blocks = x.as_chunks::<BLOCK_COLS>().0.iter();
-    let outputs = codes.as_chunks_mut::<BLOCK_COLS>().0.iter_mut().zip(info.as_chunks_mut::<INFO_LEN>().0);
+    let outputs = codes
+        .as_chunks_mut::<BLOCK_COLS>()
+        .0
+        .iter_mut()
+        .zip(info.as_chunks_mut::<INFO_LEN>().0);
     for (x, (codes, info)) in blocks.zip(outputs) {
         // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so the result, instead of vanishing.
-        let largest = x.iter().fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
+        let largest = x
+            .iter()
+            .fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
         let scale = f32::from_bits(largest) / 127.0;
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         let mut sums = [0i32; 2];
@@ -108,7 +127,16 @@ fn quantize_blocks(x: &[f32], codes: &mut [i8], info: &mut [f32]) {
             }
         }
         let [low, high] = sums.map(|sum| sum as f32);
-        *info = [scale, low + high, low, high, scale * (low + high), scale * low, scale * high, 0.0];
+        *info = [
+            scale,
+            low + high,
+            low,
+            high,
+            scale * (low + high),
+            scale * low,
+            scale * high,
+            0.0,
+        ];
     }
 }
 
@@ -118,13 +146,19 @@ mod tests {
     use crate::CpuOptions;
 
     fn quantized(isa: Isa, x: &[f32], cols: usize) -> QuantizedRows {
-        let device = Device::cpu(CpuOptions { threads: Some(2), isa: Some(isa) }).unwrap();
+        let device = Device::cpu(CpuOptions {
+            threads: Some(2),
+            isa: Some(isa),
+        })
+        .unwrap();
         QuantizedRows::new(&device, x, cols).unwrap()
     }
 
     #[test]
     fn codes_are_within_half_a_step_and_sums_are_exact() {
-        let x: Vec<f32> = (0..128).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173).collect();
+        let x: Vec<f32> = (0..128)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173)
+            .collect();
         for isa in Isa::available() {
             let rows = quantized(isa, &x, 64);
             for t in 0..2 {
@@ -132,9 +166,15 @@ mod tests {
                     let codes = &rows.codes(t)[b * 32..][..32];
                     let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
                     let low: i32 = codes[..16].iter().map(|code| i32::from(*code)).sum();
-                    assert_eq!((info.sum, info.half_sums), (sum as f32, [low as f32, (sum - low) as f32]));
+                    assert_eq!(
+                        (info.sum, info.half_sums),
+                        (sum as f32, [low as f32, (sum - low) as f32])
+                    );
                     assert_eq!(info.scaled_sum, info.scale * sum as f32);
-                    assert_eq!(info.scaled_half_sums, info.half_sums.map(|sum| info.scale * sum));
+                    assert_eq!(
+                        info.scaled_half_sums,
+                        info.half_sums.map(|sum| info.scale * sum)
+                    );
                     for (x, code) in x[t * 64 + b * 32..].iter().zip(codes) {
                         assert!((x - info.scale * f32::from(*code)).abs() <= 0.501 * info.scale);
                         assert!(*code >= -127);

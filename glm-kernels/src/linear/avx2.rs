@@ -15,7 +15,7 @@ use crate::quant::IQ4_LEVELS;
 pub(super) struct Ymm<const VNNI: bool>;
 
 /// Computes `panels` for `tokens`.
-pub(super) fn run(_cpu: Avx2, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+pub(super) fn run(cpu: Avx2, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
     if !job.format.is_quantized() {
         // SAFETY: an `Avx2` value exists only where AVX2, FMA and F16C were detected.
         with_float!(job.format, E => unsafe { float::<E>(job, panels, tokens) });
@@ -23,7 +23,7 @@ pub(super) fn run(_cpu: Avx2, job: &Job, panels: Range<usize>, tokens: Range<usi
         // SAFETY: as above, and AVX-VNNI was detected.
         with_quantized!(job.format, C => unsafe { quantized_vnni::<C>(job, panels, tokens) });
     } else {
-        run_without_vnni(_cpu, job, panels, tokens);
+        run_without_vnni(cpu, job, panels, tokens);
     }
 }
 
@@ -106,7 +106,10 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
     }
     #[inline(always)]
     unsafe fn iq4_levels(codes: Self::I) -> Self::I {
-        let levels = _mm_xor_si128(_mm_loadu_si128(IQ4_LEVELS.as_ptr().cast()), _mm_set1_epi8(-128));
+        let levels = _mm_xor_si128(
+            _mm_loadu_si128(IQ4_LEVELS.as_ptr().cast()),
+            _mm_set1_epi8(-128),
+        );
         _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), codes)
     }
     #[inline(always)]
@@ -124,7 +127,10 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         }
         // Codes up to 255 would overflow the i16. So make them signed, and move the sign over to the activations: |code| <= 128 and |x| <= 127 fit.
         let codes = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-        add_pairs(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(four(x), codes)))
+        add_pairs(
+            sum,
+            _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(four(x), codes)),
+        )
     }
     #[inline(always)]
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
@@ -164,7 +170,9 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
     }
     #[inline(always)]
     unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(bytes.cast()))))
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(
+            _mm_loadu_si128(bytes.cast()),
+        )))
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

@@ -85,12 +85,19 @@ impl Lanes for Zmm {
     }
     #[inline(always)]
     unsafe fn iq4_levels(codes: Self::I) -> Self::I {
-        let levels = _mm_xor_si128(_mm_loadu_si128(IQ4_LEVELS.as_ptr().cast()), _mm_set1_epi8(-128));
+        let levels = _mm_xor_si128(
+            _mm_loadu_si128(IQ4_LEVELS.as_ptr().cast()),
+            _mm_set1_epi8(-128),
+        );
         _mm512_shuffle_epi8(_mm512_broadcast_i32x4(levels), codes)
     }
     #[inline(always)]
     unsafe fn dot(sum: Self::I, codes: Self::I, x: *const i8) -> Self::I {
-        _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned()))
+        _mm512_dpbusd_epi32(
+            sum,
+            codes,
+            _mm512_set1_epi32(x.cast::<i32>().read_unaligned()),
+        )
     }
     #[inline(always)]
     unsafe fn dot_bytes(sum: Self::I, codes: Self::I, x: *const i8) -> Self::I {
@@ -134,7 +141,9 @@ impl Lanes for Zmm {
     }
     #[inline(always)]
     unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.cast()))))
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+            _mm256_loadu_si256(bytes.cast()),
+        )))
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

@@ -30,7 +30,9 @@ macro_rules! quantized_formats {
         }
     )*};
 }
-quantized_formats!(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs);
+quantized_formats!(
+    Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Iq4Nl, Iq4Xs
+);
 
 macro_rules! float_formats {
     ($($format:ident: $bytes:literal, $load:ident);*) => {$(
@@ -65,9 +67,18 @@ pub(super) use with_quantized;
 macro_rules! with_float {
     ($format:expr, $E:ident => $run:expr) => {
         match $format {
-            $crate::WeightFormat::F32 => { type $E = $crate::linear::codec::F32; $run }
-            $crate::WeightFormat::F16 => { type $E = $crate::linear::codec::F16; $run }
-            $crate::WeightFormat::BF16 => { type $E = $crate::linear::codec::BF16; $run }
+            $crate::WeightFormat::F32 => {
+                type $E = $crate::linear::codec::F32;
+                $run
+            }
+            $crate::WeightFormat::F16 => {
+                type $E = $crate::linear::codec::F16;
+                $run
+            }
+            $crate::WeightFormat::BF16 => {
+                type $E = $crate::linear::codec::BF16;
+                $run
+            }
             format => unreachable!("{format} is not a float format"),
         }
     };

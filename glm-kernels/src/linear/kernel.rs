@@ -9,6 +9,7 @@
 //! [`Job`], whose sizes [`Job::new`] checks.
 
 #![allow(unsafe_op_in_unsafe_fn)] // nearly every line is a vector operation under the one contract above
+#![allow(clippy::needless_range_loop)] // indices of fixed arrays, which become registers; iterators would bring closures that are not inlined
 
 use std::ops::Range;
 
@@ -56,13 +57,38 @@ impl<'a> Job<'a> {
     ///
     /// # Panics
     /// If the sizes do not fit, or codes are missing for a quantised format: `linear` checks its arguments before.
-    pub fn new(segment: &'a Segment, cols: usize, x: &'a [f32], codes: Option<&'a QuantizedRows>, out: Output<'a>) -> Self {
+    pub fn new(
+        segment: &'a Segment,
+        cols: usize,
+        x: &'a [f32],
+        codes: Option<&'a QuantizedRows>,
+        out: Output<'a>,
+    ) -> Self {
         let (format, rows) = (segment.format, segment.rows.len());
         assert!(codes.is_some() || !format.is_quantized());
-        assert_eq!(segment.bytes().len(), segment.panels() * segment.panel_bytes);
-        assert_eq!(Some(segment.panel_bytes), super::layout::panel_bytes(format, cols));
-        assert!(x.len().is_multiple_of(cols) && out.bias.is_none_or(|bias| bias.len() == out.stride) && out.start + rows <= out.stride);
-        Self { format, panels: segment.bytes(), panel_bytes: segment.panel_bytes, rows, cols, x, codes, out }
+        assert_eq!(
+            segment.bytes().len(),
+            segment.panels() * segment.panel_bytes
+        );
+        assert_eq!(
+            Some(segment.panel_bytes),
+            super::layout::panel_bytes(format, cols)
+        );
+        assert!(
+            x.len().is_multiple_of(cols)
+                && out.bias.is_none_or(|bias| bias.len() == out.stride)
+                && out.start + rows <= out.stride
+        );
+        Self {
+            format,
+            panels: segment.bytes(),
+            panel_bytes: segment.panel_bytes,
+            rows,
+            cols,
+            x,
+            codes,
+            out,
+        }
     }
 
     fn panel(&self, index: usize) -> &[u8] {
@@ -80,7 +106,11 @@ impl<'a> Job<'a> {
         // SAFETY: a token and a row are computed by one task, so no other has this part of the result.
         let out = unsafe { self.out.values.slice(t * self.out.stride + column, len) };
         match self.out.bias {
-            Some(bias) => out.iter_mut().zip(sums).zip(&bias[column..]).for_each(|((out, sum), bias)| *out = sum + bias),
+            Some(bias) => out
+                .iter_mut()
+                .zip(sums)
+                .zip(&bias[column..])
+                .for_each(|((out, sum), bias)| *out = sum + bias),
             None => out.copy_from_slice(&sums[..len]),
         }
     }
@@ -112,12 +142,19 @@ macro_rules! for_each_tile {
 /// `tokens` in runs whose activations, `row_bytes` per token, stay in the cache; whole tiles but for the last.
 fn token_runs(tokens: Range<usize>, row_bytes: usize) -> impl Iterator<Item = Range<usize>> {
     let run = (TOKEN_RUN_BYTES / row_bytes.max(1)).max(8) / 8 * 8;
-    tokens.clone().step_by(run).map(move |start| start..(start + run).min(tokens.end))
+    tokens
+        .clone()
+        .step_by(run)
+        .map(move |start| start..(start + run).min(tokens.end))
 }
 
 /// Computes `panels` of a quantised segment for `tokens`.
 #[inline(always)]
-pub(super) unsafe fn quantized<L: Lanes, C: Codec>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+pub(super) unsafe fn quantized<L: Lanes, C: Codec>(
+    job: &Job,
+    panels: Range<usize>,
+    tokens: Range<usize>,
+) {
     let Some(codes) = job.codes else { return };
     for tokens in token_runs(tokens, 2 * job.cols) {
         for index in panels.clone() {
@@ -133,7 +170,12 @@ pub(super) unsafe fn quantized<L: Lanes, C: Codec>(job: &Job, panels: Range<usiz
 }
 
 #[inline(always)]
-unsafe fn store_tile<L: Lanes, const T: usize>(job: &Job, t: usize, first_row: usize, sums: [L::F; T]) {
+unsafe fn store_tile<L: Lanes, const T: usize>(
+    job: &Job,
+    t: usize,
+    first_row: usize,
+    sums: [L::F; T],
+) {
     for (i, sum) in sums.into_iter().enumerate() {
         let mut values = [0.0; PANEL_ROWS];
         L::store(sum, values.as_mut_ptr());
@@ -151,21 +193,38 @@ struct Unpacked<L: Lanes> {
 
 /// One vector of rows times `T` tokens from `t` on.
 #[inline(always)]
-unsafe fn quantized_tile<L: Lanes, C: Codec, const T: usize>(panel: &[u8], first_lane: usize, x: &QuantizedRows, t: usize) -> [L::F; T] {
+unsafe fn quantized_tile<L: Lanes, C: Codec, const T: usize>(
+    panel: &[u8],
+    first_lane: usize,
+    x: &QuantizedRows,
+    t: usize,
+) -> [L::F; T] {
     let codes: [&[i8]; T] = std::array::from_fn(|i| x.codes(t + i));
     let info: [&[BlockInfo]; T] = std::array::from_fn(|i| x.info(t + i));
     let mut sums = [L::splat(0.0); T];
     let layout = const { C::LAYOUT };
-    for (index, group) in panel.chunks_exact(const { C::LAYOUT.group_bytes() }).enumerate() {
+    for (index, group) in panel
+        .chunks_exact(const { C::LAYOUT.group_bytes() })
+        .enumerate()
+    {
         let group = group.as_ptr();
         let d = L::load_f16(group.add(2 * first_lane));
-        let m = if matches!(layout.minimum, Minimum::None) { d } else { L::load_f16(group.add(layout.m_at() + 2 * first_lane)) };
+        let m = if matches!(layout.minimum, Minimum::None) {
+            d
+        } else {
+            L::load_f16(group.add(layout.m_at() + 2 * first_lane))
+        };
         for payload in 0..const { C::LAYOUT.payloads() } {
             let unpacked = unpack::<L, C>(group, first_lane, payload, d, m);
             let block = index * layout.payloads() + payload;
             for i in 0..T {
                 let x = codes.get_unchecked(i).as_ptr().add(block * BLOCK_COLS);
-                sums[i] = add_block::<L, C>(sums[i], &unpacked, x, info.get_unchecked(i).get_unchecked(block));
+                sums[i] = add_block::<L, C>(
+                    sums[i],
+                    &unpacked,
+                    x,
+                    info.get_unchecked(i).get_unchecked(block),
+                );
             }
         }
     }
@@ -173,21 +232,38 @@ unsafe fn quantized_tile<L: Lanes, C: Codec, const T: usize>(panel: &[u8], first
 }
 
 #[inline(always)]
-unsafe fn unpack<L: Lanes, C: Codec>(group: *const u8, first_lane: usize, payload: usize, d: L::F, m: L::F) -> Unpacked<L> {
+unsafe fn unpack<L: Lanes, C: Codec>(
+    group: *const u8,
+    first_lane: usize,
+    payload: usize,
+    d: L::F,
+    m: L::F,
+) -> Unpacked<L> {
     let layout = const { C::LAYOUT };
     let mut scales = [d; 2];
     let mut minima = [m; 2];
     for half in 0..2 {
         let sub_block = (payload * BLOCK_COLS + 16 * half) / layout.sub_block;
         if layout.factors {
-            scales[half] = L::mul(d, L::load_i8(group.add(layout.factors_at() + PANEL_ROWS * sub_block + first_lane)));
+            scales[half] = L::mul(
+                d,
+                L::load_i8(group.add(layout.factors_at() + PANEL_ROWS * sub_block + first_lane)),
+            );
         }
         if matches!(layout.minimum, Minimum::Scaled) {
-            minima[half] = L::mul(m, L::load_u8(group.add(layout.minima_at() + PANEL_ROWS * sub_block + first_lane)));
+            minima[half] = L::mul(
+                m,
+                L::load_u8(group.add(layout.minima_at() + PANEL_ROWS * sub_block + first_lane)),
+            );
         }
     }
-    let payload = group.add(layout.payload_at() + payload * layout.payload_bytes() + 4 * first_lane);
-    Unpacked { codes: unpack_codes::<L>(&layout, payload), scales, minima }
+    let payload =
+        group.add(layout.payload_at() + payload * layout.payload_bytes() + 4 * first_lane);
+    Unpacked {
+        codes: unpack_codes::<L>(&layout, payload),
+        scales,
+        minima,
+    }
 }
 
 /// The codes of 32 columns, quad by quad. `layout` is a constant where this is inlined.
@@ -222,7 +298,10 @@ unsafe fn unpack_codes<L: Lanes>(layout: &Layout, payload: *const u8) -> [L::I; 
         High::Bit { shift } => {
             let mask = L::splat_byte(1 << shift);
             for g in 0..8 {
-                codes[g] = L::or(codes[g], L::and(L::shift_right(chunk(high), g as i32 - shift as i32), mask));
+                codes[g] = L::or(
+                    codes[g],
+                    L::and(L::shift_right(chunk(high), g as i32 - shift as i32), mask),
+                );
             }
         }
         High::Crumbs { shift } => {
@@ -233,12 +312,23 @@ unsafe fn unpack_codes<L: Lanes>(layout: &Layout, payload: *const u8) -> [L::I; 
             }
         }
     }
-    if layout.table { codes.map(|codes| L::iq4_levels(codes)) } else { codes }
+    if layout.table {
+        // A loop, not `map`: a closure passed to a function would not be compiled for the vector unit.
+        for codes in &mut codes {
+            *codes = L::iq4_levels(*codes);
+        }
+    }
+    codes
 }
 
 /// `sum + Σ weight * activation` over one block of 32 columns.
 #[inline(always)]
-unsafe fn add_block<L: Lanes, C: Codec>(mut sum: L::F, weights: &Unpacked<L>, x: *const i8, info: &BlockInfo) -> L::F {
+unsafe fn add_block<L: Lanes, C: Codec>(
+    mut sum: L::F,
+    weights: &Unpacked<L>,
+    x: *const i8,
+    info: &BlockInfo,
+) -> L::F {
     let layout = const { C::LAYOUT };
     let x_scale = L::splat(info.scale);
     if layout.sub_block == 16 {
@@ -247,12 +337,19 @@ unsafe fn add_block<L: Lanes, C: Codec>(mut sum: L::F, weights: &Unpacked<L>, x:
             let dot = without_zero::<L, C>(L::to_f32(dot), info.half_sums[half]);
             sum = L::mul_add(dot, L::mul(weights.scales[half], x_scale), sum);
             if matches!(layout.minimum, Minimum::Scaled) {
-                sum = L::neg_mul_add(weights.minima[half], L::splat(info.scaled_half_sums[half]), sum);
+                sum = L::neg_mul_add(
+                    weights.minima[half],
+                    L::splat(info.scaled_half_sums[half]),
+                    sum,
+                );
             }
         }
         return sum;
     }
-    let dot = L::add(dot_quads::<L, C, 4>(&weights.codes, 0, x), dot_quads::<L, C, 4>(&weights.codes, 4, x));
+    let dot = L::add(
+        dot_quads::<L, C, 4>(&weights.codes, 0, x),
+        dot_quads::<L, C, 4>(&weights.codes, 4, x),
+    );
     let dot = without_zero::<L, C>(L::to_f32(dot), info.sum);
     sum = L::mul_add(dot, L::mul(weights.scales[0], x_scale), sum);
     match layout.minimum {
@@ -264,7 +361,11 @@ unsafe fn add_block<L: Lanes, C: Codec>(mut sum: L::F, weights: &Unpacked<L>, x:
 
 /// The integer dot products of quads `first..first + N`.
 #[inline(always)]
-unsafe fn dot_quads<L: Lanes, C: Codec, const N: usize>(codes: &[L::I; 8], first: usize, x: *const i8) -> L::I {
+unsafe fn dot_quads<L: Lanes, C: Codec, const N: usize>(
+    codes: &[L::I; 8],
+    first: usize,
+    x: *const i8,
+) -> L::I {
     let mut dot = L::zero();
     for g in first..first + N {
         dot = match const { C::LAYOUT.zero_log2 } {
@@ -287,11 +388,19 @@ unsafe fn without_zero<L: Lanes, C: Codec>(dot: L::F, x_sum: f32) -> L::F {
 
 /// Computes `panels` of a float segment for `tokens`.
 #[inline(always)]
-pub(super) unsafe fn float<L: Lanes, E: Float>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+pub(super) unsafe fn float<L: Lanes, E: Float>(
+    job: &Job,
+    panels: Range<usize>,
+    tokens: Range<usize>,
+) {
     let vectors = panels.start * PANEL_ROWS / L::ROWS..panels.end * PANEL_ROWS / L::ROWS;
     for tokens in token_runs(tokens, 4 * job.cols) {
         let single = tokens.len() < L::TOKENS.max(2);
-        let step = if single { FLOAT_VECTORS_ONE } else { FLOAT_VECTORS_MANY };
+        let step = if single {
+            FLOAT_VECTORS_ONE
+        } else {
+            FLOAT_VECTORS_MANY
+        };
         let mut vector = vectors.start;
         while vector + step <= vectors.end {
             for_each_tile!(L, tokens, |t, T| {
@@ -311,12 +420,17 @@ pub(super) unsafe fn float<L: Lanes, E: Float>(job: &Job, panels: Range<usize>, 
 
 /// `V` vectors of rows from vector `first` on, times `T` tokens from `t` on.
 #[inline(always)]
-unsafe fn float_tile<L: Lanes, E: Float, const V: usize, const T: usize>(job: &Job, first: usize, t: usize) {
+unsafe fn float_tile<L: Lanes, E: Float, const V: usize, const T: usize>(
+    job: &Job,
+    first: usize,
+    t: usize,
+) {
     let weights: [*const u8; V] = std::array::from_fn(|v| {
         let row = (first + v) * L::ROWS;
         job.panel(row / PANEL_ROWS)[row % PANEL_ROWS * E::BYTES..].as_ptr()
     });
-    let x: [*const f32; T] = std::array::from_fn(|i| job.x[(t + i) * job.cols..][..job.cols].as_ptr());
+    let x: [*const f32; T] =
+        std::array::from_fn(|i| job.x[(t + i) * job.cols..][..job.cols].as_ptr());
     let mut totals = [[L::splat(0.0); T]; V];
     for start in (0..job.cols).step_by(FLOAT_RUN) {
         let mut sums = [[L::splat(0.0); T]; V];

@@ -84,15 +84,45 @@ impl Layout {
             factors: false,
             minimum: Minimum::None,
         };
-        let k_quant = Self { factors: true, minimum: Minimum::Scaled, ..plain };
+        let k_quant = Self {
+            factors: true,
+            minimum: Minimum::Scaled,
+            ..plain
+        };
         match format {
-            F::Q4_0 => Self { zero_log2: Some(3), ..plain },
-            F::Q4_1 => Self { minimum: Minimum::Direct, ..plain },
-            F::Q5_0 => Self { high: High::Bit { shift: 4 }, zero_log2: Some(4), ..plain },
-            F::Q5_1 => Self { high: High::Bit { shift: 4 }, minimum: Minimum::Direct, ..plain },
-            F::Q8_0 | F::F32 | F::F16 | F::BF16 => Self { low: Low::Bytes, zero_log2: Some(7), ..plain },
-            F::Iq4Nl => Self { table: true, zero_log2: Some(7), ..plain },
-            F::Q2K => Self { low: Low::Crumbs, sub_block: 16, ..k_quant },
+            F::Q4_0 => Self {
+                zero_log2: Some(3),
+                ..plain
+            },
+            F::Q4_1 => Self {
+                minimum: Minimum::Direct,
+                ..plain
+            },
+            F::Q5_0 => Self {
+                high: High::Bit { shift: 4 },
+                zero_log2: Some(4),
+                ..plain
+            },
+            F::Q5_1 => Self {
+                high: High::Bit { shift: 4 },
+                minimum: Minimum::Direct,
+                ..plain
+            },
+            F::Q8_0 | F::F32 | F::F16 | F::BF16 => Self {
+                low: Low::Bytes,
+                zero_log2: Some(7),
+                ..plain
+            },
+            F::Iq4Nl => Self {
+                table: true,
+                zero_log2: Some(7),
+                ..plain
+            },
+            F::Q2K => Self {
+                low: Low::Crumbs,
+                sub_block: 16,
+                ..k_quant
+            },
             F::Q3K => Self {
                 low: Low::Crumbs,
                 high: High::Bit { shift: 2 },
@@ -102,9 +132,23 @@ impl Layout {
                 ..k_quant
             },
             F::Q4K => k_quant,
-            F::Q5K => Self { high: High::Bit { shift: 4 }, ..k_quant },
-            F::Q6K => Self { high: High::Crumbs { shift: 4 }, sub_block: 16, zero_log2: Some(5), minimum: Minimum::None, ..k_quant },
-            F::Iq4Xs => Self { table: true, zero_log2: Some(7), minimum: Minimum::None, ..k_quant },
+            F::Q5K => Self {
+                high: High::Bit { shift: 4 },
+                ..k_quant
+            },
+            F::Q6K => Self {
+                high: High::Crumbs { shift: 4 },
+                sub_block: 16,
+                zero_log2: Some(5),
+                minimum: Minimum::None,
+                ..k_quant
+            },
+            F::Iq4Xs => Self {
+                table: true,
+                zero_log2: Some(7),
+                minimum: Minimum::None,
+                ..k_quant
+            },
         }
     }
 
@@ -125,17 +169,32 @@ impl Layout {
 
     /// Where the integer factors start, 16 bytes per sub-block.
     pub const fn factors_at(&self) -> usize {
-        self.m_at() + if matches!(self.minimum, Minimum::None) { 0 } else { 2 * PANEL_ROWS }
+        self.m_at()
+            + if matches!(self.minimum, Minimum::None) {
+                0
+            } else {
+                2 * PANEL_ROWS
+            }
     }
 
     /// Where the integer minima start, 16 bytes per sub-block.
     pub const fn minima_at(&self) -> usize {
-        self.factors_at() + if self.factors { PANEL_ROWS * self.sub_blocks() } else { 0 }
+        self.factors_at()
+            + if self.factors {
+                PANEL_ROWS * self.sub_blocks()
+            } else {
+                0
+            }
     }
 
     /// Where the payloads start.
     pub const fn payload_at(&self) -> usize {
-        self.minima_at() + if matches!(self.minimum, Minimum::Scaled) { PANEL_ROWS * self.sub_blocks() } else { 0 }
+        self.minima_at()
+            + if matches!(self.minimum, Minimum::Scaled) {
+                PANEL_ROWS * self.sub_blocks()
+            } else {
+                0
+            }
     }
 
     /// Where the upper bits start in a payload.
@@ -180,12 +239,21 @@ pub(super) fn pack_panel(format: WeightFormat, rows: &[u8], row_bytes: usize, pa
         WeightFormat::F16 | WeightFormat::BF16 => interleave::<2>(rows, row_bytes, panel),
         _ => {
             let layout = Layout::of(format);
-            let zeros = Block { codes: [0; MAX_BLOCK], d: 0, m: 0, factors: [0; 16], minima: [0; 16] };
+            let zeros = Block {
+                codes: [0; MAX_BLOCK],
+                d: 0,
+                m: 0,
+                factors: [0; 16],
+                minima: [0; 16],
+            };
             let mut block = Block::default();
             let bytes = format.block_bytes();
             for (index, group) in panel.chunks_exact_mut(layout.group_bytes()).enumerate() {
                 for r in 0..PANEL_ROWS {
-                    match rows.get(r * row_bytes + index * bytes..).and_then(|rest| rest.get(..bytes)) {
+                    match rows
+                        .get(r * row_bytes + index * bytes..)
+                        .and_then(|rest| rest.get(..bytes))
+                    {
                         Some(source) => {
                             block.read(format, source);
                             pack_block(&layout, &block, r, group);
@@ -202,12 +270,19 @@ pub(super) fn pack_panel(format: WeightFormat, rows: &[u8], row_bytes: usize, pa
 pub(super) fn read_row(format: WeightFormat, panel: &[u8], r: usize, out: &mut [f32]) {
     match format {
         WeightFormat::F32 => deinterleave::<4>(panel, r, out, f32::from_le_bytes),
-        WeightFormat::F16 => deinterleave::<2>(panel, r, out, |b| half::f16::from_le_bytes(b).to_f32()),
-        WeightFormat::BF16 => deinterleave::<2>(panel, r, out, |b| half::bf16::from_le_bytes(b).to_f32()),
+        WeightFormat::F16 => {
+            deinterleave::<2>(panel, r, out, |b| half::f16::from_le_bytes(b).to_f32())
+        }
+        WeightFormat::BF16 => {
+            deinterleave::<2>(panel, r, out, |b| half::bf16::from_le_bytes(b).to_f32())
+        }
         _ => {
             let layout = Layout::of(format);
             let mut block = Block::default();
-            for (group, out) in panel.chunks_exact(layout.group_bytes()).zip(out.chunks_exact_mut(layout.cols)) {
+            for (group, out) in panel
+                .chunks_exact(layout.group_bytes())
+                .zip(out.chunks_exact_mut(layout.cols))
+            {
                 unpack_block(&layout, group, r, &mut block);
                 block.values(format, out);
             }
@@ -221,16 +296,37 @@ fn interleave<const N: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
     let (panel, _) = panel.as_chunks_mut::<N>();
     for (tile, panel) in panel.chunks_mut(TILE * PANEL_ROWS).enumerate() {
         for r in 0..PANEL_ROWS {
-            let row = rows.get(r * row_bytes..).and_then(|rest| rest.get(..row_bytes)).unwrap_or(&[]);
-            let source = row.as_chunks::<N>().0.iter().skip(tile * TILE).copied().chain(std::iter::repeat([0; N]));
-            panel.iter_mut().skip(r).step_by(PANEL_ROWS).zip(source).for_each(|(out, value)| *out = value);
+            let row = rows
+                .get(r * row_bytes..)
+                .and_then(|rest| rest.get(..row_bytes))
+                .unwrap_or(&[]);
+            let source = row
+                .as_chunks::<N>()
+                .0
+                .iter()
+                .skip(tile * TILE)
+                .copied()
+                .chain(std::iter::repeat([0; N]));
+            panel
+                .iter_mut()
+                .skip(r)
+                .step_by(PANEL_ROWS)
+                .zip(source)
+                .for_each(|(out, value)| *out = value);
         }
     }
 }
 
-fn deinterleave<const N: usize>(panel: &[u8], r: usize, out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+fn deinterleave<const N: usize>(
+    panel: &[u8],
+    r: usize,
+    out: &mut [f32],
+    read: impl Fn([u8; N]) -> f32,
+) {
     let (panel, _) = panel.as_chunks::<N>();
-    out.iter_mut().zip(panel.iter().skip(r).step_by(PANEL_ROWS)).for_each(|(out, value)| *out = read(*value));
+    out.iter_mut()
+        .zip(panel.iter().skip(r).step_by(PANEL_ROWS))
+        .for_each(|(out, value)| *out = read(*value));
 }
 
 fn pack_block(layout: &Layout, block: &Block, r: usize, group: &mut [u8]) {
@@ -250,7 +346,9 @@ fn pack_block(layout: &Layout, block: &Block, r: usize, group: &mut [u8]) {
     for (payload, codes) in payloads.zip(block.codes.as_chunks::<BLOCK_COLS>().0) {
         let (low, high) = payload.split_at_mut(layout.high_at());
         match layout.low {
-            Low::Bytes => lanes_mut(low, r).zip(codes.as_chunks().0).for_each(|(lane, quad)| *lane = *quad),
+            Low::Bytes => lanes_mut(low, r)
+                .zip(codes.as_chunks().0)
+                .for_each(|(lane, quad)| *lane = *quad),
             Low::Nibbles => put_nibbles(low, r, codes),
             Low::Crumbs => put_crumbs(low, r, codes, 0),
         }
@@ -264,7 +362,12 @@ fn pack_block(layout: &Layout, block: &Block, r: usize, group: &mut [u8]) {
 
 /// The four bytes of row `r` in each chunk.
 fn lanes_mut(chunks: &mut [u8], r: usize) -> impl Iterator<Item = &mut [u8; 4]> {
-    chunks.as_chunks_mut::<4>().0.iter_mut().skip(r).step_by(PANEL_ROWS)
+    chunks
+        .as_chunks_mut::<4>()
+        .0
+        .iter_mut()
+        .skip(r)
+        .step_by(PANEL_ROWS)
 }
 
 /// As [`lanes_mut`], to read.
@@ -287,7 +390,9 @@ fn put_crumbs(chunks: &mut [u8], r: usize, codes: &[u8; BLOCK_COLS], shift: u32)
 
 fn put_bits(chunk: &mut [u8], r: usize, codes: &[u8; BLOCK_COLS], shift: u32) {
     for lane in lanes_mut(chunk, r) {
-        *lane = std::array::from_fn(|j| (0..8).fold(0, |byte, g| byte | (((codes[4 * g + j] >> shift) & 1) << g)));
+        *lane = std::array::from_fn(|j| {
+            (0..8).fold(0, |byte, g| byte | (((codes[4 * g + j] >> shift) & 1) << g))
+        });
     }
 }
 
@@ -309,7 +414,9 @@ fn unpack_block(layout: &Layout, group: &[u8], r: usize, block: &mut Block) {
     for (payload, codes) in payloads.zip(block.codes.as_chunks_mut::<BLOCK_COLS>().0) {
         let (low, high) = payload.split_at(layout.high_at());
         match layout.low {
-            Low::Bytes => lanes(low, r).zip(codes.as_chunks_mut().0).for_each(|(lane, quad)| *quad = *lane),
+            Low::Bytes => lanes(low, r)
+                .zip(codes.as_chunks_mut().0)
+                .for_each(|(lane, quad)| *quad = *lane),
             Low::Nibbles => {
                 for (c, lane) in lanes(low, r).enumerate() {
                     for j in 0..4 {
@@ -333,7 +440,9 @@ fn unpack_block(layout: &Layout, group: &[u8], r: usize, block: &mut Block) {
 fn or_crumbs(chunks: &[u8], r: usize, codes: &mut [u8; BLOCK_COLS], shift: u32) {
     for (h, lane) in lanes(chunks, r).enumerate() {
         for (i, quad) in codes[16 * h..][..16].chunks_exact_mut(4).enumerate() {
-            quad.iter_mut().zip(lane).for_each(|(code, byte)| *code |= ((byte >> (2 * i)) & 3) << shift);
+            quad.iter_mut()
+                .zip(lane)
+                .for_each(|(code, byte)| *code |= ((byte >> (2 * i)) & 3) << shift);
         }
     }
 }
@@ -341,7 +450,9 @@ fn or_crumbs(chunks: &[u8], r: usize, codes: &mut [u8; BLOCK_COLS], shift: u32) 
 fn or_bits(chunk: &[u8], r: usize, codes: &mut [u8; BLOCK_COLS], shift: u32) {
     for lane in lanes(chunk, r) {
         for (g, quad) in codes.chunks_exact_mut(4).enumerate() {
-            quad.iter_mut().zip(lane).for_each(|(code, byte)| *code |= ((byte >> g) & 1) << shift);
+            quad.iter_mut()
+                .zip(lane)
+                .for_each(|(code, byte)| *code |= ((byte >> g) & 1) << shift);
         }
     }
 }

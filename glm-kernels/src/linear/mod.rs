@@ -61,19 +61,36 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     let device = x.device();
     let mut out = Tensor::empty(device, DType::F32, &[tokens, weight.out_features()])?;
     let (values, bias) = (x.as_f32()?, bias.map(Tensor::as_f32).transpose()?);
-    let quantized = weight.row_segments().iter().any(|segment| segment.format.is_quantized());
-    let codes = if quantized { Some(QuantizedRows::new(device, values, cols)?) } else { None };
+    let quantized = weight
+        .row_segments()
+        .iter()
+        .any(|segment| segment.format.is_quantized());
+    let codes = if quantized {
+        Some(QuantizedRows::new(device, values, cols)?)
+    } else {
+        None
+    };
 
     let shared = SharedMut::new(out.as_f32_mut()?);
     let mut jobs = Vec::with_capacity(weight.row_segments().len());
     for segment in weight.row_segments() {
-        let out = Output { values: &shared, stride: weight.out_features(), start: segment.rows.start, bias };
-        jobs.push((Job::new(segment, cols, values, codes.as_ref(), out), segment.panels()));
+        let out = Output {
+            values: &shared,
+            stride: weight.out_features(),
+            start: segment.rows.start,
+            bias,
+        };
+        jobs.push((
+            Job::new(segment, cols, values, codes.as_ref(), out),
+            segment.panels(),
+        ));
     }
     let panels: usize = jobs.iter().map(|(_, panels)| panels).sum();
     let panel_work = (weight.byte_len() / panels).max(1) * tokens.max(1);
     let grain = MIN_TASK_BYTES.div_ceil(panel_work);
-    device.pool().for_each_range(panels, grain, |range| run(device.isa(), &jobs, range, tokens));
+    device.pool().for_each_range(panels, grain, |range| {
+        run(device.isa(), &jobs, range, tokens)
+    });
     drop(jobs);
     Ok(out)
 }
@@ -97,8 +114,18 @@ pub fn gated_mlp(x: &Tensor, gate_up: &Weight, down: &Weight) -> Result<Tensor, 
     linear(&hidden, down, None)
 }
 
-fn shape_error(op: &'static str, name: &'static str, expected: &[usize], found: &Tensor) -> KernelError {
-    KernelError::Shape { op, name, expected: expected.to_vec(), found: found.shape().to_vec() }
+fn shape_error(
+    op: &'static str,
+    name: &'static str,
+    expected: &[usize],
+    found: &Tensor,
+) -> KernelError {
+    KernelError::Shape {
+        op,
+        name,
+        expected: expected.to_vec(),
+        found: found.shape().to_vec(),
+    }
 }
 
 /// Computes `range` of the panels of all segments, counted through.

@@ -11,13 +11,26 @@ pub(super) struct Product {
 
 /// `x · row + bias`.
 pub(super) fn dot(x: &[f32], row: &[f32], bias: f32) -> Product {
-    let products = x.iter().zip(row).map(|(x, w)| f64::from(*x) * f64::from(*w));
-    let start = Product { value: f64::from(bias), magnitude: f64::from(bias.abs()) };
-    products.fold(start, |sum, product| Product { value: sum.value + product, magnitude: sum.magnitude + product.abs() })
+    let products = x
+        .iter()
+        .zip(row)
+        .map(|(x, w)| f64::from(*x) * f64::from(*w));
+    let start = Product {
+        value: f64::from(bias),
+        magnitude: f64::from(bias.abs()),
+    };
+    products.fold(start, |sum, product| Product {
+        value: sum.value + product,
+        magnitude: sum.magnitude + product.abs(),
+    })
 }
 
 /// Row `t` of the rounded activations as f32.
 pub(super) fn rounded(x: &QuantizedRows, t: usize) -> Vec<f32> {
     let scales = x.info(t).iter().flat_map(|info| [info.scale; BLOCK_COLS]);
-    x.codes(t).iter().zip(scales).map(|(code, scale)| f32::from(*code) * scale).collect()
+    x.codes(t)
+        .iter()
+        .zip(scales)
+        .map(|(code, scale)| f32::from(*code) * scale)
+        .collect()
 }

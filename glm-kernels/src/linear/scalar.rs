@@ -36,7 +36,9 @@ fn dot4(codes: u32, x: *const i8, zero: i32) -> u32 {
     // SAFETY: the callers' contract: four activations are at `x`.
     let x = unsafe { x.cast::<[i8; 4]>().read() };
     let products = codes.to_le_bytes().into_iter().zip(x);
-    products.map(|(code, x)| (i32::from(code) - zero) * i32::from(x)).sum::<i32>() as u32
+    products
+        .map(|(code, x)| (i32::from(code) - zero) * i32::from(x))
+        .sum::<i32>() as u32
 }
 
 impl Lanes for Scalar {
@@ -48,7 +50,10 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     unsafe fn load(bytes: *const u8) -> Self::I {
-        bytes.cast::<[[u8; 4]; PANEL_ROWS]>().read().map(u32::from_le_bytes)
+        bytes
+            .cast::<[[u8; 4]; PANEL_ROWS]>()
+            .read()
+            .map(u32::from_le_bytes)
     }
     #[inline(always)]
     unsafe fn zero() -> Self::I {
@@ -68,11 +73,17 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn shift_right(a: Self::I, by: i32) -> Self::I {
-        if by >= 0 { map(a, |byte| byte >> by) } else { map(a, |byte| byte << -by) }
+        if by >= 0 {
+            map(a, |byte| byte >> by)
+        } else {
+            map(a, |byte| byte << -by)
+        }
     }
     #[inline(always)]
     unsafe fn iq4_levels(codes: Self::I) -> Self::I {
-        map(codes, |code| (IQ4_LEVELS[usize::from(code & 15)] as u8) ^ 0x80)
+        map(codes, |code| {
+            (IQ4_LEVELS[usize::from(code & 15)] as u8) ^ 0x80
+        })
     }
     #[inline(always)]
     unsafe fn dot(sum: Self::I, codes: Self::I, x: *const i8) -> Self::I {
@@ -112,15 +123,24 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn load_f32(bytes: *const u8) -> Self::F {
-        bytes.cast::<[[u8; 4]; PANEL_ROWS]>().read().map(f32::from_le_bytes)
+        bytes
+            .cast::<[[u8; 4]; PANEL_ROWS]>()
+            .read()
+            .map(f32::from_le_bytes)
     }
     #[inline(always)]
     unsafe fn load_f16(bytes: *const u8) -> Self::F {
-        bytes.cast::<[[u8; 2]; PANEL_ROWS]>().read().map(|b| f16::from_le_bytes(b).to_f32())
+        bytes
+            .cast::<[[u8; 2]; PANEL_ROWS]>()
+            .read()
+            .map(|b| f16::from_le_bytes(b).to_f32())
     }
     #[inline(always)]
     unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        bytes.cast::<[[u8; 2]; PANEL_ROWS]>().read().map(|b| bf16::from_le_bytes(b).to_f32())
+        bytes
+            .cast::<[[u8; 2]; PANEL_ROWS]>()
+            .read()
+            .map(|b| bf16::from_le_bytes(b).to_f32())
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

@@ -59,7 +59,9 @@ impl Weight {
 
     /// The format of each run of rows, in order of the rows.
     pub fn segments(&self) -> impl Iterator<Item = (WeightFormat, Range<usize>)> + '_ {
-        self.segments.iter().map(|segment| (segment.format, segment.rows.clone()))
+        self.segments
+            .iter()
+            .map(|segment| (segment.format, segment.rows.clone()))
     }
 
     /// The formats that occur, each once, in order of their first row.
@@ -75,7 +77,10 @@ impl Weight {
 
     /// Bytes of memory that the packed values take: what a matrix-vector product reads.
     pub fn byte_len(&self) -> usize {
-        self.segments.iter().map(|segment| segment.bytes().len()).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.bytes().len())
+            .sum()
     }
 
     /// Writes row `row` as f32, for instance the embedding of a token where the table is also the output layer.
@@ -84,13 +89,28 @@ impl Weight {
     /// [`KernelError::Index`] if there is no such row, [`KernelError::Length`] unless `out` has `in_features` elements.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
         const OP: &str = "Weight::dequantize_row";
-        let missing = KernelError::Index { op: OP, name: "row", index: row, len: self.out_features };
-        let segment = self.segments.iter().find(|segment| segment.rows.contains(&row)).ok_or(missing)?;
+        let missing = KernelError::Index {
+            op: OP,
+            name: "row",
+            index: row,
+            len: self.out_features,
+        };
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.rows.contains(&row))
+            .ok_or(missing)?;
         if out.len() != self.in_features {
-            return Err(KernelError::Length { op: OP, name: "out", expected: self.in_features, found: out.len() });
+            return Err(KernelError::Length {
+                op: OP,
+                name: "out",
+                expected: self.in_features,
+                found: out.len(),
+            });
         }
         let row = row - segment.rows.start;
-        let panel = &segment.bytes()[row / PANEL_ROWS * segment.panel_bytes..][..segment.panel_bytes];
+        let panel =
+            &segment.bytes()[row / PANEL_ROWS * segment.panel_bytes..][..segment.panel_bytes];
         read_row(segment.format, panel, row % PANEL_ROWS, out);
         Ok(())
     }
@@ -125,7 +145,11 @@ pub struct WeightBuilder {
 impl WeightBuilder {
     /// A weight with rows of `in_features` values and as yet no row.
     pub fn new(device: &Device, in_features: usize) -> Self {
-        Self { device: device.clone(), in_features, segments: Vec::new() }
+        Self {
+            device: device.clone(),
+            in_features,
+            segments: Vec::new(),
+        }
     }
 
     /// Adds `rows` rows that are stored in `format`, in GGML's on-disk layout.
@@ -133,10 +157,20 @@ impl WeightBuilder {
     /// # Errors
     /// [`KernelError::PartialBlock`] if a row is not whole blocks, [`KernelError::Length`] unless `bytes` holds just these rows,
     /// [`KernelError::OutOfMemory`].
-    pub fn push_rows(&mut self, format: WeightFormat, rows: usize, bytes: &[u8]) -> Result<&mut Self, KernelError> {
+    pub fn push_rows(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        bytes: &[u8],
+    ) -> Result<&mut Self, KernelError> {
         let row_bytes = self.check_rows("WeightBuilder::push_rows", format, rows, bytes.len())?;
         self.push_panels(format, rows, |first, count, panel| {
-            pack_panel(format, &bytes[first * row_bytes..][..count * row_bytes], row_bytes, panel);
+            pack_panel(
+                format,
+                &bytes[first * row_bytes..][..count * row_bytes],
+                row_bytes,
+                panel,
+            );
         })
     }
 
@@ -144,11 +178,23 @@ impl WeightBuilder {
     ///
     /// # Errors
     /// [`KernelError::CannotQuantize`] if there is no quantiser for `format`; otherwise as [`push_rows`](Self::push_rows).
-    pub fn push_rows_quantized(&mut self, format: WeightFormat, rows: usize, values: &[f32]) -> Result<&mut Self, KernelError> {
+    pub fn push_rows_quantized(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        values: &[f32],
+    ) -> Result<&mut Self, KernelError> {
         const OP: &str = "WeightBuilder::push_rows_quantized";
-        let expected = rows.checked_mul(self.in_features).ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
+        let expected = rows
+            .checked_mul(self.in_features)
+            .ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
         if values.len() != expected {
-            return Err(KernelError::Length { op: OP, name: "values", expected, found: values.len() });
+            return Err(KernelError::Length {
+                op: OP,
+                name: "values",
+                expected,
+                found: values.len(),
+            });
         }
         let cols = self.in_features;
         self.push_rounded(format, rows, |row, out| {
@@ -162,12 +208,25 @@ impl WeightBuilder {
     ///
     /// # Errors
     /// As [`push_rows`](Self::push_rows) and [`push_rows_quantized`](Self::push_rows_quantized).
-    pub fn push_rows_requantized(&mut self, format: WeightFormat, rows: usize, source: WeightFormat, bytes: &[u8]) -> Result<&mut Self, KernelError> {
+    pub fn push_rows_requantized(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        source: WeightFormat,
+        bytes: &[u8],
+    ) -> Result<&mut Self, KernelError> {
         if format == source {
             return self.push_rows(source, rows, bytes);
         }
-        let row_bytes = self.check_rows("WeightBuilder::push_rows_requantized", source, rows, bytes.len())?;
-        self.push_rounded(format, rows, |row, out| quant::dequantize(source, &bytes[row * row_bytes..][..row_bytes], out))
+        let row_bytes = self.check_rows(
+            "WeightBuilder::push_rows_requantized",
+            source,
+            rows,
+            bytes.len(),
+        )?;
+        self.push_rounded(format, rows, |row, out| {
+            quant::dequantize(source, &bytes[row * row_bytes..][..row_bytes], out)
+        })
     }
 
     /// The weight.
@@ -176,12 +235,25 @@ impl WeightBuilder {
     /// [`KernelError::Value`] if it has no rows, or rows without a value.
     pub fn finish(self) -> Result<Weight, KernelError> {
         let out_features = self.rows();
-        for (name, found) in [("out_features", out_features), ("in_features", self.in_features)] {
+        for (name, found) in [
+            ("out_features", out_features),
+            ("in_features", self.in_features),
+        ] {
             if found == 0 {
-                return Err(KernelError::Value { op: "WeightBuilder::finish", name, found, rule: "at least 1" });
+                return Err(KernelError::Value {
+                    op: "WeightBuilder::finish",
+                    name,
+                    found,
+                    rule: "at least 1",
+                });
             }
         }
-        Ok(Weight { device: self.device, in_features: self.in_features, out_features, segments: self.segments })
+        Ok(Weight {
+            device: self.device,
+            in_features: self.in_features,
+            out_features,
+            segments: self.segments,
+        })
     }
 
     fn rows(&self) -> usize {
@@ -189,16 +261,33 @@ impl WeightBuilder {
     }
 
     fn row_bytes(&self, format: WeightFormat) -> Result<usize, KernelError> {
-        let partial = KernelError::PartialBlock { format, columns: self.in_features, block_len: format.block_len() };
+        let partial = KernelError::PartialBlock {
+            format,
+            columns: self.in_features,
+            block_len: format.block_len(),
+        };
         format.row_bytes(self.in_features).ok_or(partial)
     }
 
     /// Bytes of a row, if `found` bytes are `rows` rows.
-    fn check_rows(&self, op: &'static str, format: WeightFormat, rows: usize, found: usize) -> Result<usize, KernelError> {
+    fn check_rows(
+        &self,
+        op: &'static str,
+        format: WeightFormat,
+        rows: usize,
+        found: usize,
+    ) -> Result<usize, KernelError> {
         let row_bytes = self.row_bytes(format)?;
-        let expected = row_bytes.checked_mul(rows).ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
+        let expected = row_bytes
+            .checked_mul(rows)
+            .ok_or_else(|| KernelError::ShapeOverflow(vec![rows, self.in_features]))?;
         if found != expected {
-            return Err(KernelError::Length { op, name: "bytes", expected, found });
+            return Err(KernelError::Length {
+                op,
+                name: "bytes",
+                expected,
+                found,
+            });
         }
         Ok(row_bytes)
     }
@@ -218,7 +307,8 @@ impl WeightBuilder {
             let mut values = vec![0.0; cols];
             let mut packed_rows = vec![0; count * row_bytes];
             for (row, out) in packed_rows.chunks_exact_mut(row_bytes.max(1)).enumerate() {
-                let rounded = read(first + row, &mut values).and_then(|()| quant::quantize(format, &values, out));
+                let rounded = read(first + row, &mut values)
+                    .and_then(|()| quant::quantize(format, &values, out));
                 debug_assert_eq!(rounded, Ok(()), "lengths were checked before");
             }
             pack_panel(format, &packed_rows, row_bytes, panel);
@@ -226,7 +316,12 @@ impl WeightBuilder {
     }
 
     /// Allocates a segment and has `pack(first_row, row_count, panel)` write each of its panels.
-    fn push_panels(&mut self, format: WeightFormat, rows: usize, pack: impl Fn(usize, usize, &mut [u8]) + Sync) -> Result<&mut Self, KernelError> {
+    fn push_panels(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        pack: impl Fn(usize, usize, &mut [u8]) + Sync,
+    ) -> Result<&mut Self, KernelError> {
         if rows == 0 {
             return Ok(self);
         }
@@ -235,7 +330,9 @@ impl WeightBuilder {
         let panel_bytes = panel_bytes(format, self.in_features).ok_or_else(overflow)?;
         let start = self.rows();
         let end = start.checked_add(rows).ok_or_else(overflow)?;
-        let mut packed = self.device.allocate(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
+        let mut packed = self
+            .device
+            .allocate(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
         let shared = SharedMut::new(packed.as_bytes_mut());
         self.device.pool().for_each(panels, |panel| {
             // SAFETY: each task has its own panel, and panels do not overlap.
@@ -243,7 +340,12 @@ impl WeightBuilder {
             let first = panel * PANEL_ROWS;
             pack(first, PANEL_ROWS.min(rows - first), bytes);
         });
-        self.segments.push(Segment { format, rows: start..end, panel_bytes, packed });
+        self.segments.push(Segment {
+            format,
+            rows: start..end,
+            panel_bytes,
+            packed,
+        });
         Ok(self)
     }
 }

@@ -17,7 +17,9 @@ use super::WeightFormat;
 pub(crate) const MAX_BLOCK: usize = 256;
 
 /// The 16 levels of IQ4_NL and IQ4_XS (`kvalues_iq4nl` in `ggml-common.h`).
-pub(crate) const IQ4_LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const IQ4_LEVELS: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 
 /// A block taken apart. Fields that a format lacks are zero, `factors` one.
 #[derive(Clone)]
@@ -36,7 +38,13 @@ pub(crate) struct Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Self { codes: [0; MAX_BLOCK], d: 0, m: 0, factors: [1; 16], minima: [0; 16] }
+        Self {
+            codes: [0; MAX_BLOCK],
+            d: 0,
+            m: 0,
+            factors: [1; 16],
+            minima: [0; 16],
+        }
     }
 }
 
@@ -77,14 +85,19 @@ impl Block {
             WeightFormat::Q8_0 => {
                 self.d = u16_at(bytes, 0);
                 // Two's complement to offset binary: the code is the value plus 128.
-                self.codes.iter_mut().zip(&bytes[2..]).for_each(|(code, q)| *code = q ^ 0x80);
+                self.codes
+                    .iter_mut()
+                    .zip(&bytes[2..])
+                    .for_each(|(code, q)| *code = q ^ 0x80);
             }
             WeightFormat::Q2K => self.read_q2_k(bytes),
             WeightFormat::Q3K => self.read_q3_k(bytes),
             WeightFormat::Q4K | WeightFormat::Q5K => self.read_q4_k_or_q5_k(bytes),
             WeightFormat::Q6K => self.read_q6_k(bytes),
             WeightFormat::Iq4Xs => self.read_iq4_xs(bytes),
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => unreachable!("{format} has no blocks"),
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => {
+                unreachable!("{format} has no blocks")
+            }
         }
     }
 
@@ -102,7 +115,10 @@ impl Block {
     fn read_q3_k(&mut self, bytes: &[u8]) {
         two_bits(&bytes[32..96], &mut self.codes);
         for (bit, codes) in self.codes.chunks_exact_mut(32).enumerate() {
-            codes.iter_mut().zip(&bytes[..32]).for_each(|(code, high)| *code |= ((high >> bit) & 1) << 2);
+            codes
+                .iter_mut()
+                .zip(&bytes[..32])
+                .for_each(|(code, high)| *code |= ((high >> bit) & 1) << 2);
         }
         let packed = &bytes[96..108];
         for j in 0..16 {
@@ -127,7 +143,10 @@ impl Block {
         }
         if !high.is_empty() {
             for (bit, codes) in self.codes.chunks_exact_mut(32).enumerate() {
-                codes.iter_mut().zip(high).for_each(|(code, high)| *code |= ((high >> bit) & 1) << 4);
+                codes
+                    .iter_mut()
+                    .zip(high)
+                    .for_each(|(code, high)| *code |= ((high >> bit) & 1) << 4);
             }
         }
     }
@@ -138,10 +157,16 @@ impl Block {
             let (low, high) = (&bytes[64 * half..][..64], &bytes[128 + 32 * half..][..32]);
             nibbles(low, codes);
             for (pair, codes) in codes.chunks_exact_mut(32).enumerate() {
-                codes.iter_mut().zip(high).for_each(|(code, high)| *code |= ((high >> (2 * pair)) & 3) << 4);
+                codes
+                    .iter_mut()
+                    .zip(high)
+                    .for_each(|(code, high)| *code |= ((high >> (2 * pair)) & 3) << 4);
             }
         }
-        self.factors.iter_mut().zip(&bytes[192..208]).for_each(|(factor, byte)| *factor = *byte as i8);
+        self.factors
+            .iter_mut()
+            .zip(&bytes[192..208])
+            .for_each(|(factor, byte)| *factor = *byte as i8);
         self.d = u16_at(bytes, 208);
     }
 
@@ -153,26 +178,40 @@ impl Block {
             let low = (bytes[4 + j / 2] >> (4 * (j % 2))) & 15;
             self.factors[j] = (low | (((high >> (2 * j)) & 3) as u8) << 4) as i8 - 32;
         }
-        for (low, codes) in bytes[8..].chunks_exact(16).zip(self.codes.chunks_exact_mut(32)) {
+        for (low, codes) in bytes[8..]
+            .chunks_exact(16)
+            .zip(self.codes.chunks_exact_mut(32))
+        {
             nibbles(low, codes);
         }
     }
 
     /// The values of the block, one per element of `out`.
     pub fn values(&self, format: WeightFormat, out: &mut [f32]) {
-        let (d, m) = (f16::from_bits(self.d).to_f32(), f16::from_bits(self.m).to_f32());
+        let (d, m) = (
+            f16::from_bits(self.d).to_f32(),
+            f16::from_bits(self.m).to_f32(),
+        );
         let len = sub_block_len(format);
-        for (j, (out, codes)) in out.chunks_exact_mut(len).zip(self.codes.chunks_exact(len)).enumerate() {
+        for (j, (out, codes)) in out
+            .chunks_exact_mut(len)
+            .zip(self.codes.chunks_exact(len))
+            .enumerate()
+        {
             let scale = d * f32::from(self.factors[j]);
             let codes = out.iter_mut().zip(codes);
             match format {
-                WeightFormat::Q4_1 | WeightFormat::Q5_1 => codes.for_each(|(out, &code)| *out = scale * f32::from(code) + m),
+                WeightFormat::Q4_1 | WeightFormat::Q5_1 => {
+                    codes.for_each(|(out, &code)| *out = scale * f32::from(code) + m)
+                }
                 WeightFormat::Q2K | WeightFormat::Q4K | WeightFormat::Q5K => {
                     let min = m * f32::from(self.minima[j]);
                     codes.for_each(|(out, &code)| *out = scale * f32::from(code) - min);
                 }
                 WeightFormat::Iq4Nl | WeightFormat::Iq4Xs => {
-                    codes.for_each(|(out, &code)| *out = scale * f32::from(IQ4_LEVELS[usize::from(code & 15)]));
+                    codes.for_each(|(out, &code)| {
+                        *out = scale * f32::from(IQ4_LEVELS[usize::from(code & 15)])
+                    });
                 }
                 _ => {
                     let zero = zero_point(format);
@@ -223,7 +262,10 @@ fn fifth_bit_by_column(bytes: &[u8], codes: &mut [u8; MAX_BLOCK]) {
 fn two_bits(bytes: &[u8], codes: &mut [u8; MAX_BLOCK]) {
     for (bytes, codes) in bytes.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
         for (run, codes) in codes.chunks_exact_mut(32).enumerate() {
-            codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = (byte >> (2 * run)) & 3);
+            codes
+                .iter_mut()
+                .zip(bytes)
+                .for_each(|(code, byte)| *code = (byte >> (2 * run)) & 3);
         }
     }
 }

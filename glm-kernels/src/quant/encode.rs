@@ -41,7 +41,10 @@ fn round_half_away(value: f32) -> i32 {
 }
 
 fn q8_0(values: &[f32], out: &mut [u8]) {
-    let scale = values.iter().fold(0.0f32, |max, value| max.max(value.abs())) / 127.0;
+    let scale = values
+        .iter()
+        .fold(0.0f32, |max, value| max.max(value.abs()))
+        / 127.0;
     let inverse = inverse(scale);
     put_f16(&mut out[..2], scale);
     for (out, value) in out[2..].iter_mut().zip(values) {
@@ -52,11 +55,19 @@ fn q8_0(values: &[f32], out: &mut [u8]) {
 /// Q4_0 and Q5_0: the value farthest from zero becomes the lowest code, so that the scale may be negative.
 fn symmetric_32(values: &[f32], out: &mut [u8], bits: u32) {
     let half = (1 << (bits - 1)) as f32;
-    let extreme = values.iter().copied().fold(0.0f32, |best, value| if value.abs() > best.abs() { value } else { best });
+    let extreme = values.iter().copied().fold(0.0f32, |best, value| {
+        if value.abs() > best.abs() {
+            value
+        } else {
+            best
+        }
+    });
     let scale = extreme / -half;
     let inverse = inverse(scale);
     put_f16(&mut out[..2], scale);
-    write_codes_32(&mut out[2..], bits, |i| (values[i] * inverse + half + 0.5) as u8);
+    write_codes_32(&mut out[2..], bits, |i| {
+        (values[i] * inverse + half + 0.5) as u8
+    });
 }
 
 /// Q4_1 and Q5_1: codes from the minimum to the maximum.
@@ -67,34 +78,60 @@ fn affine_32(values: &[f32], out: &mut [u8], bits: u32) {
     let inverse = inverse(scale);
     put_f16(&mut out[..2], scale);
     put_f16(&mut out[2..4], min);
-    write_codes_32(&mut out[4..], bits, |i| ((values[i] - min) * inverse + 0.5) as u8);
+    write_codes_32(&mut out[4..], bits, |i| {
+        ((values[i] - min) * inverse + 0.5) as u8
+    });
 }
 
 /// The 32 codes behind a block's header: the fifth bits as a u32 if there are any, then nibbles of columns `i` and `i + 16`.
 fn write_codes_32(out: &mut [u8], bits: u32, code: impl Fn(usize) -> u8) {
     let mut codes = [0; 32];
-    codes.iter_mut().enumerate().for_each(|(i, out)| *out = code(i).min((1 << bits) - 1));
+    codes
+        .iter_mut()
+        .enumerate()
+        .for_each(|(i, out)| *out = code(i).min((1 << bits) - 1));
     let (high, low) = out.split_at_mut(out.len() - 16);
     for (i, low) in low.iter_mut().enumerate() {
         *low = (codes[i] & 15) | (codes[i + 16] << 4);
     }
     if bits == 5 {
-        let fifth = codes.iter().enumerate().fold(0u32, |word, (i, code)| word | (u32::from(code >> 4) << i));
+        let fifth = codes
+            .iter()
+            .enumerate()
+            .fold(0u32, |word, (i, code)| word | (u32::from(code >> 4) << i));
         high.copy_from_slice(&fifth.to_le_bytes());
     }
 }
 
 fn q4_k(values: &[f32], out: &mut [u8]) {
-    let codes = affine_k(values, &mut out[..16], &AffineSearch { max_code: 15, first: -1.0, steps: 20 });
+    let codes = affine_k(
+        values,
+        &mut out[..16],
+        &AffineSearch {
+            max_code: 15,
+            first: -1.0,
+            steps: 20,
+        },
+    );
     write_nibbles(&codes, &mut out[16..], 32);
 }
 
 fn q5_k(values: &[f32], out: &mut [u8]) {
-    let codes = affine_k(values, &mut out[..16], &AffineSearch { max_code: 31, first: -0.5, steps: 15 });
+    let codes = affine_k(
+        values,
+        &mut out[..16],
+        &AffineSearch {
+            max_code: 31,
+            first: -0.5,
+            steps: 15,
+        },
+    );
     let (high, low) = out[16..].split_at_mut(32);
     high.fill(0);
     for (bit, codes) in codes.chunks_exact(32).enumerate() {
-        high.iter_mut().zip(codes).for_each(|(high, code)| *high |= (code >> 4) << bit);
+        high.iter_mut()
+            .zip(codes)
+            .for_each(|(high, code)| *high |= (code >> 4) << bit);
     }
     write_nibbles(&codes, low, 32);
 }
@@ -112,19 +149,36 @@ fn affine_k(values: &[f32], header: &mut [u8], search: &AffineSearch) -> [u8; 25
     let (max_scale, max_min) = (largest(&scales), largest(&minima));
     put_f16(&mut header[..2], max_scale / 63.0);
     put_f16(&mut header[2..4], max_min / 63.0);
-    let six_bits = |value: f32, max: f32| if max > 0.0 { nearest(63.0 / max * value).clamp(0, 63) as u8 } else { 0 };
+    let six_bits = |value: f32, max: f32| {
+        if max > 0.0 {
+            nearest(63.0 / max * value).clamp(0, 63) as u8
+        } else {
+            0
+        }
+    };
     for j in 0..8 {
-        put_scale_and_min_k4(&mut header[4..], j, six_bits(scales[j], max_scale), six_bits(minima[j], max_min));
+        put_scale_and_min_k4(
+            &mut header[4..],
+            j,
+            six_bits(scales[j], max_scale),
+            six_bits(minima[j], max_min),
+        );
     }
 
     // The codes for the scales as they are stored.
     let stored = |at: usize| f16::from_le_bytes([header[at], header[at + 1]]).to_f32();
     let mut codes = [0; 256];
-    for (j, (values, codes)) in sub_blocks.iter().zip(codes.chunks_exact_mut(32)).enumerate() {
+    for (j, (values, codes)) in sub_blocks
+        .iter()
+        .zip(codes.chunks_exact_mut(32))
+        .enumerate()
+    {
         let (scale, min) = scale_and_min_k4(&header[4..], j);
         let (scale, min) = (stored(0) * f32::from(scale), stored(2) * f32::from(min));
         if scale != 0.0 {
-            codes.iter_mut().zip(values).for_each(|(code, value)| *code = nearest((value + min) / scale).clamp(0, search.max_code) as u8);
+            codes.iter_mut().zip(values).for_each(|(code, value)| {
+                *code = nearest((value + min) / scale).clamp(0, search.max_code) as u8
+            });
         }
     }
     codes
@@ -154,8 +208,17 @@ fn write_nibbles(codes: &[u8; 256], out: &mut [u8], run: usize) {
 fn q6_k(values: &[f32], out: &mut [u8]) {
     let (sub_blocks, _) = values.as_chunks::<16>();
     let mut scales = [0.0f32; 16];
-    scales.iter_mut().zip(sub_blocks).for_each(|(scale, values)| *scale = symmetric(values, 32));
-    let extreme = scales.iter().copied().fold(0.0f32, |best, scale| if scale.abs() > best.abs() { scale } else { best });
+    scales
+        .iter_mut()
+        .zip(sub_blocks)
+        .for_each(|(scale, values)| *scale = symmetric(values, 32));
+    let extreme = scales.iter().copied().fold(0.0f32, |best, scale| {
+        if scale.abs() > best.abs() {
+            scale
+        } else {
+            best
+        }
+    });
     if extreme.abs() < TINY {
         out.fill(0);
         return;
@@ -163,18 +226,29 @@ fn q6_k(values: &[f32], out: &mut [u8]) {
     put_f16(&mut out[208..], extreme / -128.0);
     let d = f16::from_le_bytes([out[208], out[209]]).to_f32();
     let mut codes = [32; 256];
-    for (j, (values, codes)) in sub_blocks.iter().zip(codes.chunks_exact_mut(16)).enumerate() {
+    for (j, (values, codes)) in sub_blocks
+        .iter()
+        .zip(codes.chunks_exact_mut(16))
+        .enumerate()
+    {
         let factor = nearest(-128.0 / extreme * scales[j]).clamp(-128, 127) as i8;
         out[192 + j] = factor as u8;
         let scale = d * f32::from(factor);
         if scale != 0.0 {
-            codes.iter_mut().zip(values).for_each(|(code, value)| *code = (nearest(value / scale).clamp(-32, 31) + 32) as u8);
+            codes.iter_mut().zip(values).for_each(|(code, value)| {
+                *code = (nearest(value / scale).clamp(-32, 31) + 32) as u8
+            });
         }
     }
     write_nibbles(&codes, &mut out[..128], 64);
-    for (high, codes) in out[128..192].chunks_exact_mut(32).zip(codes.chunks_exact(128)) {
+    for (high, codes) in out[128..192]
+        .chunks_exact_mut(32)
+        .zip(codes.chunks_exact(128))
+    {
         for (i, high) in high.iter_mut().enumerate() {
-            *high = (0..4).fold(0, |byte, run| byte | ((codes[32 * run + i] >> 4) << (2 * run)));
+            *high = (0..4).fold(0, |byte, run| {
+                byte | ((codes[32 * run + i] >> 4) << (2 * run))
+            });
         }
     }
 }

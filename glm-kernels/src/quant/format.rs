@@ -137,7 +137,9 @@ impl FromStr for WeightFormat {
     fn from_str(text: &str) -> Result<Self, KernelError> {
         let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
         let wanted = plain(text.trim());
-        let found = Self::ALL.into_iter().find(|format| plain(format.name()) == wanted);
+        let found = Self::ALL
+            .into_iter()
+            .find(|format| plain(format.name()) == wanted);
         found.ok_or_else(|| KernelError::UnknownFormat(text.to_owned()))
     }
 }
@@ -150,12 +152,21 @@ mod tests {
     fn names_are_read_back_in_any_spelling() {
         for format in WeightFormat::ALL {
             let name = format.to_string();
-            let spellings = [name.clone(), name.to_uppercase(), name.replace('_', ""), name.replace('_', "-"), format!(" {name} ")];
+            let spellings = [
+                name.clone(),
+                name.to_uppercase(),
+                name.replace('_', ""),
+                name.replace('_', "-"),
+                format!(" {name} "),
+            ];
             for spelling in spellings {
                 assert_eq!(spelling.parse::<WeightFormat>(), Ok(format), "{spelling}");
             }
         }
-        assert_eq!("q9_k".parse::<WeightFormat>(), Err(KernelError::UnknownFormat("q9_k".into())));
+        assert_eq!(
+            "q9_k".parse::<WeightFormat>(),
+            Err(KernelError::UnknownFormat("q9_k".into()))
+        );
     }
 
     #[test]

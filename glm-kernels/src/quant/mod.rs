@@ -32,7 +32,10 @@ pub fn dequantize(format: WeightFormat, bytes: &[u8], out: &mut [f32]) -> Result
         WeightFormat::BF16 => words::<2>(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
         _ => {
             let mut block = Block::default();
-            for (bytes, out) in bytes.chunks_exact(format.block_bytes()).zip(out.chunks_exact_mut(format.block_len())) {
+            for (bytes, out) in bytes
+                .chunks_exact(format.block_bytes())
+                .zip(out.chunks_exact_mut(format.block_len()))
+            {
                 block.read(format, bytes);
                 block.values(format, out);
             }
@@ -43,7 +46,10 @@ pub fn dequantize(format: WeightFormat, bytes: &[u8], out: &mut [f32]) -> Result
 
 /// Whether [`quantize`] can write `format`.
 pub const fn can_quantize(format: WeightFormat) -> bool {
-    !matches!(format, WeightFormat::Q2K | WeightFormat::Q3K | WeightFormat::Iq4Nl | WeightFormat::Iq4Xs)
+    !matches!(
+        format,
+        WeightFormat::Q2K | WeightFormat::Q3K | WeightFormat::Iq4Nl | WeightFormat::Iq4Xs
+    )
 }
 
 /// Rounds f32 values to `format`.
@@ -66,7 +72,10 @@ pub fn quantize(format: WeightFormat, values: &[f32], out: &mut [u8]) -> Result<
         WeightFormat::F16 => to_words(values, out, |value| f16::from_f32(value).to_le_bytes()),
         WeightFormat::BF16 => to_words(values, out, |value| bf16::from_f32(value).to_le_bytes()),
         _ => {
-            for (values, out) in values.chunks_exact(format.block_len()).zip(out.chunks_exact_mut(format.block_bytes())) {
+            for (values, out) in values
+                .chunks_exact(format.block_len())
+                .zip(out.chunks_exact_mut(format.block_bytes()))
+            {
                 encode::block(format, values, out);
             }
         }
@@ -75,23 +84,42 @@ pub fn quantize(format: WeightFormat, values: &[f32], out: &mut [u8]) -> Result<
 }
 
 /// `values` values are whole blocks of `format`, and `bytes` bytes are those blocks.
-fn check(op: &'static str, format: WeightFormat, values: usize, bytes: usize) -> Result<(), KernelError> {
-    let partial = KernelError::PartialBlock { format, columns: values, block_len: format.block_len() };
+fn check(
+    op: &'static str,
+    format: WeightFormat,
+    values: usize,
+    bytes: usize,
+) -> Result<(), KernelError> {
+    let partial = KernelError::PartialBlock {
+        format,
+        columns: values,
+        block_len: format.block_len(),
+    };
     let expected = format.row_bytes(values).ok_or(partial)?;
     if bytes != expected {
-        return Err(KernelError::Length { op, name: "bytes", expected, found: bytes });
+        return Err(KernelError::Length {
+            op,
+            name: "bytes",
+            expected,
+            found: bytes,
+        });
     }
     Ok(())
 }
 
 fn words<const N: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; N]) -> f32) {
     let (words, _) = bytes.as_chunks::<N>();
-    out.iter_mut().zip(words).for_each(|(out, word)| *out = read(*word));
+    out.iter_mut()
+        .zip(words)
+        .for_each(|(out, word)| *out = read(*word));
 }
 
 fn to_words<const N: usize>(values: &[f32], out: &mut [u8], write: impl Fn(f32) -> [u8; N]) {
     let (words, _) = out.as_chunks_mut::<N>();
-    words.iter_mut().zip(values).for_each(|(word, value)| *word = write(*value));
+    words
+        .iter_mut()
+        .zip(values)
+        .for_each(|(word, value)| *word = write(*value));
 }
 
 #[cfg(test)]

@@ -44,23 +44,34 @@ pub(super) struct AffineSearch {
 ///
 /// - `N`: the values of a sub-block, a multiple of 8;
 /// - `weights`: how much the error of each counts.
-pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], search: &AffineSearch) -> (f32, f32) {
+pub(super) fn affine<const N: usize>(
+    values: &[f32; N],
+    weights: &[f32; N],
+    search: &AffineSearch,
+) -> (f32, f32) {
     let max = values.iter().copied().fold(values[0], f32::max);
     let mut min = values.iter().copied().fold(0.0, f32::min);
     if max <= min {
         return (0.0, -min);
     }
     let max_code = search.max_code as f32;
-    let code = |inverse: f32, min: f32, i: usize| nearest(inverse * (values[i] - min)).clamp(0, search.max_code) as f32;
+    let code = |inverse: f32, min: f32, i: usize| {
+        nearest(inverse * (values[i] - min)).clamp(0, search.max_code) as f32
+    };
     let [sum_w, sum_x] = sums(N, |i| [weights[i], weights[i] * values[i]]);
 
     let mut scale = (max - min) / max_code;
-    let mut best = error(values, weights, scale, min, |i| code(max_code / (max - min), min, i));
+    let mut best = error(values, weights, scale, min, |i| {
+        code(max_code / (max - min), min, i)
+    });
     for step in 0..=search.steps {
         // The range starts at the best minimum so far.
         let inverse = (search.first + 0.1 * step as f32 + max_code) / (max - min);
         let mut codes = [0.0; N];
-        codes.iter_mut().enumerate().for_each(|(i, out)| *out = code(inverse, min, i));
+        codes
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, out)| *out = code(inverse, min, i));
         let [sum_l, sum_l2, sum_xl] = sums(N, |i| {
             let weighted = weights[i] * codes[i];
             [weighted, weighted * codes[i], weighted * values[i]]
@@ -85,7 +96,13 @@ pub(super) fn affine<const N: usize>(values: &[f32; N], weights: &[f32; N], sear
 }
 
 #[inline(always)]
-fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, min: f32, code: impl Fn(usize) -> f32) -> f32 {
+fn error<const N: usize>(
+    values: &[f32; N],
+    weights: &[f32; N],
+    scale: f32,
+    min: f32,
+    code: impl Fn(usize) -> f32,
+) -> f32 {
     let [sum] = sums(N, |i| {
         let difference = scale * code(i) + min - values[i];
         [weights[i] * difference * difference]
@@ -96,7 +113,13 @@ fn error<const N: usize>(values: &[f32; N], weights: &[f32; N], scale: f32, min:
 /// The scale for which `scale * code`, with codes from `-limit` to `limit - 1`, approximates `values` best. The error of a value counts by
 /// its square. Zero if all values are.
 pub(super) fn symmetric(values: &[f32; 16], limit: i32) -> f32 {
-    let extreme = values.iter().copied().fold(0.0f32, |best, value| if value.abs() > best.abs() { value } else { best });
+    let extreme = values.iter().copied().fold(0.0f32, |best, value| {
+        if value.abs() > best.abs() {
+            value
+        } else {
+            best
+        }
+    });
     if extreme.abs() < TINY {
         return 0.0;
     }

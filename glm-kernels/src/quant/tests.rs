@@ -16,10 +16,14 @@ fn random(len: usize, seed: u64) -> Vec<f32> {
     // A sum of uniform numbers is close enough to the normal distribution of real weights.
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
-    (0..len).map(|_| (uniform() + uniform() + uniform() + uniform()) * 0.05).collect()
+    (0..len)
+        .map(|_| (uniform() + uniform() + uniform() + uniform()) * 0.05)
+        .collect()
 }
 
 fn rounded(format: WeightFormat, values: &[f32]) -> Vec<f32> {
@@ -31,13 +35,18 @@ fn rounded(format: WeightFormat, values: &[f32]) -> Vec<f32> {
 }
 
 fn writable() -> impl Iterator<Item = WeightFormat> {
-    WeightFormat::ALL.into_iter().filter(|format| can_quantize(*format))
+    WeightFormat::ALL
+        .into_iter()
+        .filter(|format| can_quantize(*format))
 }
 
 #[test]
 fn every_block_format_reads_as_gguf_py_reads_it() {
     let mut rest = BLOCKS;
-    for format in WeightFormat::ALL.into_iter().filter(|format| format.is_quantized()) {
+    for format in WeightFormat::ALL
+        .into_iter()
+        .filter(|format| format.is_quantized())
+    {
         // The fixture is in the order of `ALL`.
         let len = BLOCKS_PER_FORMAT * format.block_len();
         let (blocks, after) = rest.split_at(BLOCKS_PER_FORMAT * format.block_bytes());
@@ -57,7 +66,10 @@ fn float_formats_read_and_write_exactly() {
     let values = [0.0, -0.0, 1.0, -2.5, 65504.0, 1.0 / 1024.0];
     for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16] {
         let want: Vec<f32> = match format {
-            WeightFormat::BF16 => values.iter().map(|value| bf16::from_f32(*value).to_f32()).collect(),
+            WeightFormat::BF16 => values
+                .iter()
+                .map(|value| bf16::from_f32(*value).to_f32())
+                .collect(),
             _ => values.to_vec(),
         };
         assert_eq!(rounded(format, &values), want, "{format}");
@@ -68,13 +80,22 @@ fn float_formats_read_and_write_exactly() {
 fn squared_error(format: WeightFormat, values: &[f32], bytes: &[u8]) -> f64 {
     let mut got = vec![f32::NAN; values.len()];
     dequantize(format, bytes, &mut got).unwrap();
-    values.iter().zip(got).map(|(value, got)| f64::from(value - got).powi(2)).sum()
+    values
+        .iter()
+        .zip(got)
+        .map(|(value, got)| f64::from(value - got).powi(2))
+        .sum()
 }
 
 #[test]
 fn rounding_is_that_of_ggml() {
     let (values, mut rest) = QUANTIZED.split_at(4 * QUANTIZED_VALUES);
-    let values: Vec<f32> = values.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+    let values: Vec<f32> = values
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|word| f32::from_le_bytes(*word))
+        .collect();
     // The fixture is in the order of `ALL`.
     for format in writable().filter(|format| format.is_quantized()) {
         let (theirs, after) = rest.split_at(format.row_bytes(values.len()).unwrap());
@@ -85,11 +106,28 @@ fn rounding_is_that_of_ggml() {
             assert!(ours == theirs, "{format}: not the bytes of GGML");
         } else {
             // The searches add up in another order, so a tie may fall the other way; what counts is the error.
-            let differ = ours.iter().zip(theirs).filter(|(ours, theirs)| ours != theirs).count();
-            let (our_error, their_error) = (squared_error(format, &values, &ours), squared_error(format, &values, theirs));
-            println!("{format}: {differ} of {} bytes differ, squared error {our_error:.6} (GGML: {their_error:.6})", ours.len());
-            assert!(our_error <= their_error * 1.001, "{format}: {our_error} > {their_error}");
-            assert!(differ * 20 < ours.len(), "{format}: {differ} of {} bytes differ", ours.len());
+            let differ = ours
+                .iter()
+                .zip(theirs)
+                .filter(|(ours, theirs)| ours != theirs)
+                .count();
+            let (our_error, their_error) = (
+                squared_error(format, &values, &ours),
+                squared_error(format, &values, theirs),
+            );
+            println!(
+                "{format}: {differ} of {} bytes differ, squared error {our_error:.6} (GGML: {their_error:.6})",
+                ours.len()
+            );
+            assert!(
+                our_error <= their_error * 1.001,
+                "{format}: {our_error} > {their_error}"
+            );
+            assert!(
+                differ * 20 < ours.len(),
+                "{format}: {differ} of {} bytes differ",
+                ours.len()
+            );
         }
     }
     assert!(rest.is_empty());
@@ -99,15 +137,26 @@ fn rounding_is_that_of_ggml() {
 fn q8_0_rounds_halves_away_from_zero_as_ggml_does() {
     let mut values = [0.0; 32];
     values[..5].copy_from_slice(&[127.0, 2.5, -2.5, 3.5, -0.5]);
-    assert_eq!(rounded(WeightFormat::Q8_0, &values)[..5], [127.0, 3.0, -3.0, 4.0, -1.0]);
+    assert_eq!(
+        rounded(WeightFormat::Q8_0, &values)[..5],
+        [127.0, 3.0, -3.0, 4.0, -1.0]
+    );
 }
 
 #[test]
 fn zeros_and_constants_survive() {
     for format in writable() {
-        assert!(rounded(format, &[0.0; 256]).iter().all(|value| *value == 0.0), "{format}");
+        assert!(
+            rounded(format, &[0.0; 256])
+                .iter()
+                .all(|value| *value == 0.0),
+            "{format}"
+        );
         for constant in [0.75, -0.75] {
-            let worst = rounded(format, &[constant; 256]).iter().map(|value| (value - constant).abs()).fold(0.0, f32::max);
+            let worst = rounded(format, &[constant; 256])
+                .iter()
+                .map(|value| (value - constant).abs())
+                .fold(0.0, f32::max);
             assert!(worst < 0.01, "{format}: {worst}");
         }
     }
@@ -116,12 +165,33 @@ fn zeros_and_constants_survive() {
 #[test]
 fn what_does_not_fit_is_a_typed_error() {
     let mut out = [0.0; 32];
-    let length = KernelError::Length { op: "dequantize", name: "bytes", expected: 34, found: 33 };
-    assert_eq!(dequantize(WeightFormat::Q8_0, &[0; 33], &mut out), Err(length));
-    let partial = KernelError::PartialBlock { format: WeightFormat::Q4K, columns: 32, block_len: 256 };
-    assert_eq!(dequantize(WeightFormat::Q4K, &[0; 18], &mut out), Err(partial.clone()));
-    assert_eq!(quantize(WeightFormat::Q4K, &out, &mut [0; 18]), Err(partial));
-    assert_eq!(quantize(WeightFormat::Iq4Xs, &[0.0; 256], &mut [0; 136]), Err(KernelError::CannotQuantize(WeightFormat::Iq4Xs)));
+    let length = KernelError::Length {
+        op: "dequantize",
+        name: "bytes",
+        expected: 34,
+        found: 33,
+    };
+    assert_eq!(
+        dequantize(WeightFormat::Q8_0, &[0; 33], &mut out),
+        Err(length)
+    );
+    let partial = KernelError::PartialBlock {
+        format: WeightFormat::Q4K,
+        columns: 32,
+        block_len: 256,
+    };
+    assert_eq!(
+        dequantize(WeightFormat::Q4K, &[0; 18], &mut out),
+        Err(partial.clone())
+    );
+    assert_eq!(
+        quantize(WeightFormat::Q4K, &out, &mut [0; 18]),
+        Err(partial)
+    );
+    assert_eq!(
+        quantize(WeightFormat::Iq4Xs, &[0.0; 256], &mut [0; 136]),
+        Err(KernelError::CannotQuantize(WeightFormat::Iq4Xs))
+    );
 }
 
 proptest! {
