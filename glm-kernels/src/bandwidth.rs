@@ -6,14 +6,16 @@ use std::time::Instant;
 use crate::simd::{Kernel, Simd, run};
 use crate::{Device, KernelError};
 
-/// Larger than any cache of today (the largest last-level caches are about 500 MiB, shared by many cores).
+/// Larger than any cache of today (the largest last-level caches are about 500 MiB, shared by many
+/// cores).
 const BYTES: usize = 1 << 30;
 /// Passes over the buffer, of which the median counts.
 const PASSES: usize = 5;
 /// What one task reads: long enough for the prefetchers, short enough to level out the threads.
 const VALUES_PER_TASK: usize = 1 << 18;
 
-/// The read bandwidth of main memory with all threads of the device, in GB/s (1e9 bytes per second): the median of several passes over 1 GiB.
+/// The read bandwidth of main memory with all threads of the device, in GB/s (1e9 bytes per
+/// second): the median of several passes over 1 GiB.
 ///
 /// # Errors
 /// [`KernelError::OutOfMemory`] if there is no room for that.
@@ -23,8 +25,13 @@ pub fn bandwidth(device: &Device) -> Result<f64, KernelError> {
 
 fn measure(device: &Device, bytes: usize) -> Result<f64, KernelError> {
     let mut buffer = device.allocate(bytes)?;
-    // Written first, and by the threads that will read it: pages that were never written to are all one page of zeros.
-    device.pool().for_each_rows(buffer.as_slice_of_mut(), VALUES_PER_TASK, |_, values| values.fill(1.0));
+    // Written first, and by the threads that will read it: pages that were never written to are all
+    // one page of zeros.
+    device
+        .pool()
+        .for_each_rows(buffer.as_slice_of_mut(), VALUES_PER_TASK, |_, values| {
+            values.fill(1.0)
+        });
     let mut seconds: Vec<f64> = (0..PASSES)
         .map(|_| {
             let start = Instant::now();
@@ -40,12 +47,14 @@ fn measure(device: &Device, bytes: usize) -> Result<f64, KernelError> {
 
 fn read(device: &Device, values: &[f32]) {
     let sink = AtomicU32::new(0);
-    device.pool().for_each(values.len().div_ceil(VALUES_PER_TASK), |task| {
-        let start = task * VALUES_PER_TASK;
-        let values = &values[start..values.len().min(start + VALUES_PER_TASK)];
-        let sum = run(device.isa(), Sum(values)).unwrap_or_else(|kernel| kernel.0.iter().sum());
-        sink.fetch_xor(sum.to_bits(), Ordering::Relaxed); // or the sum, and with it the reading, would be optimised away
-    });
+    device
+        .pool()
+        .for_each(values.len().div_ceil(VALUES_PER_TASK), |task| {
+            let start = task * VALUES_PER_TASK;
+            let values = &values[start..values.len().min(start + VALUES_PER_TASK)];
+            let sum = run(device.isa(), Sum(values)).unwrap_or_else(|kernel| kernel.0.iter().sum());
+            sink.fetch_xor(sum.to_bits(), Ordering::Relaxed); // or the sum, and with it the reading, would be optimised away
+        });
     std::hint::black_box(sink.into_inner());
 }
 
@@ -89,7 +98,8 @@ mod tests {
     fn every_value_is_read() {
         for device in devices(1) {
             let values: Vec<f32> = (0..1003u16).map(f32::from).collect();
-            let sum = run(device.isa(), Sum(&values)).unwrap_or_else(|kernel| kernel.0.iter().sum());
+            let sum =
+                run(device.isa(), Sum(&values)).unwrap_or_else(|kernel| kernel.0.iter().sum());
             assert_eq!(sum, 1002.0 * 1003.0 / 2.0);
         }
     }

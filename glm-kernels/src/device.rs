@@ -1,4 +1,5 @@
-//! A device: where tensors live and kernels run. Today that is the CPU: its instruction set, its threads and its memory cache.
+//! A device: where tensors live and kernels run. Today that is the CPU: its instruction set, its
+//! threads and its memory cache.
 
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ pub struct CpuOptions {
     pub isa: Option<Isa>,
 }
 
-/// A handle to a device. Clones are cheap and mean the same device; it may be shared between threads.
+/// A handle to a device. Clones are cheap and mean the same device; it may be shared between
+/// threads.
 #[derive(Clone)]
 pub struct Device {
     cpu: Arc<Cpu>,
@@ -28,15 +30,23 @@ struct Cpu {
 }
 
 impl Device {
-    /// The CPU with its own threads and its own memory cache: make one per process, not one per tensor.
+    /// The CPU with its own threads and its own memory cache: make one per process, not one per
+    /// tensor.
     ///
     /// # Errors
-    /// [`KernelError::UnknownIsa`] or [`KernelError::IsaUnavailable`] for a bad `GLM_ISA`, [`KernelError::Threads`] for a count that cannot be,
-    /// [`KernelError::Spawn`] if the system refuses a thread.
+    /// [`KernelError::UnknownIsa`] or [`KernelError::IsaUnavailable`] for a bad `GLM_ISA`,
+    /// [`KernelError::Threads`] for a count that cannot be, [`KernelError::Spawn`] if the system
+    /// refuses a thread.
     pub fn cpu(options: CpuOptions) -> Result<Self, KernelError> {
         let isa = options.isa.map_or_else(Isa::detect, Ok)?;
         let pool = ThreadPool::new(options.threads.unwrap_or_else(parallel::available_cores))?;
-        Ok(Self { cpu: Arc::new(Cpu { isa, pool, allocator: Arc::default() }) })
+        Ok(Self {
+            cpu: Arc::new(Cpu {
+                isa,
+                pool,
+                allocator: Arc::default(),
+            }),
+        })
     }
 
     /// The instruction set that kernels use here.
@@ -59,7 +69,8 @@ impl Device {
         &self.cpu.pool
     }
 
-    /// A buffer of `bytes` bytes of unspecified value (but initialised), from the cache if one of the size is free.
+    /// A buffer of `bytes` bytes of unspecified value (but initialised), from the cache if one of
+    /// the size is free.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].

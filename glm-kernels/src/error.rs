@@ -1,4 +1,5 @@
-//! The errors of this crate: every one names what was wrong, what was expected and, where there is one, the way out.
+//! The errors of this crate: every one names what was wrong, what was expected and, where there is
+//! one, the way out.
 
 use crate::{DType, WeightFormat};
 
@@ -18,7 +19,8 @@ pub enum KernelError {
         /// The shape that was passed.
         found: Vec<usize>,
     },
-    /// An argument has another number of elements (or bytes, where `name` says so) than the operation needs.
+    /// An argument has another number of elements (or bytes, where `name` says so) than the
+    /// operation needs.
     #[error("{op}: `{name}` has length {found}, expected {expected}")]
     Length {
         /// The operation that was called.
@@ -76,7 +78,9 @@ pub enum KernelError {
         found: DType,
     },
     /// A tensor is to be changed in place while another handle shares its memory.
-    #[error("{op}: the tensor's memory is shared with another tensor, so it cannot be changed in place")]
+    #[error(
+        "{op}: the tensor's memory is shared with another tensor, so it cannot be changed in place"
+    )]
     Shared {
         /// The operation that was called.
         op: &'static str,

@@ -1,8 +1,10 @@
-//! Which vector instructions this CPU has, found once at run time. A token of a type in here is the proof: it can only be made by detection.
+//! Which vector instructions this CPU has, found once at run time. A token of a type in here is the
+//! proof: it can only be made by detection.
 
 use crate::KernelError;
 
-/// An instruction set that this CPU has. Kernels `match` on it and hand the token inside to the path that needs it.
+/// An instruction set that this CPU has. Kernels `match` on it and hand the token inside to the
+/// path that needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isa {
@@ -21,7 +23,8 @@ pub enum Isa {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Avx2(());
 
-/// Proof that the CPU has AVX-512 F, BW, DQ and VL (and what [`Avx2`] stands for); the flags say what it has beyond that.
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL (and what [`Avx2`] stands for); the flags say
+/// what it has beyond that.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Avx512 {
@@ -33,7 +36,9 @@ pub struct Avx512 {
 impl Avx2 {
     /// The token, if this CPU has the instructions.
     pub fn detect() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         found.then_some(Self(()))
     }
 }
@@ -47,7 +52,10 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        found.then(|| Self { vnni: is_x86_feature_detected!("avx512vnni"), bf16: is_x86_feature_detected!("avx512bf16") })
+        found.then(|| Self {
+            vnni: is_x86_feature_detected!("avx512vnni"),
+            bf16: is_x86_feature_detected!("avx512bf16"),
+        })
     }
 
     /// Whether the CPU has AVX512-VNNI: dot products of bytes.
@@ -67,10 +75,12 @@ impl Avx512 {
 }
 
 impl Isa {
-    /// The widest instruction set of this CPU, or the one that the environment variable `GLM_ISA` names.
+    /// The widest instruction set of this CPU, or the one that the environment variable `GLM_ISA`
+    /// names.
     ///
     /// # Errors
-    /// [`KernelError::UnknownIsa`] or [`KernelError::IsaUnavailable`] if `GLM_ISA` names one that does not exist or that this CPU lacks.
+    /// [`KernelError::UnknownIsa`] or [`KernelError::IsaUnavailable`] if `GLM_ISA` names one that
+    /// does not exist or that this CPU lacks.
     pub fn detect() -> Result<Self, KernelError> {
         match std::env::var_os("GLM_ISA") {
             Some(name) => Self::named(&name.to_string_lossy()),
@@ -81,7 +91,8 @@ impl Isa {
     /// The instruction set called `name`: `scalar`, `avx2` or `avx512`.
     ///
     /// # Errors
-    /// [`KernelError::UnknownIsa`] for any other name, [`KernelError::IsaUnavailable`] if this CPU lacks it.
+    /// [`KernelError::UnknownIsa`] for any other name, [`KernelError::IsaUnavailable`] if this CPU
+    /// lacks it.
     pub fn named(name: &str) -> Result<Self, KernelError> {
         let available = Self::available();
         if let Some(isa) = available.iter().find(|isa| isa.name() == name) {
@@ -91,7 +102,10 @@ impl Isa {
         Err(match requested {
             Some(requested) => {
                 let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
-                KernelError::IsaUnavailable { requested, available: names.join(", ") }
+                KernelError::IsaUnavailable {
+                    requested,
+                    available: names.join(", "),
+                }
             }
             None => KernelError::UnknownIsa(name.to_owned()),
         })
@@ -126,7 +140,10 @@ impl std::fmt::Display for Isa {
         #[cfg(target_arch = "x86_64")]
         if let Self::Avx512(cpu) = self {
             let flags = [(cpu.vnni, "+vnni"), (cpu.bf16, "+bf16")];
-            flags.into_iter().filter(|(has, _)| *has).try_for_each(|(_, flag)| f.write_str(flag))?;
+            flags
+                .into_iter()
+                .filter(|(has, _)| *has)
+                .try_for_each(|(_, flag)| f.write_str(flag))?;
         }
         Ok(())
     }
@@ -155,11 +172,16 @@ mod tests {
 
     #[test]
     fn an_isa_that_is_missing_is_another_error() {
-        let missing = ["avx2", "avx512"].into_iter().find(|name| !Isa::available().iter().any(|isa| isa.name() == *name));
+        let missing = ["avx2", "avx512"]
+            .into_iter()
+            .find(|name| !Isa::available().iter().any(|isa| isa.name() == *name));
         let Some(name) = missing else {
             println!("skipped: this CPU has every instruction set");
             return;
         };
-        assert!(matches!(Isa::named(name), Err(KernelError::IsaUnavailable { .. })));
+        assert!(matches!(
+            Isa::named(name),
+            Err(KernelError::IsaUnavailable { .. })
+        ));
     }
 }

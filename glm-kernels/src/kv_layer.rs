@@ -1,7 +1,8 @@
 //! The keys and values of one layer, in blocks that sequences own one by one (arXiv:2309.06180).
 //!
-//! For each block and KV head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So both products of attention run along contiguous
-//! memory with no sum across a vector: scores of a block's tokens side by side, then outputs of a head's elements side by side.
+//! For each block and KV head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So
+//! both products of attention run along contiguous memory with no sum across a vector: scores of a
+//! block's tokens side by side, then outputs of a head's elements side by side.
 
 use half::{bf16, f16};
 
@@ -51,7 +52,11 @@ impl KvDType {
 
     /// Bytes of scales per head and token.
     fn scale_bytes(self) -> usize {
-        if self == Self::Q8_0 { size_of::<f32>() } else { 0 }
+        if self == Self::Q8_0 {
+            size_of::<f32>()
+        } else {
+            0
+        }
     }
 }
 
@@ -66,12 +71,15 @@ impl std::str::FromStr for KvDType {
 
     fn from_str(name: &str) -> Result<Self, KernelError> {
         let known = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
-        let found = known.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name));
+        let found = known
+            .into_iter()
+            .find(|dtype| dtype.name().eq_ignore_ascii_case(name));
         found.ok_or_else(|| KernelError::UnknownKvDType(name.to_owned()))
     }
 }
 
-/// Keys and values of one layer: `num_blocks` blocks of `block_size` tokens. Slot `s` is token `s % block_size` of block `s / block_size`.
+/// Keys and values of one layer: `num_blocks` blocks of `block_size` tokens. Slot `s` is token `s %
+/// block_size` of block `s / block_size`.
 #[derive(Debug)]
 pub struct KvLayer {
     device: Device,
@@ -90,8 +98,9 @@ impl KvLayer {
     /// Blocks of zeros.
     ///
     /// # Errors
-    /// [`KernelError::Value`] if a size is 0, [`KernelError::ShapeOverflow`] or [`KernelError::OutOfMemory`] if they are too large together,
-    /// [`KernelError::Value`] if there are more slots than a `u32` can name.
+    /// [`KernelError::Value`] if a size is 0, [`KernelError::ShapeOverflow`] or
+    /// [`KernelError::OutOfMemory`] if they are too large together, [`KernelError::Value`] if there
+    /// are more slots than a `u32` can name.
     pub fn new(
         device: &Device,
         dtype: KvDType,
@@ -100,19 +109,39 @@ impl KvLayer {
         num_kv_heads: usize,
         head_dim: usize,
     ) -> Result<Self, KernelError> {
-        let sizes = [("num_blocks", num_blocks), ("block_size", block_size), ("num_kv_heads", num_kv_heads), ("head_dim", head_dim)];
+        let sizes = [
+            ("num_blocks", num_blocks),
+            ("block_size", block_size),
+            ("num_kv_heads", num_kv_heads),
+            ("head_dim", head_dim),
+        ];
         if let Some((name, found)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(KernelError::Value { op: OP, name, found, rule: "at least 1" });
+            return Err(KernelError::Value {
+                op: OP,
+                name,
+                found,
+                rule: "at least 1",
+            });
         }
         let shape = [num_blocks, num_kv_heads, block_size, head_dim];
         let overflow = || KernelError::ShapeOverflow(shape.to_vec());
         let slots = num_blocks.checked_mul(block_size).ok_or_else(overflow)?;
         if u32::try_from(slots).is_err() {
-            return Err(KernelError::Value { op: OP, name: "number of slots", found: slots, rule: "below 2^32" });
+            return Err(KernelError::Value {
+                op: OP,
+                name: "number of slots",
+                found: slots,
+                rule: "below 2^32",
+            });
         }
         let heads = slots.checked_mul(num_kv_heads).ok_or_else(overflow)?;
-        let value_bytes = heads.checked_mul(head_dim).and_then(|len| len.checked_mul(dtype.value_bytes())).ok_or_else(overflow)?;
-        let scale_bytes = heads.checked_mul(dtype.scale_bytes()).ok_or_else(overflow)?;
+        let value_bytes = heads
+            .checked_mul(head_dim)
+            .and_then(|len| len.checked_mul(dtype.value_bytes()))
+            .ok_or_else(overflow)?;
+        let scale_bytes = heads
+            .checked_mul(dtype.scale_bytes())
+            .ok_or_else(overflow)?;
         let zeros = |bytes| {
             let mut buffer = device.allocate(bytes)?;
             buffer.as_bytes_mut().fill(0);
@@ -184,14 +213,17 @@ impl KvLayer {
         &self.values.as_slice_of()[self.area(block, head) * len..][..len]
     }
 
-    /// The scales of a block's keys, `[block_size]`; only for [`KvDType::Q8_0`], as are those of the values.
+    /// The scales of a block's keys, `[block_size]`; only for [`KvDType::Q8_0`], as are those of
+    /// the values.
     pub(crate) fn key_scales(&self, block: usize, head: usize) -> &[f32] {
-        &self.key_scales.as_slice_of()[self.area(block, head) * self.block_size..][..self.block_size]
+        &self.key_scales.as_slice_of()[self.area(block, head) * self.block_size..]
+            [..self.block_size]
     }
 
     /// The scales of a block's values, `[block_size]`.
     pub(crate) fn value_scales(&self, block: usize, head: usize) -> &[f32] {
-        &self.value_scales.as_slice_of()[self.area(block, head) * self.block_size..][..self.block_size]
+        &self.value_scales.as_slice_of()[self.area(block, head) * self.block_size..]
+            [..self.block_size]
     }
 
     /// One element of a key, widened: for the scalar reference.
@@ -201,7 +233,10 @@ impl KvLayer {
             KvDType::F32 => self.keys::<f32>(block, head)[index],
             KvDType::F16 => self.keys::<f16>(block, head)[index].to_f32(),
             KvDType::BF16 => self.keys::<bf16>(block, head)[index].to_f32(),
-            KvDType::Q8_0 => f32::from(self.keys::<i8>(block, head)[index]) * self.key_scales(block, head)[offset],
+            KvDType::Q8_0 => {
+                f32::from(self.keys::<i8>(block, head)[index])
+                    * self.key_scales(block, head)[offset]
+            }
         }
     }
 
@@ -212,16 +247,28 @@ impl KvLayer {
             KvDType::F32 => self.values::<f32>(block, head)[index],
             KvDType::F16 => self.values::<f16>(block, head)[index].to_f32(),
             KvDType::BF16 => self.values::<bf16>(block, head)[index].to_f32(),
-            KvDType::Q8_0 => f32::from(self.values::<i8>(block, head)[index]) * self.value_scales(block, head)[offset],
+            KvDType::Q8_0 => {
+                f32::from(self.values::<i8>(block, head)[index])
+                    * self.value_scales(block, head)[offset]
+            }
         }
     }
 
     /// Access for threads that write different heads.
     pub(crate) fn writer(&mut self) -> KvWriter<'_> {
         let planes = match self.dtype {
-            KvDType::F32 => Planes::F32(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
-            KvDType::F16 => Planes::F16(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
-            KvDType::BF16 => Planes::BF16(SharedMut::new(self.keys.as_slice_of_mut()), SharedMut::new(self.values.as_slice_of_mut())),
+            KvDType::F32 => Planes::F32(
+                SharedMut::new(self.keys.as_slice_of_mut()),
+                SharedMut::new(self.values.as_slice_of_mut()),
+            ),
+            KvDType::F16 => Planes::F16(
+                SharedMut::new(self.keys.as_slice_of_mut()),
+                SharedMut::new(self.values.as_slice_of_mut()),
+            ),
+            KvDType::BF16 => Planes::BF16(
+                SharedMut::new(self.keys.as_slice_of_mut()),
+                SharedMut::new(self.values.as_slice_of_mut()),
+            ),
             KvDType::Q8_0 => Planes::Q8_0 {
                 keys: SharedMut::new(self.keys.as_slice_of_mut()),
                 values: SharedMut::new(self.values.as_slice_of_mut()),
@@ -229,7 +276,12 @@ impl KvLayer {
                 value_scales: SharedMut::new(self.value_scales.as_slice_of_mut()),
             },
         };
-        KvWriter { planes, num_kv_heads: self.num_kv_heads, block_size: self.block_size, head_dim: self.head_dim }
+        KvWriter {
+            planes,
+            num_kv_heads: self.num_kv_heads,
+            block_size: self.block_size,
+            head_dim: self.head_dim,
+        }
     }
 
     fn area(&self, block: usize, head: usize) -> usize {
@@ -250,7 +302,12 @@ enum Planes<'a> {
     F32(SharedMut<'a, f32>, SharedMut<'a, f32>),
     F16(SharedMut<'a, f16>, SharedMut<'a, f16>),
     BF16(SharedMut<'a, bf16>, SharedMut<'a, bf16>),
-    Q8_0 { keys: SharedMut<'a, i8>, values: SharedMut<'a, i8>, key_scales: SharedMut<'a, f32>, value_scales: SharedMut<'a, f32> },
+    Q8_0 {
+        keys: SharedMut<'a, i8>,
+        values: SharedMut<'a, i8>,
+        key_scales: SharedMut<'a, f32>,
+        value_scales: SharedMut<'a, f32>,
+    },
 }
 
 /// Where one head of one token lies.
@@ -271,8 +328,12 @@ impl KvWriter<'_> {
     /// # Safety
     /// No other thread may store to the same head at the same time.
     pub(crate) unsafe fn store(&self, slot: usize, head: usize, key: &[f32], value: &[f32]) {
-        let place = Place { area: slot / self.block_size * self.num_kv_heads + head, offset: slot % self.block_size };
-        // SAFETY: areas of different heads are disjoint, and the caller promises that no other thread has this head.
+        let place = Place {
+            area: slot / self.block_size * self.num_kv_heads + head,
+            offset: slot % self.block_size,
+        };
+        // SAFETY: areas of different heads are disjoint, and the caller promises that no other
+        // thread has this head.
         unsafe {
             match &self.planes {
                 Planes::F32(keys, values) => {
@@ -287,7 +348,12 @@ impl KvWriter<'_> {
                     self.store_key(keys, place, key, bf16::from_f32);
                     self.store_value(values, place, value, bf16::from_f32);
                 }
-                Planes::Q8_0 { keys, values, key_scales, value_scales } => {
+                Planes::Q8_0 {
+                    keys,
+                    values,
+                    key_scales,
+                    value_scales,
+                } => {
                     let scale_at = place.area * self.block_size + place.offset;
                     let (key_scale, value_scale) = (byte_scale(key), byte_scale(value));
                     key_scales.slice(scale_at, 1)[0] = key_scale;
@@ -301,9 +367,16 @@ impl KvWriter<'_> {
 
     /// # Safety
     /// As [`KvWriter::store`].
-    unsafe fn store_key<T>(&self, keys: &SharedMut<'_, T>, place: Place, key: &[f32], narrow: impl Fn(f32) -> T) {
+    unsafe fn store_key<T>(
+        &self,
+        keys: &SharedMut<'_, T>,
+        place: Place,
+        key: &[f32],
+        narrow: impl Fn(f32) -> T,
+    ) {
         let len = self.head_dim * self.block_size;
-        // SAFETY: the area belongs to one head, and the caller promises that no other thread has it.
+        // SAFETY: the area belongs to one head, and the caller promises that no other thread has
+        // it.
         let area = unsafe { keys.slice(place.area * len, len) };
         for (row, x) in area.chunks_exact_mut(self.block_size).zip(key) {
             row[place.offset] = narrow(*x);
@@ -312,9 +385,16 @@ impl KvWriter<'_> {
 
     /// # Safety
     /// As [`KvWriter::store`].
-    unsafe fn store_value<T>(&self, values: &SharedMut<'_, T>, place: Place, value: &[f32], narrow: impl Fn(f32) -> T) {
+    unsafe fn store_value<T>(
+        &self,
+        values: &SharedMut<'_, T>,
+        place: Place,
+        value: &[f32],
+        narrow: impl Fn(f32) -> T,
+    ) {
         let start = (place.area * self.block_size + place.offset) * self.head_dim;
-        // SAFETY: the area belongs to one head, and the caller promises that no other thread has it.
+        // SAFETY: the area belongs to one head, and the caller promises that no other thread has
+        // it.
         let row = unsafe { values.slice(start, self.head_dim) };
         for (stored, x) in row.iter_mut().zip(value) {
             *stored = narrow(*x);
@@ -322,8 +402,8 @@ impl KvWriter<'_> {
     }
 }
 
-/// The nearest f16; a finite value stays finite, since an infinite value of a later token would turn the zero weight that an earlier query gives
-/// it into NaN.
+/// The nearest f16; a finite value stays finite, since an infinite value of a later token would
+/// turn the zero weight that an earlier query gives it into NaN.
 fn narrow_to_f16(x: f32) -> f16 {
     f16::from_f32(x.clamp(f32::from(f16::MIN), f32::from(f16::MAX)))
 }
@@ -346,9 +426,12 @@ mod tests {
         let device = devices(1).remove(0);
         let (blocks, block_size, heads, head_dim) = (3, 16, 2, 24);
         for (dtype, tolerance) in ALL.into_iter().zip([0.0, 5e-4, 4e-3, 4e-3]) {
-            let mut layer = KvLayer::new(&device, dtype, blocks, block_size, heads, head_dim).unwrap();
+            let mut layer =
+                KvLayer::new(&device, dtype, blocks, block_size, heads, head_dim).unwrap();
             let mut random = Random::new(7);
-            let stored: Vec<_> = (0..layer.num_slots() * heads).map(|_| (random.values(head_dim), random.values(head_dim))).collect();
+            let stored: Vec<_> = (0..layer.num_slots() * heads)
+                .map(|_| (random.values(head_dim), random.values(head_dim)))
+                .collect();
             let writer = layer.writer();
             for (i, (key, value)) in stored.iter().enumerate() {
                 // SAFETY: one thread.
@@ -361,8 +444,18 @@ mod tests {
                         layer.key(slot / block_size, head, slot % block_size, d),
                         layer.value(slot / block_size, head, slot % block_size, d),
                     );
-                    assert!((got.0 - key[d]).abs() <= tolerance, "{dtype} key {i}, {d}: {} for {}", got.0, key[d]);
-                    assert!((got.1 - value[d]).abs() <= tolerance, "{dtype} value {i}, {d}: {} for {}", got.1, value[d]);
+                    assert!(
+                        (got.0 - key[d]).abs() <= tolerance,
+                        "{dtype} key {i}, {d}: {} for {}",
+                        got.0,
+                        key[d]
+                    );
+                    assert!(
+                        (got.1 - value[d]).abs() <= tolerance,
+                        "{dtype} value {i}, {d}: {} for {}",
+                        got.1,
+                        value[d]
+                    );
                 }
             }
         }
@@ -373,10 +466,16 @@ mod tests {
         let device = devices(1).remove(0);
         for dtype in ALL {
             let layer = KvLayer::new(&device, dtype, 5, 16, 2, 64).unwrap();
-            assert_eq!(layer.byte_len(), layer.num_slots() * dtype.bytes_per_token(2, 64));
+            assert_eq!(
+                layer.byte_len(),
+                layer.num_slots() * dtype.bytes_per_token(2, 64)
+            );
             assert_eq!(dtype.name().parse::<KvDType>(), Ok(dtype));
         }
-        assert_eq!("int3".parse::<KvDType>(), Err(KernelError::UnknownKvDType("int3".into())));
+        assert_eq!(
+            "int3".parse::<KvDType>(),
+            Err(KernelError::UnknownKvDType("int3".into()))
+        );
     }
 
     #[test]
@@ -390,9 +489,27 @@ mod tests {
     fn absurd_sizes_are_errors() {
         let device = devices(1).remove(0);
         let new = |blocks, heads| KvLayer::new(&device, KvDType::F32, blocks, 16, heads, 64);
-        assert!(matches!(new(0, 1), Err(KernelError::Value { name: "num_blocks", .. })));
-        assert!(matches!(new(usize::MAX, 1), Err(KernelError::ShapeOverflow(_))));
-        assert!(matches!(new(1 << 30, 1), Err(KernelError::Value { name: "number of slots", .. })));
-        assert!(matches!(new(1, usize::MAX / 64), Err(KernelError::ShapeOverflow(_))));
+        assert!(matches!(
+            new(0, 1),
+            Err(KernelError::Value {
+                name: "num_blocks",
+                ..
+            })
+        ));
+        assert!(matches!(
+            new(usize::MAX, 1),
+            Err(KernelError::ShapeOverflow(_))
+        ));
+        assert!(matches!(
+            new(1 << 30, 1),
+            Err(KernelError::Value {
+                name: "number of slots",
+                ..
+            })
+        ));
+        assert!(matches!(
+            new(1, usize::MAX / 64),
+            Err(KernelError::ShapeOverflow(_))
+        ));
     }
 }

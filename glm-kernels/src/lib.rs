@@ -1,19 +1,25 @@
-//! The numbers of the engine: devices, tensors and the operations of a GLM layer. It knows no file, no configuration and no text.
+//! The numbers of the engine: devices, tensors and the operations of a GLM layer. It knows no file,
+//! no configuration and no text.
 //!
 //! # The contract
-//! - A kernel is a function of its arguments. There are no globals; what a machine can do is in the [`Device`], which every tensor carries.
-//! - Operations are coarse, one per step of a layer, and each is one free function that checks its arguments, allocates its result from the
-//!   device's cache and splits the work over the device's threads. Nothing that a caller passes makes it panic; it gets a [`KernelError`].
-//! - Activations are f32, row-major and contiguous. Sums are f32 in a fixed order: a row of a result depends neither on the number of
-//!   threads nor on the other rows of the batch.
-//! - Every vectorised kernel has a scalar reference beside it and is compared with it, for every instruction set of the machine that runs the tests.
+//! - A kernel is a function of its arguments. There are no globals; what a machine can do is in the
+//!   [`Device`], which every tensor carries.
+//! - Operations are coarse, one per step of a layer, and each is one free function that checks its
+//!   arguments, allocates its result from the device's cache and splits the work over the device's
+//!   threads. Nothing that a caller passes makes it panic; it gets a [`KernelError`].
+//! - Activations are f32, row-major and contiguous. Sums are f32 in a fixed order: a row of a
+//!   result depends neither on the number of threads nor on the other rows of the batch.
+//! - Every vectorised kernel has a scalar reference beside it and is compared with it, for every
+//!   instruction set of the machine that runs the tests.
 //!
 //! # Letters in shapes
-//! `T` tokens in this step, `S` sequences, `H`/`KVH` query/key-value heads, `D` head_dim, `C` hidden_size, `F` intermediate_size, `V` vocab_size.
+//! `T` tokens in this step, `S` sequences, `H`/`KVH` query/key-value heads, `D` head_dim, `C`
+//! hidden_size, `F` intermediate_size, `V` vocab_size.
 //!
 //! # Where things are
-//! One folder per kernel: `mod.rs` (contract, dispatch, tests), `reference.rs` (scalar), and the vectorised form, written once over the vector
-//! types of `simd` or once per instruction set where those differ in kind (`linear`).
+//! One folder per kernel: `mod.rs` (contract, dispatch, tests), `reference.rs` (scalar), and the
+//! vectorised form, written once over the vector types of `simd` or once per instruction set where
+//! those differ in kind (`linear`).
 
 mod bandwidth;
 mod device;

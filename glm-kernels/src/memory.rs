@@ -1,7 +1,9 @@
-//! The caching allocator: a forward pass that repeats gets the same memory again, so it neither calls the system nor faults pages in.
+//! The caching allocator: a forward pass that repeats gets the same memory again, so it neither
+//! calls the system nor faults pages in.
 //!
-//! Sizes are rounded up to one of eight steps per power of two, and each size has a free list. A freed block goes back to its list and is handed
-//! out last-in first-out, so the next request of that size finds it warm in the cache.
+//! Sizes are rounded up to one of eight steps per power of two, and each size has a free list. A
+//! freed block goes back to its list and is handed out last-in first-out, so the next request of
+//! that size finds it warm in the cache.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
@@ -13,8 +15,8 @@ use crate::KernelError;
 /// Every block starts on a cache line, which is also the width of the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// A block of this size or more starts on a page boundary of the same size, and the system is asked to back it with such pages: streaming weights
-/// through 4 KiB pages costs a TLB miss each 4 KiB.
+/// A block of this size or more starts on a page boundary of the same size, and the system is asked
+/// to back it with such pages: streaming weights through 4 KiB pages costs a TLB miss each 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
 
 /// What an allocator holds, in bytes and calls.
@@ -43,13 +45,17 @@ pub(crate) struct Allocator {
 }
 
 impl Allocator {
-    /// A buffer of `bytes` bytes. Their values are unspecified: zero if the block is new, otherwise what its last user left.
+    /// A buffer of `bytes` bytes. Their values are unspecified: zero if the block is new, otherwise
+    /// what its last user left.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Buffer, KernelError> {
         let capacity = bucket_size(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         let cached = self.lock().free.get_mut(&capacity).and_then(Vec::pop);
         let (block, is_new) = match cached {
             Some(block) => (block, false),
-            None => (Block::new(capacity).ok_or(KernelError::OutOfMemory { bytes })?, true),
+            None => (
+                Block::new(capacity).ok_or(KernelError::OutOfMemory { bytes })?,
+                true,
+            ),
         };
         let stats = &mut self.lock().stats;
         if is_new {
@@ -59,7 +65,11 @@ impl Allocator {
         }
         stats.live_bytes += capacity;
         stats.peak_bytes = stats.peak_bytes.max(stats.live_bytes);
-        Ok(Buffer { block: Some(block), len: bytes, home: Arc::clone(self) })
+        Ok(Buffer {
+            block: Some(block),
+            len: bytes,
+            home: Arc::clone(self),
+        })
     }
 
     pub(crate) fn stats(&self) -> AllocatorStats {
@@ -85,12 +95,14 @@ impl Allocator {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere cannot leave the counts half changed, since nothing in here panics between two changes.
+        // A panic elsewhere cannot leave the counts half changed, since nothing in here panics
+        // between two changes.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// `bytes` rounded up to a multiple of an eighth of its power of two, at least one cache line: at most 12.5 % more than asked.
+/// `bytes` rounded up to a multiple of an eighth of its power of two, at least one cache line: at
+/// most 12.5 % more than asked.
 fn bucket_size(bytes: usize) -> Option<usize> {
     let bytes = bytes.max(ALIGNMENT);
     let step = (1usize << bytes.ilog2()).max(8 * ALIGNMENT) / 8;
@@ -105,25 +117,37 @@ struct Block {
     system_layout: Layout,
 }
 
-// SAFETY: a `Block` is the only owner of its memory and has no interior mutability; like `Box<[u8]>` it may move and be shared.
+// SAFETY: a `Block` is the only owner of its memory and has no interior mutability; like
+// `Box<[u8]>` it may move and be shared.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
 
 impl Block {
     fn new(capacity: usize) -> Option<Self> {
-        let alignment = if capacity >= HUGE_PAGE { HUGE_PAGE } else { ALIGNMENT };
-        // Aligned by hand: the system hands out zeroed pages without touching them only for an alignment that it gives anyway.
+        let alignment = if capacity >= HUGE_PAGE {
+            HUGE_PAGE
+        } else {
+            ALIGNMENT
+        };
+        // Aligned by hand: the system hands out zeroed pages without touching them only for an
+        // alignment that it gives anyway.
         let system_layout = Layout::from_size_align(capacity.checked_add(alignment)?, 16).ok()?;
         // SAFETY: the layout's size is not zero, `bucket_size` is at least `ALIGNMENT`.
         let system = NonNull::new(unsafe { alloc_zeroed(system_layout) })?;
         let padding = system.as_ptr().align_offset(alignment);
-        // SAFETY: `padding < alignment`, and the allocation is `alignment` bytes longer than `capacity`.
+        // SAFETY: `padding < alignment`, and the allocation is `alignment` bytes longer than
+        // `capacity`.
         let start = unsafe { system.add(padding) };
         if capacity >= HUGE_PAGE {
             advise_huge_pages(start, capacity);
         }
-        Some(Self { start, capacity, system, system_layout })
+        Some(Self {
+            start,
+            capacity,
+            system,
+            system_layout,
+        })
     }
 
     fn capacity(&self) -> usize {
@@ -133,14 +157,16 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `system` came from `alloc_zeroed` with this very layout, and the block is its only owner.
+        // SAFETY: `system` came from `alloc_zeroed` with this very layout, and the block is its
+        // only owner.
         unsafe { dealloc(self.system.as_ptr(), self.system_layout) }
     }
 }
 
 #[cfg(all(target_os = "linux", not(miri)))]
 fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: the range lies within a live allocation of ours (`Block::new`), and MADV_HUGEPAGE changes no content. It is a hint: failure is harmless.
+    // SAFETY: the range lies within a live allocation of ours (`Block::new`), and MADV_HUGEPAGE
+    // changes no content. It is a hint: failure is harmless.
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
@@ -157,7 +183,8 @@ pub struct Buffer {
 impl Buffer {
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: `start` is valid for `len <= capacity` bytes, which are initialised (zeroed by the system, or written since).
+        // SAFETY: `start` is valid for `len <= capacity` bytes, which are initialised (zeroed by
+        // the system, or written since).
         unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
     }
 
@@ -169,14 +196,19 @@ impl Buffer {
 
     /// The whole elements of type `T` that fit.
     pub fn as_slice_of<T: Element>(&self) -> &[T] {
-        // SAFETY: as in `as_bytes`; the start is aligned to 64 bytes, and every bit pattern is an `Element`.
-        unsafe { std::slice::from_raw_parts(self.start().as_ptr().cast(), self.len / size_of::<T>()) }
+        // SAFETY: as in `as_bytes`; the start is aligned to 64 bytes, and every bit pattern is an
+        // `Element`.
+        unsafe {
+            std::slice::from_raw_parts(self.start().as_ptr().cast(), self.len / size_of::<T>())
+        }
     }
 
     /// The whole elements of type `T` that fit, to write.
     pub fn as_slice_of_mut<T: Element>(&mut self) -> &mut [T] {
         // SAFETY: as in `as_slice_of`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr().cast(), self.len / size_of::<T>()) }
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start().as_ptr().cast(), self.len / size_of::<T>())
+        }
     }
 
     /// The number of bytes.
@@ -190,7 +222,9 @@ impl Buffer {
     }
 
     fn start(&self) -> NonNull<u8> {
-        self.block.as_ref().map_or(NonNull::<u128>::dangling().cast(), |block| block.start)
+        self.block
+            .as_ref()
+            .map_or(NonNull::<u128>::dangling().cast(), |block| block.start)
     }
 }
 
@@ -204,23 +238,39 @@ impl Drop for Buffer {
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffer").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Buffer")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
 /// A number that any bytes of its size stand for.
 ///
 /// # Safety
-/// Every bit pattern must be a valid value, there must be no padding, and the alignment must be at most 64.
+/// Every bit pattern must be a valid value, there must be no padding, and the alignment must be at
+/// most 64.
 pub unsafe trait Element: Copy + Send + Sync + 'static {}
 
 macro_rules! elements {
     ($($ty:ty),*) => {$(
-        // SAFETY: a plain number (or a transparent wrapper of one) has no padding and no invalid bit pattern.
+        // SAFETY: a plain number (or a transparent wrapper of one) has no padding and no invalid
+        // bit pattern.
         unsafe impl Element for $ty {}
     )*};
 }
-elements!(u8, i8, u16, i16, u32, i32, u64, i64, f32, half::f16, half::bf16);
+elements!(
+    u8,
+    i8,
+    u16,
+    i16,
+    u32,
+    i32,
+    u64,
+    i64,
+    f32,
+    half::f16,
+    half::bf16
+);
 
 #[cfg(test)]
 mod tests {
@@ -231,7 +281,10 @@ mod tests {
         for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, (3 << 20) + 7, 1 << 30]) {
             let bucket = bucket_size(bytes).unwrap();
             assert!(bucket >= bytes && bucket.is_multiple_of(ALIGNMENT));
-            assert!(bucket - bytes < 64 || (bucket - bytes) * 8 <= bytes, "{bytes} -> {bucket}");
+            assert!(
+                bucket - bytes < 64 || (bucket - bytes) * 8 <= bytes,
+                "{bytes} -> {bucket}"
+            );
         }
         assert_eq!(bucket_size(usize::MAX), None);
     }
@@ -246,7 +299,15 @@ mod tests {
         assert_eq!(allocator.stats().cached_bytes, 1024);
         let second = allocator.allocate(1001).unwrap();
         assert_eq!(second.as_bytes().as_ptr(), address);
-        assert_eq!(allocator.stats(), AllocatorStats { live_bytes: 1024, cached_bytes: 0, peak_bytes: 1024, system_allocations: 1 });
+        assert_eq!(
+            allocator.stats(),
+            AllocatorStats {
+                live_bytes: 1024,
+                cached_bytes: 0,
+                peak_bytes: 1024,
+                system_allocations: 1
+            }
+        );
     }
 
     #[test]
@@ -255,7 +316,17 @@ mod tests {
         for bytes in [0, 1, 63, 4096, HUGE_PAGE] {
             let buffer = allocator.allocate(bytes).unwrap();
             assert_eq!(buffer.len(), bytes);
-            assert_eq!(buffer.as_bytes().as_ptr().align_offset(if bytes >= HUGE_PAGE { HUGE_PAGE } else { ALIGNMENT }), 0);
+            assert_eq!(
+                buffer
+                    .as_bytes()
+                    .as_ptr()
+                    .align_offset(if bytes >= HUGE_PAGE {
+                        HUGE_PAGE
+                    } else {
+                        ALIGNMENT
+                    }),
+                0
+            );
             assert!(buffer.as_bytes().iter().all(|byte| *byte == 0));
         }
     }
@@ -274,7 +345,10 @@ mod tests {
     fn a_size_beyond_any_memory_is_an_error() {
         let allocator = Arc::new(Allocator::default());
         for bytes in [usize::MAX, usize::MAX / 2, isize::MAX as usize] {
-            assert_eq!(allocator.allocate(bytes).unwrap_err(), KernelError::OutOfMemory { bytes });
+            assert_eq!(
+                allocator.allocate(bytes).unwrap_err(),
+                KernelError::OutOfMemory { bytes }
+            );
         }
         assert_eq!(allocator.stats(), AllocatorStats::default());
     }

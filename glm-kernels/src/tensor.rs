@@ -1,4 +1,5 @@
-//! The tensor of the forward pass: contiguous, row-major, with shared memory. No strides, no autograd.
+//! The tensor of the forward pass: contiguous, row-major, with shared memory. No strides, no
+//! autograd.
 
 use std::sync::Arc;
 
@@ -42,7 +43,8 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// Up to [`MAX_RANK`] sizes, held inline: making a tensor of a step should not go to the system's allocator for its shape.
+/// Up to [`MAX_RANK`] sizes, held inline: making a tensor of a step should not go to the system's
+/// allocator for its shape.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Shape {
     sizes: [usize; MAX_RANK],
@@ -54,9 +56,15 @@ impl Shape {
         let mut inline = [0; MAX_RANK];
         inline
             .get_mut(..sizes.len())
-            .ok_or(KernelError::Rank { found: sizes.len(), max: MAX_RANK })?
+            .ok_or(KernelError::Rank {
+                found: sizes.len(),
+                max: MAX_RANK,
+            })?
             .copy_from_slice(sizes);
-        Ok(Self { sizes: inline, rank: sizes.len() })
+        Ok(Self {
+            sizes: inline,
+            rank: sizes.len(),
+        })
     }
 
     fn as_slice(&self) -> &[usize] {
@@ -64,7 +72,8 @@ impl Shape {
     }
 }
 
-/// An n-dimensional array on a device: contiguous, last dimension fastest. A clone shares the memory.
+/// An n-dimensional array on a device: contiguous, last dimension fastest. A clone shares the
+/// memory.
 #[derive(Clone)]
 pub struct Tensor {
     device: Device,
@@ -74,7 +83,8 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor whose elements have unspecified values, for a kernel that writes all of them. Debug builds fill it with NaN.
+    /// A tensor whose elements have unspecified values, for a kernel that writes all of them. Debug
+    /// builds fill it with NaN.
     ///
     /// # Errors
     /// [`KernelError::Rank`], [`KernelError::ShapeOverflow`] or [`KernelError::OutOfMemory`].
@@ -83,7 +93,12 @@ impl Tensor {
         if cfg!(debug_assertions) {
             memory.as_bytes_mut().fill(0xff); // all ones is a NaN in each of the types
         }
-        Ok(Self { device: device.clone(), dtype, shape: Shape::new(shape)?, memory: Arc::new(memory) })
+        Ok(Self {
+            device: device.clone(),
+            dtype,
+            shape: Shape::new(shape)?,
+            memory: Arc::new(memory),
+        })
     }
 
     /// A tensor of zeros.
@@ -93,13 +108,19 @@ impl Tensor {
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self, KernelError> {
         let mut memory = device.allocate(byte_len(dtype, shape)?)?;
         memory.as_bytes_mut().fill(0);
-        Ok(Self { device: device.clone(), dtype, shape: Shape::new(shape)?, memory: Arc::new(memory) })
+        Ok(Self {
+            device: device.clone(),
+            dtype,
+            shape: Shape::new(shape)?,
+            memory: Arc::new(memory),
+        })
     }
 
     /// A copy of `values`, row-major.
     ///
     /// # Errors
-    /// [`KernelError::Length`] unless `values` has as many elements as `shape`; otherwise as [`Tensor::empty`].
+    /// [`KernelError::Length`] unless `values` has as many elements as `shape`; otherwise as
+    /// [`Tensor::empty`].
     ///
     /// ```
     /// # use glm_kernels::{Device, Tensor};
@@ -111,7 +132,12 @@ impl Tensor {
     pub fn from_f32(device: &Device, values: &[f32], shape: &[usize]) -> Result<Self, KernelError> {
         let expected = element_count(shape)?;
         if values.len() != expected {
-            return Err(KernelError::Length { op: "Tensor::from_f32", name: "values", expected, found: values.len() });
+            return Err(KernelError::Length {
+                op: "Tensor::from_f32",
+                name: "values",
+                expected,
+                found: values.len(),
+            });
         }
         let mut tensor = Self::empty(device, DType::F32, shape)?;
         tensor.as_f32_mut()?.copy_from_slice(values);
@@ -121,15 +147,31 @@ impl Tensor {
     /// A copy of `bytes`: the elements in native byte order, row-major.
     ///
     /// # Errors
-    /// [`KernelError::Length`] unless there are as many bytes as `shape` and `dtype` say; otherwise as [`Tensor::empty`].
-    pub fn from_bytes(device: &Device, dtype: DType, bytes: &[u8], shape: &[usize]) -> Result<Self, KernelError> {
+    /// [`KernelError::Length`] unless there are as many bytes as `shape` and `dtype` say; otherwise
+    /// as [`Tensor::empty`].
+    pub fn from_bytes(
+        device: &Device,
+        dtype: DType,
+        bytes: &[u8],
+        shape: &[usize],
+    ) -> Result<Self, KernelError> {
         let expected = byte_len(dtype, shape)?;
         if bytes.len() != expected {
-            return Err(KernelError::Length { op: "Tensor::from_bytes", name: "bytes", expected, found: bytes.len() });
+            return Err(KernelError::Length {
+                op: "Tensor::from_bytes",
+                name: "bytes",
+                expected,
+                found: bytes.len(),
+            });
         }
         let mut memory = device.allocate(expected)?;
         memory.as_bytes_mut().copy_from_slice(bytes);
-        Ok(Self { device: device.clone(), dtype, shape: Shape::new(shape)?, memory: Arc::new(memory) })
+        Ok(Self {
+            device: device.clone(),
+            dtype,
+            shape: Shape::new(shape)?,
+            memory: Arc::new(memory),
+        })
     }
 
     /// Where the tensor lives.
@@ -161,17 +203,36 @@ impl Tensor {
     ///
     /// # Errors
     /// [`KernelError::Shape`] with `op` and `name` unless the tensor has two dimensions.
-    pub fn dims2(&self, op: &'static str, name: &'static str) -> Result<(usize, usize), KernelError> {
+    pub fn dims2(
+        &self,
+        op: &'static str,
+        name: &'static str,
+    ) -> Result<(usize, usize), KernelError> {
         match *self.shape() {
             [rows, columns] => Ok((rows, columns)),
-            _ => Err(KernelError::Shape { op, name, expected: vec![self.shape().first().copied().unwrap_or(0), self.len()], found: self.shape().to_vec() }),
+            _ => Err(KernelError::Shape {
+                op,
+                name,
+                expected: vec![self.shape().first().copied().unwrap_or(0), self.len()],
+                found: self.shape().to_vec(),
+            }),
         }
     }
 
     /// Checks the shape of an argument called `name` of the operation `op`.
-    pub(crate) fn expect_shape(&self, op: &'static str, name: &'static str, expected: &[usize]) -> Result<(), KernelError> {
+    pub(crate) fn expect_shape(
+        &self,
+        op: &'static str,
+        name: &'static str,
+        expected: &[usize],
+    ) -> Result<(), KernelError> {
         if self.shape() != expected {
-            return Err(KernelError::Shape { op, name, expected: expected.to_vec(), found: self.shape().to_vec() });
+            return Err(KernelError::Shape {
+                op,
+                name,
+                expected: expected.to_vec(),
+                found: self.shape().to_vec(),
+            });
         }
         Ok(())
     }
@@ -187,11 +248,16 @@ impl Tensor {
     /// The elements, to change in place.
     ///
     /// # Errors
-    /// [`KernelError::DType`] unless they are f32, [`KernelError::Shared`] while a clone of this tensor lives.
+    /// [`KernelError::DType`] unless they are f32, [`KernelError::Shared`] while a clone of this
+    /// tensor lives.
     pub fn as_f32_mut(&mut self) -> Result<&mut [f32], KernelError> {
         const OP: &str = "Tensor::as_f32_mut";
         if self.dtype != DType::F32 {
-            return Err(KernelError::DType { op: OP, expected: DType::F32, found: self.dtype });
+            return Err(KernelError::DType {
+                op: OP,
+                expected: DType::F32,
+                found: self.dtype,
+            });
         }
         let memory = Arc::get_mut(&mut self.memory).ok_or(KernelError::Shared { op: OP })?;
         Ok(memory.as_slice_of_mut())
@@ -206,8 +272,18 @@ impl Tensor {
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.dtype {
             DType::F32 => self.memory.as_slice_of::<f32>().to_vec(),
-            DType::F16 => self.memory.as_slice_of::<f16>().iter().map(|x| x.to_f32()).collect(),
-            DType::BF16 => self.memory.as_slice_of::<bf16>().iter().map(|x| x.to_f32()).collect(),
+            DType::F16 => self
+                .memory
+                .as_slice_of::<f16>()
+                .iter()
+                .map(|x| x.to_f32())
+                .collect(),
+            DType::BF16 => self
+                .memory
+                .as_slice_of::<bf16>()
+                .iter()
+                .map(|x| x.to_f32())
+                .collect(),
         }
     }
 
@@ -217,14 +293,26 @@ impl Tensor {
     /// [`KernelError::Shape`] unless both shapes have as many elements.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self, KernelError> {
         if element_count(shape)? != self.len() {
-            return Err(KernelError::Shape { op: "Tensor::reshape", name: "shape", expected: self.shape().to_vec(), found: shape.to_vec() });
+            return Err(KernelError::Shape {
+                op: "Tensor::reshape",
+                name: "shape",
+                expected: self.shape().to_vec(),
+                found: shape.to_vec(),
+            });
         }
-        Ok(Self { shape: Shape::new(shape)?, ..self.clone() })
+        Ok(Self {
+            shape: Shape::new(shape)?,
+            ..self.clone()
+        })
     }
 
     fn elements<T: Element>(&self, op: &'static str, expected: DType) -> Result<&[T], KernelError> {
         if self.dtype != expected {
-            return Err(KernelError::DType { op, expected, found: self.dtype });
+            return Err(KernelError::DType {
+                op,
+                expected,
+                found: self.dtype,
+            });
         }
         Ok(self.memory.as_slice_of())
     }
@@ -232,13 +320,21 @@ impl Tensor {
 
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tensor({} {:?} on {})", self.dtype, self.shape(), self.device.name())
+        write!(
+            f,
+            "Tensor({} {:?} on {})",
+            self.dtype,
+            self.shape(),
+            self.device.name()
+        )
     }
 }
 
 /// The number of elements of a shape.
 pub(crate) fn element_count(shape: &[usize]) -> Result<usize, KernelError> {
-    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+    let count = shape
+        .iter()
+        .try_fold(1usize, |count, size| count.checked_mul(*size));
     count.ok_or_else(|| KernelError::ShapeOverflow(shape.to_vec()))
 }
 
@@ -252,7 +348,11 @@ mod tests {
     use super::*;
 
     fn device() -> Device {
-        Device::cpu(crate::CpuOptions { threads: Some(1), isa: Some(crate::Isa::Scalar) }).unwrap()
+        Device::cpu(crate::CpuOptions {
+            threads: Some(1),
+            isa: Some(crate::Isa::Scalar),
+        })
+        .unwrap()
     }
 
     #[test]
@@ -267,19 +367,42 @@ mod tests {
 
     #[test]
     fn half_types_are_widened_exactly() {
-        let halves: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| f16::from_f32(*x).to_ne_bytes()).collect();
+        let halves: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|x| f16::from_f32(*x).to_ne_bytes())
+            .collect();
         let x = Tensor::from_bytes(&device(), DType::F16, &halves, &[2]).unwrap();
         assert_eq!(x.to_f32_vec(), [1.5, -2.0]);
-        assert_eq!(x.as_f32().unwrap_err(), KernelError::DType { op: "Tensor::as_f32", expected: DType::F32, found: DType::F16 });
-        let halves: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| bf16::from_f32(*x).to_ne_bytes()).collect();
-        assert_eq!(Tensor::from_bytes(&device(), DType::BF16, &halves, &[2]).unwrap().to_f32_vec(), [1.5, -2.0]);
+        assert_eq!(
+            x.as_f32().unwrap_err(),
+            KernelError::DType {
+                op: "Tensor::as_f32",
+                expected: DType::F32,
+                found: DType::F16
+            }
+        );
+        let halves: Vec<u8> = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|x| bf16::from_f32(*x).to_ne_bytes())
+            .collect();
+        assert_eq!(
+            Tensor::from_bytes(&device(), DType::BF16, &halves, &[2])
+                .unwrap()
+                .to_f32_vec(),
+            [1.5, -2.0]
+        );
     }
 
     #[test]
     fn shared_memory_is_not_changed_in_place() {
         let mut x = Tensor::zeros(&device(), DType::F32, &[3]).unwrap();
         let y = x.clone();
-        assert_eq!(x.as_f32_mut().unwrap_err(), KernelError::Shared { op: "Tensor::as_f32_mut" });
+        assert_eq!(
+            x.as_f32_mut().unwrap_err(),
+            KernelError::Shared {
+                op: "Tensor::as_f32_mut"
+            }
+        );
         drop(y);
         x.as_f32_mut().unwrap()[0] = 1.0;
         assert_eq!(x.to_f32_vec(), [1.0, 0.0, 0.0]);
@@ -288,14 +411,40 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_typed_errors() {
         let device = device();
-        assert!(matches!(Tensor::zeros(&device, DType::F32, &[usize::MAX, 2]), Err(KernelError::ShapeOverflow(_))));
-        assert!(matches!(Tensor::zeros(&device, DType::F32, &[usize::MAX]), Err(KernelError::ShapeOverflow(_))));
-        assert!(matches!(Tensor::zeros(&device, DType::F32, &[1; 5]), Err(KernelError::Rank { found: 5, .. })));
-        assert!(matches!(Tensor::from_f32(&device, &[0.0], &[2]), Err(KernelError::Length { expected: 2, found: 1, .. })));
-        assert!(matches!(Tensor::from_bytes(&device, DType::F16, &[0; 3], &[2]), Err(KernelError::Length { expected: 4, found: 3, .. })));
+        assert!(matches!(
+            Tensor::zeros(&device, DType::F32, &[usize::MAX, 2]),
+            Err(KernelError::ShapeOverflow(_))
+        ));
+        assert!(matches!(
+            Tensor::zeros(&device, DType::F32, &[usize::MAX]),
+            Err(KernelError::ShapeOverflow(_))
+        ));
+        assert!(matches!(
+            Tensor::zeros(&device, DType::F32, &[1; 5]),
+            Err(KernelError::Rank { found: 5, .. })
+        ));
+        assert!(matches!(
+            Tensor::from_f32(&device, &[0.0], &[2]),
+            Err(KernelError::Length {
+                expected: 2,
+                found: 1,
+                ..
+            })
+        ));
+        assert!(matches!(
+            Tensor::from_bytes(&device, DType::F16, &[0; 3], &[2]),
+            Err(KernelError::Length {
+                expected: 4,
+                found: 3,
+                ..
+            })
+        ));
         let x = Tensor::zeros(&device, DType::F32, &[2, 3]).unwrap();
         assert!(matches!(x.reshape(&[7]), Err(KernelError::Shape { .. })));
-        assert!(matches!(x.reshape(&[6]).unwrap().dims2("test", "x"), Err(KernelError::Shape { .. })));
+        assert!(matches!(
+            x.reshape(&[6]).unwrap().dims2("test", "x"),
+            Err(KernelError::Shape { .. })
+        ));
     }
 
     #[test]

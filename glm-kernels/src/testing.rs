@@ -1,4 +1,5 @@
-//! What the tests of the kernels share: random data, devices for every instruction set, and comparison that names the worst element.
+//! What the tests of the kernels share: random data, devices for every instruction set, and
+//! comparison that names the worst element.
 
 use crate::{CpuOptions, Device, Isa};
 
@@ -24,7 +25,9 @@ impl Random {
 
     /// Values spread evenly over -1..1.
     pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+        (0..count)
+            .map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+            .collect()
     }
 
     /// The numbers `0..count` in random order.
@@ -37,14 +40,30 @@ impl Random {
     }
 }
 
-/// A device with `threads` threads for every instruction set of this machine; prints which, so that a log shows what was covered.
+/// A device with `threads` threads for every instruction set of this machine; prints which, so that
+/// a log shows what was covered.
 pub(crate) fn devices(threads: usize) -> Vec<Device> {
     let isas = Isa::available();
-    println!("covered: {}", isas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
-    isas.into_iter().map(|isa| Device::cpu(CpuOptions { threads: Some(threads), isa: Some(isa) }).unwrap()).collect()
+    println!(
+        "covered: {}",
+        isas.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
+    isas.into_iter()
+        .map(|isa| {
+            Device::cpu(CpuOptions {
+                threads: Some(threads),
+                isa: Some(isa),
+            })
+            .unwrap()
+        })
+        .collect()
 }
 
-/// Panics with the worst element unless all are within `tolerance` of what is wanted, relative to the largest value wanted.
+/// Panics with the worst element unless all are within `tolerance` of what is wanted, relative to
+/// the largest value wanted.
 #[track_caller]
 pub(crate) fn assert_close(got: &[f32], want: &[f32], tolerance: f32, context: &str) {
     assert_eq!(got.len(), want.len(), "{context}: length");
@@ -52,6 +71,9 @@ pub(crate) fn assert_close(got: &[f32], want: &[f32], tolerance: f32, context: &
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         // Written so that NaN fails.
         let close = (got - want).abs() <= tolerance * scale;
-        assert!(close, "{context}: element {i} is {got}, expected {want} (largest {scale})");
+        assert!(
+            close,
+            "{context}: element {i} is {got}, expected {want} (largest {scale})"
+        );
     }
 }

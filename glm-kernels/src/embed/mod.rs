@@ -1,4 +1,5 @@
-//! `out[t, :] = table[ids[t], :]`, whatever format the table is stored in. Widening a row is the weight format's own work (`Weight::dequantize_row`).
+//! `out[t, :] = table[ids[t], :]`, whatever format the table is stored in. Widening a row is the
+//! weight format's own work (`Weight::dequantize_row`).
 
 use std::sync::OnceLock;
 
@@ -13,17 +14,25 @@ const OP: &str = "embed";
 pub fn embed(table: &Weight, ids: &[u32]) -> Result<Tensor, KernelError> {
     let (vocab_size, hidden_size) = (table.out_features(), table.in_features());
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
-        return Err(KernelError::Index { op: OP, name: "token id", index: *id as usize, len: vocab_size });
+        return Err(KernelError::Index {
+            op: OP,
+            name: "token id",
+            index: *id as usize,
+            len: vocab_size,
+        });
     }
     let mut out = Tensor::empty(table.device(), DType::F32, &[ids.len(), hidden_size])?;
     let failure = OnceLock::new();
-    table.device().pool().for_each_rows(out.as_f32_mut()?, hidden_size, |range, out| {
-        for (id, out) in ids[range].iter().zip(out.chunks_exact_mut(hidden_size)) {
-            if let Err(error) = table.dequantize_row(*id as usize, out) {
-                failure.get_or_init(|| error);
+    table
+        .device()
+        .pool()
+        .for_each_rows(out.as_f32_mut()?, hidden_size, |range, out| {
+            for (id, out) in ids[range].iter().zip(out.chunks_exact_mut(hidden_size)) {
+                if let Err(error) = table.dequantize_row(*id as usize, out) {
+                    failure.get_or_init(|| error);
+                }
             }
-        }
-    });
+        });
     failure.into_inner().map_or(Ok(out), Err)
 }
 
@@ -40,17 +49,31 @@ mod tests {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         for device in devices(2) {
             let mut builder = WeightBuilder::new(&device, hidden_size);
-            builder.push_rows(WeightFormat::F32, vocab_size, &bytes).unwrap();
+            builder
+                .push_rows(WeightFormat::F32, vocab_size, &bytes)
+                .unwrap();
             let table = builder.finish().unwrap();
             for tokens in [0, 1, 7, 500] {
                 let ids: Vec<u32> = (0..tokens).map(|t| (t * 5 % vocab_size) as u32).collect();
                 let got = embed(&table, &ids).unwrap();
-                let want: Vec<f32> = ids.iter().flat_map(|id| &values[*id as usize * hidden_size..][..hidden_size]).copied().collect();
+                let want: Vec<f32> = ids
+                    .iter()
+                    .flat_map(|id| &values[*id as usize * hidden_size..][..hidden_size])
+                    .copied()
+                    .collect();
                 assert_eq!(got.shape(), [tokens, hidden_size]);
                 assert_eq!(got.to_f32_vec(), want);
             }
             let error = embed(&table, &[0, 11]).unwrap_err();
-            assert_eq!(error, KernelError::Index { op: OP, name: "token id", index: 11, len: 11 });
+            assert_eq!(
+                error,
+                KernelError::Index {
+                    op: OP,
+                    name: "token id",
+                    index: 11,
+                    len: 11
+                }
+            );
         }
     }
 }

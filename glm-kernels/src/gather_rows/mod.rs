@@ -1,26 +1,36 @@
-//! `out[i, :] = x[rows[i], :]`: the rows whose logits are wanted. A copy, so there is nothing for vector code to do better than `memcpy`.
+//! `out[i, :] = x[rows[i], :]`: the rows whose logits are wanted. A copy, so there is nothing for
+//! vector code to do better than `memcpy`.
 
 use crate::{DType, KernelError, Tensor};
 
 const OP: &str = "gather_rows";
 
-/// Rows `rows` of `x` (`[T, C]`, f32), in that order and as often as they are named: `[rows.len(), C]`.
+/// Rows `rows` of `x` (`[T, C]`, f32), in that order and as often as they are named: `[rows.len(),
+/// C]`.
 ///
 /// # Errors
-/// [`KernelError::Shape`] unless `x` is a matrix, [`KernelError::DType`] unless it is f32, [`KernelError::Index`] for a row that it does not have.
+/// [`KernelError::Shape`] unless `x` is a matrix, [`KernelError::DType`] unless it is f32,
+/// [`KernelError::Index`] for a row that it does not have.
 pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor, KernelError> {
     let (len, columns) = x.dims2(OP, "x")?;
     if let Some(row) = rows.iter().find(|row| **row as usize >= len) {
-        return Err(KernelError::Index { op: OP, name: "row", index: *row as usize, len });
+        return Err(KernelError::Index {
+            op: OP,
+            name: "row",
+            index: *row as usize,
+            len,
+        });
     }
     let values = x.as_f32()?;
     let mut out = Tensor::empty(x.device(), DType::F32, &[rows.len(), columns])?;
-    x.device().pool().for_each_rows(out.as_f32_mut()?, columns, |range, out| {
-        for (row, out) in rows[range].iter().zip(out.chunks_exact_mut(columns)) {
-            let start = *row as usize * columns;
-            out.copy_from_slice(&values[start..start + columns]);
-        }
-    });
+    x.device()
+        .pool()
+        .for_each_rows(out.as_f32_mut()?, columns, |range, out| {
+            for (row, out) in rows[range].iter().zip(out.chunks_exact_mut(columns)) {
+                let start = *row as usize * columns;
+                out.copy_from_slice(&values[start..start + columns]);
+            }
+        });
     Ok(out)
 }
 
@@ -38,7 +48,11 @@ mod tests {
                 let rows: Vec<u32> = (0..len as u32).rev().chain([0, 0]).collect();
                 let got = gather_rows(&x, &rows).unwrap();
                 assert_eq!(got.shape(), [len + 2, columns]);
-                let want: Vec<f32> = rows.iter().flat_map(|row| &values[*row as usize * columns..][..columns]).copied().collect();
+                let want: Vec<f32> = rows
+                    .iter()
+                    .flat_map(|row| &values[*row as usize * columns..][..columns])
+                    .copied()
+                    .collect();
                 assert_eq!(got.to_f32_vec(), want);
             }
         }
@@ -48,8 +62,19 @@ mod tests {
     fn a_row_that_is_not_there_is_an_error() {
         let device = devices(1).remove(0);
         let x = Tensor::zeros(&device, DType::F32, &[2, 3]).unwrap();
-        assert_eq!(gather_rows(&x, &[0, 2]).unwrap_err(), KernelError::Index { op: OP, name: "row", index: 2, len: 2 });
+        assert_eq!(
+            gather_rows(&x, &[0, 2]).unwrap_err(),
+            KernelError::Index {
+                op: OP,
+                name: "row",
+                index: 2,
+                len: 2
+            }
+        );
         assert_eq!(gather_rows(&x, &[]).unwrap().shape(), [0, 3]);
-        assert!(matches!(gather_rows(&x.reshape(&[6]).unwrap(), &[0]), Err(KernelError::Shape { .. })));
+        assert!(matches!(
+            gather_rows(&x.reshape(&[6]).unwrap(), &[0]),
+            Err(KernelError::Shape { .. })
+        ));
     }
 }

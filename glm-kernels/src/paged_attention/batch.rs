@@ -7,11 +7,13 @@ use super::OP;
 /// The sequences of a step, as plain numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct AttnBatch<'a> {
-    /// `[S + 1]`: tokens `query_start[s]..query_start[s + 1]` of the step are the last tokens of sequence `s`.
+    /// `[S + 1]`: tokens `query_start[s]..query_start[s + 1]` of the step are the last tokens of
+    /// sequence `s`.
     pub query_start: &'a [u32],
     /// `[S]`: stored positions of each sequence, those of this step included.
     pub context_lens: &'a [u32],
-    /// `[S, max_blocks_per_seq]`: ids of a sequence's blocks in order of position; entries beyond its context are not read.
+    /// `[S, max_blocks_per_seq]`: ids of a sequence's blocks in order of position; entries beyond
+    /// its context are not read.
     pub block_tables: &'a [u32],
     /// The length of a row of `block_tables`.
     pub max_blocks_per_seq: usize,
@@ -36,37 +38,92 @@ impl Sequence<'_> {
 
 impl<'a> AttnBatch<'a> {
     /// The sequences, if everything fits: `tokens` queries in all, and blocks that `kv` has.
-    pub(super) fn sequences(&self, tokens: usize, kv: &KvLayer) -> Result<Vec<Sequence<'a>>, KernelError> {
+    pub(super) fn sequences(
+        &self,
+        tokens: usize,
+        kv: &KvLayer,
+    ) -> Result<Vec<Sequence<'a>>, KernelError> {
         let count = self.context_lens.len();
         let lengths = [
             ("query_start", count + 1, self.query_start.len()),
-            ("block_tables", count.saturating_mul(self.max_blocks_per_seq), self.block_tables.len()),
-            ("query_start[0]", 0, self.query_start.first().map_or(0, |start| *start as usize)),
-            ("query_start[S]", tokens, self.query_start.last().map_or(0, |end| *end as usize)),
+            (
+                "block_tables",
+                count.saturating_mul(self.max_blocks_per_seq),
+                self.block_tables.len(),
+            ),
+            (
+                "query_start[0]",
+                0,
+                self.query_start.first().map_or(0, |start| *start as usize),
+            ),
+            (
+                "query_start[S]",
+                tokens,
+                self.query_start.last().map_or(0, |end| *end as usize),
+            ),
         ];
-        if let Some((name, expected, found)) = lengths.into_iter().find(|(_, expected, found)| expected != found) {
-            return Err(KernelError::Length { op: OP, name, expected, found });
+        if let Some((name, expected, found)) = lengths
+            .into_iter()
+            .find(|(_, expected, found)| expected != found)
+        {
+            return Err(KernelError::Length {
+                op: OP,
+                name,
+                expected,
+                found,
+            });
         }
         (0..count).map(|index| self.sequence(index, kv)).collect()
     }
 
     fn sequence(&self, index: usize, kv: &KvLayer) -> Result<Sequence<'a>, KernelError> {
-        let (first_token, end) = (self.query_start[index] as usize, self.query_start[index + 1] as usize);
+        let (first_token, end) = (
+            self.query_start[index] as usize,
+            self.query_start[index + 1] as usize,
+        );
         let context_len = self.context_lens[index] as usize;
         let Some(queries) = end.checked_sub(first_token) else {
-            return Err(KernelError::Value { op: OP, name: "query_start", found: end, rule: "at least the one before" });
+            return Err(KernelError::Value {
+                op: OP,
+                name: "query_start",
+                found: end,
+                rule: "at least the one before",
+            });
         };
         if queries > context_len {
-            return Err(KernelError::Value { op: OP, name: "context_len", found: context_len, rule: "at least the number of queries" });
+            return Err(KernelError::Value {
+                op: OP,
+                name: "context_len",
+                found: context_len,
+                rule: "at least the number of queries",
+            });
         }
         let blocks = context_len.div_ceil(kv.block_size());
         let row = &self.block_tables[index * self.max_blocks_per_seq..][..self.max_blocks_per_seq];
         let Some(block_table) = row.get(..blocks) else {
-            return Err(KernelError::Length { op: OP, name: "block table", expected: blocks, found: row.len() });
+            return Err(KernelError::Length {
+                op: OP,
+                name: "block table",
+                expected: blocks,
+                found: row.len(),
+            });
         };
-        if let Some(block) = block_table.iter().find(|block| **block as usize >= kv.num_blocks()) {
-            return Err(KernelError::Index { op: OP, name: "block", index: *block as usize, len: kv.num_blocks() });
+        if let Some(block) = block_table
+            .iter()
+            .find(|block| **block as usize >= kv.num_blocks())
+        {
+            return Err(KernelError::Index {
+                op: OP,
+                name: "block",
+                index: *block as usize,
+                len: kv.num_blocks(),
+            });
         }
-        Ok(Sequence { first_token, queries, context_len, block_table })
+        Ok(Sequence {
+            first_token,
+            queries,
+            context_len,
+            block_table,
+        })
     }
 }

@@ -1,8 +1,11 @@
-//! Causal attention over paged keys and values: `out = softmax(scale · q·Kᵀ) · V` for every query of a step and every head.
+//! Causal attention over paged keys and values: `out = softmax(scale · q·Kᵀ) · V` for every query
+//! of a step and every head.
 //!
-//! Prefill, decode and mixtures are one path. The queries of a sequence and the heads that share a KV head form tiles (`plan`); a tile meets the keys
-//! in chunks, each block being read once for all its rows (`simd`), and keeps a running maximum and sum (one-pass softmax). A tile of a long
-//! context is shared by several threads, chunk by chunk, and the chunks are then folded in order: the very sums that one thread would form.
+//! Prefill, decode and mixtures are one path. The queries of a sequence and the heads that share a
+//! KV head form tiles (`plan`); a tile meets the keys in chunks, each block being read once for all
+//! its rows (`simd`), and keeps a running maximum and sum (one-pass softmax). A tile of a long
+//! context is shared by several threads, chunk by chunk, and the chunks are then folded in order:
+//! the very sums that one thread would form.
 
 mod batch;
 mod plan;
@@ -29,24 +32,39 @@ const OP: &str = "paged_attention";
 ///
 /// - `q`: `[T, H*D]`, already rotated.
 /// - `scale`: multiplies `q · k` before the softmax, usually `1 / sqrt(D)`.
-/// - Query `i` of the `n` queries of a sequence stands at position `context_len - n + i` and sees that and all before, which must be stored already.
+/// - Query `i` of the `n` queries of a sequence stands at position `context_len - n + i` and sees
+///   that and all before, which must be stored already.
 ///
-/// Scores and sums are f32 for every storage type. A query's result depends on its own sequence alone: not on the rest of the batch, on how a
-/// prompt is cut into steps, on which blocks hold the keys or on the number of threads.
+/// Scores and sums are f32 for every storage type. A query's result depends on its own sequence
+/// alone: not on the rest of the batch, on how a prompt is cut into steps, on which blocks hold the
+/// keys or on the number of threads.
 ///
 /// # Errors
-/// [`KernelError::Shape`], [`KernelError::Length`] or [`KernelError::Value`] if arguments do not fit each other, [`KernelError::Index`] for a block
-/// that `kv` does not have.
+/// [`KernelError::Shape`], [`KernelError::Length`] or [`KernelError::Value`] if arguments do not
+/// fit each other, [`KernelError::Index`] for a block that `kv` does not have.
 ///
-/// Source: Kwon et al. 2023 (arXiv:2309.06180) for the blocks; Milakov & Gimelshein 2018 (arXiv:1805.02867) for one-pass softmax; Dao et al. 2023
-/// (Flash-Decoding) for sharing a context.
-pub fn paged_attention(q: &Tensor, kv: &KvLayer, batch: &AttnBatch<'_>, dims: AttnDims, scale: f32) -> Result<Tensor, KernelError> {
+/// Source: Kwon et al. 2023 (arXiv:2309.06180) for the blocks; Milakov & Gimelshein 2018
+/// (arXiv:1805.02867) for one-pass softmax; Dao et al. 2023 (Flash-Decoding) for sharing a context.
+pub fn paged_attention(
+    q: &Tensor,
+    kv: &KvLayer,
+    batch: &AttnBatch<'_>,
+    dims: AttnDims,
+    scale: f32,
+) -> Result<Tensor, KernelError> {
     dims.check(OP, kv)?;
     let (tokens, _) = q.dims2(OP, "q")?;
     q.expect_shape(OP, "q", &[tokens, dims.q_len()])?;
     let sequences = batch.sequences(tokens, kv)?;
     let mut out = Tensor::empty(q.device(), DType::F32, q.shape())?;
-    let step = Step { q: q.as_f32()?, kv, sequences: &sequences, dims, scale, isa: q.device().isa() };
+    let step = Step {
+        q: q.as_f32()?,
+        kv,
+        sequences: &sequences,
+        dims,
+        scale,
+        isa: q.device().isa(),
+    };
     let shared = SharedMut::new(out.as_f32_mut()?);
     match step.isa {
         Isa::Scalar => step.run_reference(q, &shared),
@@ -70,14 +88,24 @@ impl Step<'_> {
     fn run_reference(&self, q: &Tensor, out: &SharedMut<'_, f32>) {
         let (dims, head_dim) = (self.dims, self.dims.head_dim);
         for sequence in self.sequences {
-            q.device().pool().for_each(sequence.queries * dims.num_heads, |task| {
-                let (query, head) = (task / dims.num_heads, task % dims.num_heads);
-                let start = (sequence.first_token + query) * dims.q_len() + head * head_dim;
-                // SAFETY: each task has its own query and head.
-                let out = unsafe { out.slice(start, head_dim) };
-                let q = &self.q[start..start + head_dim];
-                reference::attend(q, self.kv, sequence, head / dims.group(), sequence.visible(query), self.scale, out);
-            });
+            q.device()
+                .pool()
+                .for_each(sequence.queries * dims.num_heads, |task| {
+                    let (query, head) = (task / dims.num_heads, task % dims.num_heads);
+                    let start = (sequence.first_token + query) * dims.q_len() + head * head_dim;
+                    // SAFETY: each task has its own query and head.
+                    let out = unsafe { out.slice(start, head_dim) };
+                    let q = &self.q[start..start + head_dim];
+                    reference::attend(
+                        q,
+                        self.kv,
+                        sequence,
+                        head / dims.group(),
+                        sequence.visible(query),
+                        self.scale,
+                        out,
+                    );
+                });
         }
     }
 
@@ -86,7 +114,9 @@ impl Step<'_> {
         let plan = Plan::new(self.sequences, self.dims, device.num_threads());
         let sizes = Sizes::new(plan.max_rows(self.dims), self.dims.head_dim);
         let allocate = |len: usize| device.allocate(len * size_of::<f32>());
-        let workspaces = Workspaces::new((0..device.num_threads().min(plan.tasks.len())).map(|_| allocate(sizes.workspace())))?;
+        let workspaces = Workspaces::new(
+            (0..device.num_threads().min(plan.tasks.len())).map(|_| allocate(sizes.workspace())),
+        )?;
         let mut partials = allocate(plan.num_partials * sizes.partial())?;
         let partials = SharedMut::new(partials.as_slice_of_mut::<f32>());
         device.pool().for_each(plan.tasks.len(), |index| {
@@ -97,8 +127,14 @@ impl Step<'_> {
                     None => self.whole_tile(&plan.tiles[task.tile], workspace, out),
                     Some(slot) => {
                         // SAFETY: each task has its own slot.
-                        let partial = unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
-                        self.one_chunk(&plan.tiles[task.tile], task, workspace, sizes.split_partial(partial));
+                        let partial =
+                            unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
+                        self.one_chunk(
+                            &plan.tiles[task.tile],
+                            task,
+                            workspace,
+                            sizes.split_partial(partial),
+                        );
                     }
                 }
             });
@@ -110,8 +146,10 @@ impl Step<'_> {
                 let tile = &plan.tiles[tile];
                 total.clear();
                 for slot in first_slot..first_slot + tile.chunks() {
-                    // SAFETY: each task has its own tile and so its own slots, and the tasks that wrote them have ended.
-                    let partial = unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
+                    // SAFETY: each task has its own tile and so its own slots, and the tasks that
+                    // wrote them have ended.
+                    let partial =
+                        unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
                     self.fold(tile, &mut total, &sizes.split_partial(partial));
                 }
                 self.finish(tile, &total, out);
@@ -121,11 +159,22 @@ impl Step<'_> {
     }
 
     fn whole_tile(&self, tile: &Tile, workspace: Workspace<'_>, out: &SharedMut<'_, f32>) {
-        let Workspace { q, mut scratch, mut next, mut total } = workspace;
+        let Workspace {
+            q,
+            mut scratch,
+            mut next,
+            mut total,
+        } = workspace;
         let rows = self.load_queries(tile, q);
         total.clear();
         for chunk in 0..tile.chunks() {
-            self.attend(tile, chunk, &q[..rows * self.dims.head_dim], scratch.reborrow(), next.reborrow());
+            self.attend(
+                tile,
+                chunk,
+                &q[..rows * self.dims.head_dim],
+                scratch.reborrow(),
+                next.reborrow(),
+            );
             self.fold(tile, &mut total, &next);
         }
         self.finish(tile, &total, out);
@@ -133,11 +182,18 @@ impl Step<'_> {
 
     fn one_chunk(&self, tile: &Tile, task: &Task, workspace: Workspace<'_>, out: Partial<'_>) {
         let rows = self.load_queries(tile, workspace.q);
-        self.attend(tile, task.chunks.start, &workspace.q[..rows * self.dims.head_dim], workspace.scratch, out);
+        self.attend(
+            tile,
+            task.chunks.start,
+            &workspace.q[..rows * self.dims.head_dim],
+            workspace.scratch,
+            out,
+        );
     }
 
-    /// Copies the tile's queries, scaled, row by row: the heads of the first query, then those of the next. Returns how many rows that is, rows of
-    /// zeros included that make up the last group of [`ROWS`].
+    /// Copies the tile's queries, scaled, row by row: the heads of the first query, then those of
+    /// the next. Returns how many rows that is, rows of zeros included that make up the last group
+    /// of [`ROWS`].
     fn load_queries(&self, tile: &Tile, q: &mut [f32]) -> usize {
         let (dims, head_dim) = (self.dims, self.dims.head_dim);
         let width = dims.group() * head_dim;
@@ -170,7 +226,11 @@ impl Step<'_> {
     }
 
     fn fold(&self, tile: &Tile, total: &mut Partial<'_>, next: &Partial<'_>) {
-        self.vectors(Fold { total: total.reborrow(), next, rows: tile.rows(self.dims) });
+        self.vectors(Fold {
+            total: total.reborrow(),
+            next,
+            rows: tile.rows(self.dims),
+        });
     }
 
     /// Divides by the sums and writes the tile's part of the output.
@@ -178,7 +238,12 @@ impl Step<'_> {
         let (dims, head_dim) = (self.dims, self.dims.head_dim);
         let first_token = self.sequences[tile.sequence].first_token + tile.first_query;
         let padded_dim = head_dim.next_multiple_of(PANEL);
-        for (row, acc) in total.acc.chunks_exact(padded_dim).take(tile.rows(dims)).enumerate() {
+        for (row, acc) in total
+            .acc
+            .chunks_exact(padded_dim)
+            .take(tile.rows(dims))
+            .enumerate()
+        {
             let head = tile.kv_head * dims.group() + row % dims.group();
             let start = (first_token + row / dims.group()) * dims.q_len() + head * head_dim;
             // SAFETY: tiles have different queries or KV heads, and each is finished by one task.
@@ -215,7 +280,11 @@ struct Workspace<'a> {
 
 impl Sizes {
     fn new(rows: usize, head_dim: usize) -> Self {
-        Self { rows: rows.next_multiple_of(ROWS), head_dim, padded_dim: head_dim.next_multiple_of(PANEL) }
+        Self {
+            rows: rows.next_multiple_of(ROWS),
+            head_dim,
+            padded_dim: head_dim.next_multiple_of(PANEL),
+        }
     }
 
     /// A [`Partial`].
@@ -225,7 +294,9 @@ impl Sizes {
 
     /// A [`Workspace`].
     fn workspace(&self) -> usize {
-        self.rows * (self.head_dim + CHUNK) + CHUNK * (self.head_dim + self.padded_dim) + 2 * self.partial()
+        self.rows * (self.head_dim + CHUNK)
+            + CHUNK * (self.head_dim + self.padded_dim)
+            + 2 * self.partial()
     }
 
     fn split<'a>(&self, memory: &'a mut [f32]) -> Workspace<'a> {
@@ -234,7 +305,16 @@ impl Sizes {
         let (scores, memory) = memory.split_at_mut(self.rows * CHUNK);
         let (q, memory) = memory.split_at_mut(self.rows * self.head_dim);
         let (next, total) = memory.split_at_mut(self.partial());
-        Workspace { q, scratch: Scratch { keys, values, scores }, next: self.split_partial(next), total: self.split_partial(total) }
+        Workspace {
+            q,
+            scratch: Scratch {
+                keys,
+                values,
+                scores,
+            },
+            next: self.split_partial(next),
+            total: self.split_partial(total),
+        }
     }
 
     fn split_partial<'a>(&self, memory: &'a mut [f32]) -> Partial<'a> {
@@ -246,13 +326,21 @@ impl Sizes {
 
 impl Scratch<'_> {
     fn reborrow(&mut self) -> Scratch<'_> {
-        Scratch { keys: self.keys, values: self.values, scores: self.scores }
+        Scratch {
+            keys: self.keys,
+            values: self.values,
+            scores: self.scores,
+        }
     }
 }
 
 impl Partial<'_> {
     fn reborrow(&mut self) -> Partial<'_> {
-        Partial { max: self.max, sum: self.sum, acc: self.acc }
+        Partial {
+            max: self.max,
+            sum: self.sum,
+            acc: self.acc,
+        }
     }
 
     /// Nothing known yet.
@@ -263,11 +351,14 @@ impl Partial<'_> {
     }
 }
 
-/// A workspace for each thread, taken before the work starts so that nothing can fail in the midst of it.
+/// A workspace for each thread, taken before the work starts so that nothing can fail in the midst
+/// of it.
 struct Workspaces(Mutex<Vec<Buffer>>);
 
 impl Workspaces {
-    fn new(buffers: impl Iterator<Item = Result<Buffer, KernelError>>) -> Result<Self, KernelError> {
+    fn new(
+        buffers: impl Iterator<Item = Result<Buffer, KernelError>>,
+    ) -> Result<Self, KernelError> {
         Ok(Self(Mutex::new(buffers.collect::<Result<_, _>>()?)))
     }
 

@@ -1,22 +1,25 @@
-//! How the work is cut. Results depend on none of it: every row of queries meets the same chunks of keys in the same order, wherever it runs.
+//! How the work is cut. Results depend on none of it: every row of queries meets the same chunks of
+//! keys in the same order, wherever it runs.
 
 use std::ops::Range;
 
 use super::batch::Sequence;
 use crate::AttnDims;
 
-/// Keys that are read, scored and summed as a unit; chunk boundaries are at multiples of it from the start of a sequence. Widened keys and values
-/// of a chunk are 256 KiB at `D` = 128, which second-level caches hold; each chunk costs one rescaling of the sums.
+/// Keys that are read, scored and summed as a unit; chunk boundaries are at multiples of it from
+/// the start of a sequence. Widened keys and values of a chunk are 256 KiB at `D` = 128, which
+/// second-level caches hold; each chunk costs one rescaling of the sums.
 pub(super) const CHUNK: usize = 256;
 
-/// Rows of a tile (queries times heads of a group), at most, unless a group alone has more: so many that reading and widening a chunk is a small
-/// part of the work on it.
+/// Rows of a tile (queries times heads of a group), at most, unless a group alone has more: so many
+/// that reading and widening a chunk is a small part of the work on it.
 const ROWS_PER_TILE: usize = 64;
 
 /// Tasks per thread to aim at: enough to level out tasks of different length.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Some queries of one sequence and the heads that share one KV head: what meets each chunk of keys together.
+/// Some queries of one sequence and the heads that share one KV head: what meets each chunk of keys
+/// together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tile {
     /// The index of the sequence.
@@ -69,24 +72,39 @@ impl Plan {
         tiles.sort_by_key(|tile| std::cmp::Reverse(tile.cost(dims)));
         let total: usize = tiles.iter().map(|tile| tile.cost(dims)).sum();
         let fair_share = total / (TASKS_PER_THREAD * threads);
-        let mut plan = Self { tiles, ..Self::default() };
+        let mut plan = Self {
+            tiles,
+            ..Self::default()
+        };
         for (index, tile) in plan.tiles.iter().enumerate() {
             let chunks = tile.chunks();
             if threads == 1 || chunks == 1 || tile.cost(dims) <= fair_share {
-                plan.tasks.push(Task { tile: index, chunks: 0..chunks, partial: None });
+                plan.tasks.push(Task {
+                    tile: index,
+                    chunks: 0..chunks,
+                    partial: None,
+                });
                 continue;
             }
             let first = plan.num_partials;
             plan.shared.push((index, first));
             plan.num_partials += chunks;
-            plan.tasks.extend((0..chunks).map(|chunk| Task { tile: index, chunks: chunk..chunk + 1, partial: Some(first + chunk) }));
+            plan.tasks.extend((0..chunks).map(|chunk| Task {
+                tile: index,
+                chunks: chunk..chunk + 1,
+                partial: Some(first + chunk),
+            }));
         }
         plan
     }
 
     /// The rows of the largest tile.
     pub fn max_rows(&self, dims: AttnDims) -> usize {
-        self.tiles.iter().map(|tile| tile.rows(dims)).max().unwrap_or(0)
+        self.tiles
+            .iter()
+            .map(|tile| tile.rows(dims))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -97,7 +115,13 @@ fn tiles(sequences: &[Sequence<'_>], dims: AttnDims) -> Vec<Tile> {
         for first_query in (0..sequence.queries).step_by(queries_per_tile) {
             let queries = queries_per_tile.min(sequence.queries - first_query);
             let keys = sequence.visible(first_query + queries - 1);
-            tiles.extend((0..dims.num_kv_heads).map(|kv_head| Tile { sequence: index, kv_head, first_query, queries, keys }));
+            tiles.extend((0..dims.num_kv_heads).map(|kv_head| Tile {
+                sequence: index,
+                kv_head,
+                first_query,
+                queries,
+                keys,
+            }));
         }
     }
     tiles
@@ -107,10 +131,19 @@ fn tiles(sequences: &[Sequence<'_>], dims: AttnDims) -> Vec<Tile> {
 mod tests {
     use super::*;
 
-    const DIMS: AttnDims = AttnDims { num_heads: 32, num_kv_heads: 2, head_dim: 128 };
+    const DIMS: AttnDims = AttnDims {
+        num_heads: 32,
+        num_kv_heads: 2,
+        head_dim: 128,
+    };
 
     fn sequence(queries: usize, context_len: usize) -> Sequence<'static> {
-        Sequence { first_token: 0, queries, context_len, block_table: &[] }
+        Sequence {
+            first_token: 0,
+            queries,
+            context_len,
+            block_table: &[],
+        }
     }
 
     #[test]
@@ -138,17 +171,30 @@ mod tests {
 
     #[test]
     fn every_query_meets_every_key_it_sees_once() {
-        let sequences = [sequence(1, 1), sequence(7, 300), sequence(0, 5), sequence(129, 1025)];
+        let sequences = [
+            sequence(1, 1),
+            sequence(7, 300),
+            sequence(0, 5),
+            sequence(129, 1025),
+        ];
         for threads in [1, 2, 16] {
             let plan = Plan::new(&sequences, DIMS, threads);
             let queries: usize = plan.tiles.iter().map(|tile| tile.queries).sum();
             assert_eq!(queries, DIMS.num_kv_heads * (1 + 7 + 129));
             for (index, tile) in plan.tiles.iter().enumerate() {
                 assert!(tile.rows(DIMS) <= ROWS_PER_TILE);
-                let mut chunks: Vec<usize> = plan.tasks.iter().filter(|task| task.tile == index).flat_map(|task| task.chunks.clone()).collect();
+                let mut chunks: Vec<usize> = plan
+                    .tasks
+                    .iter()
+                    .filter(|task| task.tile == index)
+                    .flat_map(|task| task.chunks.clone())
+                    .collect();
                 chunks.sort_unstable();
                 assert_eq!(chunks, (0..tile.chunks()).collect::<Vec<_>>());
-                assert_eq!(tile.keys, sequences[tile.sequence].visible(tile.first_query + tile.queries - 1));
+                assert_eq!(
+                    tile.keys,
+                    sequences[tile.sequence].visible(tile.first_query + tile.queries - 1)
+                );
             }
         }
     }

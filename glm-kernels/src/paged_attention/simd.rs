@@ -1,7 +1,8 @@
 //! The vector form: one chunk of keys and values against all rows of a tile.
 //!
-//! Keys and values are widened to f32 once per tile, into panels of [`PANEL`] columns that the inner loops walk from end to end. Both products are
-//! then the same loop: four rows times two vectors of accumulators, one broadcast multiply-add per row, vector and step.
+//! Keys and values are widened to f32 once per tile, into panels of [`PANEL`] columns that the
+//! inner loops walk from end to end. Both products are then the same loop: four rows times two
+//! vectors of accumulators, one broadcast multiply-add per row, vector and step.
 
 use std::ops::Range;
 
@@ -12,14 +13,16 @@ use crate::memory::Element;
 use crate::simd::{Kernel, Simd, exp};
 use crate::{KvDType, KvLayer};
 
-/// Columns of a panel: two vectors of the widest instruction set. A panel of `D` = 128 rows is 16 KiB, so it stays in the first-level cache
-/// while all rows of the tile pass over it.
+/// Columns of a panel: two vectors of the widest instruction set. A panel of `D` = 128 rows is 16
+/// KiB, so it stays in the first-level cache while all rows of the tile pass over it.
 pub(super) const PANEL: usize = 32;
 
-/// Rows that share what is loaded from a panel. With two vectors each, their eight accumulators cover the latency of the multiply-add.
+/// Rows that share what is loaded from a panel. With two vectors each, their eight accumulators
+/// cover the latency of the multiply-add.
 pub(super) const ROWS: usize = 4;
 
-/// What a tile knows of some keys, before division by the sum: `acc = Σ e^(score - max) · v`, `sum = Σ e^(score - max)`.
+/// What a tile knows of some keys, before division by the sum: `acc = Σ e^(score - max) · v`, `sum
+/// = Σ e^(score - max)`.
 pub(super) struct Partial<'a> {
     /// `[rows]`; -∞ where a row sees none of the keys.
     pub max: &'a mut [f32],
@@ -82,17 +85,34 @@ impl AttendChunk<'_> {
         while position < self.keys.end {
             let (index, offset) = (position / block_size, position % block_size);
             let block = self.block_table[index] as usize;
-            // Keys up to the end of the block rather than of the context: whole vectors, and what is too much is masked with the scores.
+            // Keys up to the end of the block rather than of the context: whole vectors, and what
+            // is too much is masked with the scores.
             let end = (position - offset + block_size).min(chunk_start + CHUNK);
-            self.widen_keys::<S, T>(simd, block, offset, position - chunk_start..end - chunk_start);
-            self.widen_values::<S, T>(simd, block, offset, position - chunk_start..end.min(self.keys.end) - chunk_start);
+            self.widen_keys::<S, T>(
+                simd,
+                block,
+                offset,
+                position - chunk_start..end - chunk_start,
+            );
+            self.widen_values::<S, T>(
+                simd,
+                block,
+                offset,
+                position - chunk_start..end.min(self.keys.end) - chunk_start,
+            );
             position = end;
         }
     }
 
     /// Keys of a block from `offset` on, to columns `columns` of the chunk.
     #[inline(always)]
-    fn widen_keys<S: Simd, T: Widen>(&mut self, simd: S, block: usize, offset: usize, columns: Range<usize>) {
+    fn widen_keys<S: Simd, T: Widen>(
+        &mut self,
+        simd: S,
+        block: usize,
+        offset: usize,
+        columns: Range<usize>,
+    ) {
         let (block_size, head_dim) = (self.kv.block_size(), self.kv.head_dim());
         let stored = self.kv.keys::<T>(block, self.kv_head);
         let mut column = columns.start;
@@ -100,10 +120,23 @@ impl AttendChunk<'_> {
             // Up to the end of the panel.
             let count = (PANEL - column % PANEL).min(columns.end - column);
             let from = offset + column - columns.start;
-            let scales = if T::SCALED { &self.kv.key_scales(block, self.kv_head)[from..from + count] } else { &[] };
-            let panel = &mut self.scratch.keys[column / PANEL * PANEL * head_dim..][..PANEL * head_dim];
-            for (row, stored) in panel.chunks_exact_mut(PANEL).zip(stored.chunks_exact(block_size)) {
-                widen_scaled(simd, &stored[from..from + count], scales, &mut row[column % PANEL..][..count]);
+            let scales = if T::SCALED {
+                &self.kv.key_scales(block, self.kv_head)[from..from + count]
+            } else {
+                &[]
+            };
+            let panel =
+                &mut self.scratch.keys[column / PANEL * PANEL * head_dim..][..PANEL * head_dim];
+            for (row, stored) in panel
+                .chunks_exact_mut(PANEL)
+                .zip(stored.chunks_exact(block_size))
+            {
+                widen_scaled(
+                    simd,
+                    &stored[from..from + count],
+                    scales,
+                    &mut row[column % PANEL..][..count],
+                );
             }
             column += count;
         }
@@ -111,14 +144,33 @@ impl AttendChunk<'_> {
 
     /// Values of a block from `offset` on, to rows `rows` of the chunk.
     #[inline(always)]
-    fn widen_values<S: Simd, T: Widen>(&mut self, simd: S, block: usize, offset: usize, rows: Range<usize>) {
+    fn widen_values<S: Simd, T: Widen>(
+        &mut self,
+        simd: S,
+        block: usize,
+        offset: usize,
+        rows: Range<usize>,
+    ) {
         let head_dim = self.kv.head_dim();
         let stored = &self.kv.values::<T>(block, self.kv_head)[offset * head_dim..];
         for (i, (row, stored)) in rows.zip(stored.chunks_exact(head_dim)).enumerate() {
-            let scale = if T::SCALED { [self.kv.value_scales(block, self.kv_head)[offset + i]; PANEL] } else { [1.0; PANEL] };
+            let scale = if T::SCALED {
+                [self.kv.value_scales(block, self.kv_head)[offset + i]; PANEL]
+            } else {
+                [1.0; PANEL]
+            };
             for (panel, stored) in stored.chunks(PANEL).enumerate() {
                 let to = &mut self.scratch.values[(panel * CHUNK + row) * PANEL..][..stored.len()];
-                widen_scaled(simd, stored, if T::SCALED { &scale[..stored.len()] } else { &[] }, to);
+                widen_scaled(
+                    simd,
+                    stored,
+                    if T::SCALED {
+                        &scale[..stored.len()]
+                    } else {
+                        &[]
+                    },
+                    to,
+                );
             }
         }
     }
@@ -133,7 +185,11 @@ impl AttendChunk<'_> {
     #[inline(always)]
     fn score<S: Simd>(&mut self, simd: S) {
         let head_dim = self.kv.head_dim();
-        let panels = self.scratch.keys.chunks_exact(PANEL * head_dim).take(self.len().div_ceil(PANEL));
+        let panels = self
+            .scratch
+            .keys
+            .chunks_exact(PANEL * head_dim)
+            .take(self.len().div_ceil(PANEL));
         for (panel, keys) in panels.enumerate() {
             let scores = self.scratch.scores.chunks_exact_mut(ROWS * CHUNK);
             for (q, scores) in self.q.chunks_exact(ROWS * head_dim).zip(scores) {
@@ -149,13 +205,22 @@ impl AttendChunk<'_> {
         }
     }
 
-    /// Turns scores into weights: `e^(score - max)` where visible, else exactly 0; keeps maximum and sum.
+    /// Turns scores into weights: `e^(score - max)` where visible, else exactly 0; keeps maximum
+    /// and sum.
     #[inline(always)]
     fn weigh<S: Simd>(&mut self, simd: S) {
         let columns = self.len().next_multiple_of(PANEL);
-        for (row, scores) in self.scratch.scores.chunks_exact_mut(CHUNK).take(self.q.len() / self.kv.head_dim()).enumerate() {
+        for (row, scores) in self
+            .scratch
+            .scores
+            .chunks_exact_mut(CHUNK)
+            .take(self.q.len() / self.kv.head_dim())
+            .enumerate()
+        {
             let scores = &mut scores[..columns];
-            let visible = (self.first_visible + row / self.group).saturating_sub(self.keys.start).min(self.keys.len());
+            let visible = (self.first_visible + row / self.group)
+                .saturating_sub(self.keys.start)
+                .min(self.keys.len());
             scores[visible..].fill(f32::NEG_INFINITY);
             if visible == 0 {
                 scores.fill(0.0);
@@ -198,9 +263,17 @@ impl AttendChunk<'_> {
     }
 }
 
-/// Four rows of `a` (`len` values each, `stride` apart) times two vectors of columns, from `column` on, of `panel` (`[len or more, PANEL]`).
+/// Four rows of `a` (`len` values each, `stride` apart) times two vectors of columns, from `column`
+/// on, of `panel` (`[len or more, PANEL]`).
 #[inline(always)]
-fn multiply<S: Simd>(simd: S, a: &[f32], stride: usize, len: usize, panel: &[f32], column: usize) -> [[S::F32; 2]; ROWS] {
+fn multiply<S: Simd>(
+    simd: S,
+    a: &[f32],
+    stride: usize,
+    len: usize,
+    panel: &[f32],
+    column: usize,
+) -> [[S::F32; 2]; ROWS] {
     let mut acc = [[simd.splat(0.0); 2]; ROWS];
     let (a0, a) = (&a[..len], &a[stride..]);
     let (a1, a) = (&a[..len], &a[stride..]);
@@ -217,7 +290,8 @@ fn multiply<S: Simd>(simd: S, a: &[f32], stride: usize, len: usize, panel: &[f32
     acc
 }
 
-/// Adds what a tile knows of further keys to what it knows of those before (arXiv:1805.02867, section 3.1).
+/// Adds what a tile knows of further keys to what it knows of those before (arXiv:1805.02867,
+/// section 3.1).
 pub(super) struct Fold<'a> {
     pub total: Partial<'a>,
     pub next: &'a Partial<'a>,
@@ -230,7 +304,12 @@ impl Kernel for Fold<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let width = self.next.acc.len() / self.next.max.len();
-        let rows = self.total.acc.chunks_exact_mut(width).zip(self.next.acc.chunks_exact(width)).take(self.rows);
+        let rows = self
+            .total
+            .acc
+            .chunks_exact_mut(width)
+            .zip(self.next.acc.chunks_exact(width))
+            .take(self.rows);
         for (row, (total, next)) in rows.enumerate() {
             let (max, next_max) = (self.total.max[row], self.next.max[row]);
             if next_max == f32::NEG_INFINITY {
@@ -241,7 +320,10 @@ impl Kernel for Fold<'_> {
             self.total.max[row] = new_max;
             self.total.sum[row] = self.total.sum[row] * keep + self.next.sum[row] * take;
             let (keep, take) = (simd.splat(keep), simd.splat(take));
-            for (total, next) in total.chunks_exact_mut(S::LANES).zip(next.chunks_exact(S::LANES)) {
+            for (total, next) in total
+                .chunks_exact_mut(S::LANES)
+                .zip(next.chunks_exact(S::LANES))
+            {
                 let kept = simd.mul(simd.load(total), keep);
                 simd.store(simd.mul_add(simd.load(next), take, kept), total);
             }
@@ -287,7 +369,11 @@ fn widen_scaled<S: Simd, T: Widen>(simd: S, from: &[T], scales: &[f32], to: &mut
     let whole = from.len() / S::LANES * S::LANES;
     for i in (0..whole).step_by(S::LANES) {
         let value = T::load(simd, &from[i..]);
-        let value = if T::SCALED { simd.mul(value, simd.load(&scales[i..])) } else { value };
+        let value = if T::SCALED {
+            simd.mul(value, simd.load(&scales[i..]))
+        } else {
+            value
+        };
         simd.store(value, &mut to[i..]);
     }
     for i in whole..from.len() {

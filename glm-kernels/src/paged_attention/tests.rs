@@ -4,7 +4,8 @@ use super::*;
 use crate::testing::{Random, assert_close, devices};
 use crate::{CpuOptions, Device, KvDType, Pairing, RopeAngles, rope_store_kv};
 
-/// Sequences with their keys and values stored in random blocks, and queries for the last tokens of each.
+/// Sequences with their keys and values stored in random blocks, and queries for the last tokens of
+/// each.
 struct Case {
     dims: AttnDims,
     kv: KvLayer,
@@ -15,7 +16,8 @@ struct Case {
     max_blocks: usize,
 }
 
-/// What the tokens of one sequence are made from: sequences of one seed have the same keys, values and queries wherever they are.
+/// What the tokens of one sequence are made from: sequences of one seed have the same keys, values
+/// and queries wherever they are.
 #[derive(Debug, Clone, Copy)]
 struct Spec {
     seed: u64,
@@ -24,7 +26,11 @@ struct Spec {
 }
 
 fn spec(seed: u64, queries: usize, context_len: usize) -> Spec {
-    Spec { seed, queries, context_len }
+    Spec {
+        seed,
+        queries,
+        context_len,
+    }
 }
 
 /// Rows of queries, keys and values of all positions of a sequence.
@@ -32,31 +38,80 @@ fn tokens(spec: Spec, dims: AttnDims) -> Vec<Vec<f32>> {
     let width = dims.q_len() + 2 * dims.num_kv_heads * dims.head_dim;
     (0..spec.context_len as u64)
         // Scores of some size, so that weights differ and the maximum matters.
-        .map(|position| Random::new(spec.seed << 20 | position).values(width).iter().map(|x| x * 1.7).collect())
+        .map(|position| {
+            Random::new(spec.seed << 20 | position)
+                .values(width)
+                .iter()
+                .map(|x| x * 1.7)
+                .collect()
+        })
         .collect()
 }
 
 impl Case {
-    fn new(device: &Device, dtype: KvDType, dims: AttnDims, block_size: usize, specs: &[Spec], block_seed: u64) -> Self {
-        let max_blocks = specs.iter().map(|spec| spec.context_len.div_ceil(block_size)).max().unwrap() + 1;
+    fn new(
+        device: &Device,
+        dtype: KvDType,
+        dims: AttnDims,
+        block_size: usize,
+        specs: &[Spec],
+        block_seed: u64,
+    ) -> Self {
+        let max_blocks = specs
+            .iter()
+            .map(|spec| spec.context_len.div_ceil(block_size))
+            .max()
+            .unwrap()
+            + 1;
         let num_blocks = specs.len() * max_blocks;
-        let mut kv = KvLayer::new(device, dtype, num_blocks, block_size, dims.num_kv_heads, dims.head_dim).unwrap();
+        let mut kv = KvLayer::new(
+            device,
+            dtype,
+            num_blocks,
+            block_size,
+            dims.num_kv_heads,
+            dims.head_dim,
+        )
+        .unwrap();
         let block_tables = Random::new(block_seed).permutation(num_blocks);
         let (mut q, mut query_start) = (Vec::new(), vec![0]);
         for (spec, block_table) in specs.iter().zip(block_tables.chunks_exact(max_blocks)) {
             let rows = tokens(*spec, dims);
-            let slots: Vec<u32> =
-                (0..spec.context_len).map(|p| block_table[p / block_size] * block_size as u32 + (p % block_size) as u32).collect();
+            let slots: Vec<u32> = (0..spec.context_len)
+                .map(|p| block_table[p / block_size] * block_size as u32 + (p % block_size) as u32)
+                .collect();
             let flat = rows.concat();
-            let qkv = Tensor::from_f32(device, &flat, &[spec.context_len, flat.len() / spec.context_len]).unwrap();
+            let qkv = Tensor::from_f32(
+                device,
+                &flat,
+                &[spec.context_len, flat.len() / spec.context_len],
+            )
+            .unwrap();
             // Storing only: no pair is rotated.
-            let angles = RopeAngles::new(device, &[], &vec![0; spec.context_len], 1.0, Pairing::Interleaved).unwrap();
+            let angles = RopeAngles::new(
+                device,
+                &[],
+                &vec![0; spec.context_len],
+                1.0,
+                Pairing::Interleaved,
+            )
+            .unwrap();
             rope_store_kv(&qkv, dims, &angles, &slots, &mut kv).unwrap();
-            rows[spec.context_len - spec.queries..].iter().for_each(|row| q.extend_from_slice(&row[..dims.q_len()]));
+            rows[spec.context_len - spec.queries..]
+                .iter()
+                .for_each(|row| q.extend_from_slice(&row[..dims.q_len()]));
             query_start.push((q.len() / dims.q_len()) as u32);
         }
         let context_lens = specs.iter().map(|spec| spec.context_len as u32).collect();
-        Self { dims, kv, q, query_start, context_lens, block_tables, max_blocks }
+        Self {
+            dims,
+            kv,
+            q,
+            query_start,
+            context_lens,
+            block_tables,
+            max_blocks,
+        }
     }
 
     fn batch(&self) -> AttnBatch<'_> {
@@ -70,8 +125,15 @@ impl Case {
 
     fn run(&self) -> Vec<f32> {
         let device = self.kv.device();
-        let q = Tensor::from_f32(device, &self.q, &[self.q.len() / self.dims.q_len(), self.dims.q_len()]).unwrap();
-        paged_attention(&q, &self.kv, &self.batch(), self.dims, scale(self.dims)).unwrap().to_f32_vec()
+        let q = Tensor::from_f32(
+            device,
+            &self.q,
+            &[self.q.len() / self.dims.q_len(), self.dims.q_len()],
+        )
+        .unwrap();
+        paged_attention(&q, &self.kv, &self.batch(), self.dims, scale(self.dims))
+            .unwrap()
+            .to_f32_vec()
     }
 
     /// The definition in f64, from the stored keys and values.
@@ -79,16 +141,26 @@ impl Case {
         let (dims, size) = (self.dims, self.kv.block_size());
         let mut out = Vec::new();
         for (s, block_table) in self.block_tables.chunks_exact(self.max_blocks).enumerate() {
-            let (start, end) = (self.query_start[s] as usize, self.query_start[s + 1] as usize);
+            let (start, end) = (
+                self.query_start[s] as usize,
+                self.query_start[s + 1] as usize,
+            );
             let place = |p: usize| (block_table[p / size] as usize, p % size);
-            for (t, head) in (start..end).flat_map(|t| (0..dims.num_heads).map(move |head| (t, head))) {
+            for (t, head) in
+                (start..end).flat_map(|t| (0..dims.num_heads).map(move |head| (t, head)))
+            {
                 let q = &self.q[t * dims.q_len() + head * dims.head_dim..][..dims.head_dim];
                 let visible = self.context_lens[s] as usize - (end - t) + 1;
                 let kv_head = head / dims.group();
                 let score = |p: usize| -> f64 {
                     let (block, offset) = place(p);
-                    let dot: f64 =
-                        q.iter().enumerate().map(|(d, q)| f64::from(*q) * f64::from(self.kv.key(block, kv_head, offset, d))).sum();
+                    let dot: f64 = q
+                        .iter()
+                        .enumerate()
+                        .map(|(d, q)| {
+                            f64::from(*q) * f64::from(self.kv.key(block, kv_head, offset, d))
+                        })
+                        .sum();
                     dot * f64::from(scale(dims))
                 };
                 let scores: Vec<f64> = (0..visible).map(score).collect();
@@ -97,7 +169,8 @@ impl Case {
                 out.extend((0..dims.head_dim).map(|d| {
                     let weighted = scores.iter().enumerate().map(|(p, score)| {
                         let (block, offset) = place(p);
-                        (score - max).exp() / sum * f64::from(self.kv.value(block, kv_head, offset, d))
+                        (score - max).exp() / sum
+                            * f64::from(self.kv.value(block, kv_head, offset, d))
                     });
                     weighted.sum::<f64>() as f32
                 }));
@@ -112,19 +185,34 @@ fn scale(dims: AttnDims) -> f32 {
 }
 
 fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
-    AttnDims { num_heads, num_kv_heads, head_dim }
+    AttnDims {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+    }
 }
 
 fn widest_device(threads: usize) -> Device {
-    Device::cpu(CpuOptions { threads: Some(threads), isa: Isa::available().last().copied() }).unwrap()
+    Device::cpu(CpuOptions {
+        threads: Some(threads),
+        isa: Isa::available().last().copied(),
+    })
+    .unwrap()
 }
 
 #[test]
 fn every_isa_and_type_matches_the_definition() {
-    // Group sizes 1 to 16, every head size of the family and odd ones, contexts within a block, at its edge, across chunks.
+    // Group sizes 1 to 16, every head size of the family and odd ones, contexts within a block, at
+    // its edge, across chunks.
     let cases = [
-        (dims(4, 4, 16), vec![spec(1, 1, 1), spec(2, 1, 16), spec(3, 1, 17)]),
-        (dims(6, 2, 24), vec![spec(1, 7, 7), spec(2, 1, 129), spec(3, 5, 40)]),
+        (
+            dims(4, 4, 16),
+            vec![spec(1, 1, 1), spec(2, 1, 16), spec(3, 1, 17)],
+        ),
+        (
+            dims(6, 2, 24),
+            vec![spec(1, 7, 7), spec(2, 1, 129), spec(3, 5, 40)],
+        ),
         (dims(4, 2, 64), vec![spec(1, 129, 129), spec(2, 1, 600)]),
         (dims(5, 1, 80), vec![spec(1, 3, 300), spec(2, 20, 257)]),
         (dims(32, 2, 128), vec![spec(1, 1, 700), spec(2, 9, 9)]),
@@ -135,7 +223,12 @@ fn every_isa_and_type_matches_the_definition() {
             for (dims, specs) in &cases {
                 for block_size in [16, 7] {
                     let case = Case::new(&device, dtype, *dims, block_size, specs, 5);
-                    assert_close(&case.run(), &case.expected(), 2e-6, &format!("{device:?} {dtype} {dims:?} {block_size}"));
+                    assert_close(
+                        &case.run(),
+                        &case.expected(),
+                        2e-6,
+                        &format!("{device:?} {dtype} {dims:?} {block_size}"),
+                    );
                 }
             }
         }
@@ -162,7 +255,14 @@ fn slots_beyond_the_context_are_never_used() {
 #[test]
 fn large_scores_neither_overflow_nor_lose_the_maximum() {
     for device in devices(1) {
-        let mut case = Case::new(&device, KvDType::F32, dims(2, 1, 64), 16, &[spec(1, 4, 500)], 1);
+        let mut case = Case::new(
+            &device,
+            KvDType::F32,
+            dims(2, 1, 64),
+            16,
+            &[spec(1, 4, 500)],
+            1,
+        );
         case.q.iter_mut().for_each(|q| *q *= 300.0);
         assert_close(&case.run(), &case.expected(), 1e-4, &format!("{device:?}"));
     }
@@ -171,7 +271,17 @@ fn large_scores_neither_overflow_nor_lose_the_maximum() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let specs = [spec(1, 1, 3000), spec(2, 70, 300), spec(3, 1, 5)];
-    let run = |threads| Case::new(&widest_device(threads), KvDType::F16, dims(8, 2, 64), 16, &specs, 3).run();
+    let run = |threads| {
+        Case::new(
+            &widest_device(threads),
+            KvDType::F16,
+            dims(8, 2, 64),
+            16,
+            &specs,
+            3,
+        )
+        .run()
+    };
     let want = run(1);
     for threads in [2, 3, 8] {
         assert_eq!(run(threads), want, "{threads} threads");
@@ -181,7 +291,14 @@ fn the_number_of_threads_changes_nothing() {
 #[test]
 fn a_second_step_of_the_same_size_takes_no_new_memory() {
     let device = widest_device(2);
-    let case = Case::new(&device, KvDType::F16, dims(8, 2, 64), 16, &[spec(1, 1, 2000), spec(2, 30, 30)], 3);
+    let case = Case::new(
+        &device,
+        KvDType::F16,
+        dims(8, 2, 64),
+        16,
+        &[spec(1, 1, 2000), spec(2, 30, 30)],
+        3,
+    );
     case.run();
     let before = device.allocator_stats();
     case.run();
@@ -191,28 +308,121 @@ fn a_second_step_of_the_same_size_takes_no_new_memory() {
 #[test]
 fn batches_that_do_not_fit_are_errors() {
     let device = widest_device(1);
-    let case = Case::new(&device, KvDType::F32, dims(4, 2, 16), 16, &[spec(1, 2, 20), spec(2, 1, 3)], 1);
+    let case = Case::new(
+        &device,
+        KvDType::F32,
+        dims(4, 2, 16),
+        16,
+        &[spec(1, 2, 20), spec(2, 1, 3)],
+        1,
+    );
     let q = Tensor::from_f32(&device, &case.q, &[3, 64]).unwrap();
-    let run = |q: &Tensor, batch: AttnBatch<'_>, dims: AttnDims| paged_attention(q, &case.kv, &batch, dims, 1.0).unwrap_err();
+    let run = |q: &Tensor, batch: AttnBatch<'_>, dims: AttnDims| {
+        paged_attention(q, &case.kv, &batch, dims, 1.0).unwrap_err()
+    };
     let good = case.batch();
     let length = |batch, expected: &str| match run(&q, batch, case.dims) {
         KernelError::Length { name, .. } => assert_eq!(name, expected),
         other => panic!("{other}"),
     };
-    length(AttnBatch { query_start: &[0, 3], ..good }, "query_start");
-    length(AttnBatch { query_start: &[], ..good }, "query_start");
-    length(AttnBatch { query_start: &[0, 2, 4], ..good }, "query_start[S]");
-    length(AttnBatch { query_start: &[1, 2, 3], ..good }, "query_start[0]");
-    length(AttnBatch { context_lens: &[60, 3], ..good }, "block table");
-    length(AttnBatch { max_blocks_per_seq: 1, ..good }, "block_tables");
-    length(AttnBatch { max_blocks_per_seq: usize::MAX, ..good }, "block_tables");
-    assert!(matches!(run(&q, AttnBatch { query_start: &[0, 4, 3], ..good }, case.dims), KernelError::Value { .. }));
-    assert!(matches!(run(&q, AttnBatch { context_lens: &[1, 3], ..good }, case.dims), KernelError::Value { name: "context_len", .. }));
+    length(
+        AttnBatch {
+            query_start: &[0, 3],
+            ..good
+        },
+        "query_start",
+    );
+    length(
+        AttnBatch {
+            query_start: &[],
+            ..good
+        },
+        "query_start",
+    );
+    length(
+        AttnBatch {
+            query_start: &[0, 2, 4],
+            ..good
+        },
+        "query_start[S]",
+    );
+    length(
+        AttnBatch {
+            query_start: &[1, 2, 3],
+            ..good
+        },
+        "query_start[0]",
+    );
+    length(
+        AttnBatch {
+            context_lens: &[60, 3],
+            ..good
+        },
+        "block table",
+    );
+    length(
+        AttnBatch {
+            max_blocks_per_seq: 1,
+            ..good
+        },
+        "block_tables",
+    );
+    length(
+        AttnBatch {
+            max_blocks_per_seq: usize::MAX,
+            ..good
+        },
+        "block_tables",
+    );
+    assert!(matches!(
+        run(
+            &q,
+            AttnBatch {
+                query_start: &[0, 4, 3],
+                ..good
+            },
+            case.dims
+        ),
+        KernelError::Value { .. }
+    ));
+    assert!(matches!(
+        run(
+            &q,
+            AttnBatch {
+                context_lens: &[1, 3],
+                ..good
+            },
+            case.dims
+        ),
+        KernelError::Value {
+            name: "context_len",
+            ..
+        }
+    ));
     let blocks = vec![999; case.block_tables.len()];
-    assert!(matches!(run(&q, AttnBatch { block_tables: &blocks, ..good }, case.dims), KernelError::Index { name: "block", .. }));
-    assert!(matches!(run(&q, good, dims(4, 4, 16)), KernelError::Shape { name: "dims", .. }));
-    assert!(matches!(run(&q, good, dims(6, 2, 16)), KernelError::Shape { name: "q", .. }));
-    assert!(matches!(run(&q.reshape(&[192]).unwrap(), good, case.dims), KernelError::Shape { name: "q", .. }));
+    assert!(matches!(
+        run(
+            &q,
+            AttnBatch {
+                block_tables: &blocks,
+                ..good
+            },
+            case.dims
+        ),
+        KernelError::Index { name: "block", .. }
+    ));
+    assert!(matches!(
+        run(&q, good, dims(4, 4, 16)),
+        KernelError::Shape { name: "dims", .. }
+    ));
+    assert!(matches!(
+        run(&q, good, dims(6, 2, 16)),
+        KernelError::Shape { name: "q", .. }
+    ));
+    assert!(matches!(
+        run(&q.reshape(&[192]).unwrap(), good, case.dims),
+        KernelError::Shape { name: "q", .. }
+    ));
 }
 
 #[test]
@@ -220,15 +430,25 @@ fn an_empty_step_is_fine() {
     for device in devices(1) {
         let kv = KvLayer::new(&device, KvDType::F32, 1, 16, 2, 16).unwrap();
         let q = Tensor::zeros(&device, DType::F32, &[0, 64]).unwrap();
-        let batch = AttnBatch { query_start: &[0], context_lens: &[], block_tables: &[], max_blocks_per_seq: 0 };
-        assert!(paged_attention(&q, &kv, &batch, dims(4, 2, 16), 1.0).unwrap().is_empty());
+        let batch = AttnBatch {
+            query_start: &[0],
+            context_lens: &[],
+            block_tables: &[],
+            max_blocks_per_seq: 0,
+        };
+        assert!(
+            paged_attention(&q, &kv, &batch, dims(4, 2, 16), 1.0)
+                .unwrap()
+                .is_empty()
+        );
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Neither companions, nor the cut of a prompt, nor the blocks change a bit of a sequence's result.
+    /// Neither companions, nor the cut of a prompt, nor the blocks change a bit of a sequence's
+    /// result.
     #[test]
     fn a_sequence_depends_on_itself_alone(
         context_len in 1usize..700,

@@ -1,4 +1,5 @@
-//! `out[t, i] = x[t, i] / sqrt(mean_i(x[t, i]²) + eps) * weight[i]` (arXiv:1910.07467, eq. 4), alone or after a residual addition.
+//! `out[t, i] = x[t, i] / sqrt(mean_i(x[t, i]²) + eps) * weight[i]` (arXiv:1910.07467, eq. 4),
+//! alone or after a residual addition.
 
 mod reference;
 mod simd;
@@ -7,33 +8,47 @@ use crate::parallel::SharedMut;
 use crate::simd::run;
 use crate::{DType, Isa, KernelError, Tensor};
 
-/// Normalises every row of `x` (`[T, C]`): `[T, C]`. Sums are f32, in an order that depends on `C` alone.
+/// Normalises every row of `x` (`[T, C]`): `[T, C]`. Sums are f32, in an order that depends on `C`
+/// alone.
 ///
 /// - `weight`: `[C]`.
 /// - `eps`: `rms_norm_eps` of the model.
 ///
 /// # Errors
-/// [`KernelError::Shape`] unless `x` is a matrix with rows as long as `weight`, [`KernelError::DType`] unless both are f32.
+/// [`KernelError::Shape`] unless `x` is a matrix with rows as long as `weight`,
+/// [`KernelError::DType`] unless both are f32.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, KernelError> {
     const OP: &str = "rms_norm";
     let (_, columns) = x.dims2(OP, "x")?;
     weight.expect_shape(OP, "weight", &[columns])?;
     let (values, weight, isa) = (x.as_f32()?, weight.as_f32()?, x.device().isa());
     let mut out = Tensor::empty(x.device(), DType::F32, x.shape())?;
-    x.device().pool().for_each_rows(out.as_f32_mut()?, columns, |rows, out| {
-        let values = &values[rows.start * columns..rows.end * columns];
-        for (x, out) in values.chunks_exact(columns).zip(out.chunks_exact_mut(columns)) {
-            norm_row(isa, x, weight, eps, out);
-        }
-    });
+    x.device()
+        .pool()
+        .for_each_rows(out.as_f32_mut()?, columns, |rows, out| {
+            let values = &values[rows.start * columns..rows.end * columns];
+            for (x, out) in values
+                .chunks_exact(columns)
+                .zip(out.chunks_exact_mut(columns))
+            {
+                norm_row(isa, x, weight, eps, out);
+            }
+        });
     Ok(out)
 }
 
-/// `residual += x` in place, then the norm of the new residual: `[T, C]`. The residual is read once for both.
+/// `residual += x` in place, then the norm of the new residual: `[T, C]`. The residual is read once
+/// for both.
 ///
 /// # Errors
-/// As [`rms_norm`], and [`KernelError::Shape`] unless `x` has the shape of `residual`, [`KernelError::Shared`] while a clone of `residual` lives.
-pub fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, KernelError> {
+/// As [`rms_norm`], and [`KernelError::Shape`] unless `x` has the shape of `residual`,
+/// [`KernelError::Shared`] while a clone of `residual` lives.
+pub fn add_rms_norm(
+    residual: &mut Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<Tensor, KernelError> {
     const OP: &str = "add_rms_norm";
     let (rows, columns) = residual.dims2(OP, "residual")?;
     x.expect_shape(OP, "x", residual.shape())?;
@@ -42,37 +57,58 @@ pub fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32
     let device = residual.device().clone();
     let mut out = Tensor::empty(&device, DType::F32, &[rows, columns])?;
     let residual = SharedMut::new(residual.as_f32_mut()?);
-    device.pool().for_each_rows(out.as_f32_mut()?, columns, |rows, out| {
-        // SAFETY: `for_each_rows` hands out disjoint rows, and these are the same rows of the residual.
-        let residual = unsafe { residual.slice(rows.start * columns, rows.len() * columns) };
-        let values = values[rows.start * columns..].chunks_exact(columns);
-        for ((residual, x), out) in residual.chunks_exact_mut(columns).zip(values).zip(out.chunks_exact_mut(columns)) {
-            add_row(device.isa(), residual, x);
-            norm_row(device.isa(), residual, weight, eps, out);
-        }
-    });
+    device
+        .pool()
+        .for_each_rows(out.as_f32_mut()?, columns, |rows, out| {
+            // SAFETY: `for_each_rows` hands out disjoint rows, and these are the same rows of the
+            // residual.
+            let residual = unsafe { residual.slice(rows.start * columns, rows.len() * columns) };
+            let values = values[rows.start * columns..].chunks_exact(columns);
+            for ((residual, x), out) in residual
+                .chunks_exact_mut(columns)
+                .zip(values)
+                .zip(out.chunks_exact_mut(columns))
+            {
+                add_row(device.isa(), residual, x);
+                norm_row(device.isa(), residual, weight, eps, out);
+            }
+        });
     Ok(out)
 }
 
 /// `residual += x` in place, for the addition that no norm follows.
 ///
 /// # Errors
-/// [`KernelError::Shape`] unless `x` has the shape of `residual` (a matrix), [`KernelError::DType`] unless both are f32,
-/// [`KernelError::Shared`] while a clone of `residual` lives.
+/// [`KernelError::Shape`] unless `x` has the shape of `residual` (a matrix), [`KernelError::DType`]
+/// unless both are f32, [`KernelError::Shared`] while a clone of `residual` lives.
 pub fn add(residual: &mut Tensor, x: &Tensor) -> Result<(), KernelError> {
     const OP: &str = "add";
     let (_, columns) = residual.dims2(OP, "residual")?;
     x.expect_shape(OP, "x", residual.shape())?;
     let values = x.as_f32()?;
     let device = residual.device().clone();
-    device.pool().for_each_rows(residual.as_f32_mut()?, columns, |rows, residual| {
-        add_row(device.isa(), residual, &values[rows.start * columns..rows.end * columns]);
-    });
+    device
+        .pool()
+        .for_each_rows(residual.as_f32_mut()?, columns, |rows, residual| {
+            add_row(
+                device.isa(),
+                residual,
+                &values[rows.start * columns..rows.end * columns],
+            );
+        });
     Ok(())
 }
 
 fn norm_row(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    if let Err(kernel) = run(isa, simd::NormRow { x, weight, eps, out }) {
+    if let Err(kernel) = run(
+        isa,
+        simd::NormRow {
+            x,
+            weight,
+            eps,
+            out,
+        },
+    ) {
         reference::norm_row(x, weight, eps, kernel.out);
     }
 }
@@ -88,7 +124,15 @@ mod tests {
     use super::*;
     use crate::testing::{Random, assert_close, devices};
 
-    const SIZES: [(usize, usize); 7] = [(0, 8), (1, 1), (1, 7), (3, 8), (2, 129), (4, 4096), (70, 333)]; // empty, tails, a real width, several tasks
+    const SIZES: [(usize, usize); 7] = [
+        (0, 8),
+        (1, 1),
+        (1, 7),
+        (3, 8),
+        (2, 129),
+        (4, 4096),
+        (70, 333),
+    ]; // empty, tails, a real width, several tasks
 
     #[test]
     fn every_isa_matches_the_reference() {
@@ -97,13 +141,21 @@ mod tests {
                 let mut random = Random::new((rows * columns) as u64);
                 let (values, weight) = (random.values(rows * columns), random.values(columns));
                 let mut want = vec![f32::NAN; rows * columns];
-                for (x, out) in values.chunks_exact(columns).zip(want.chunks_exact_mut(columns)) {
+                for (x, out) in values
+                    .chunks_exact(columns)
+                    .zip(want.chunks_exact_mut(columns))
+                {
                     reference::norm_row(x, &weight, 1e-5, out);
                 }
                 let x = Tensor::from_f32(&device, &values, &[rows, columns]).unwrap();
                 let weight = Tensor::from_f32(&device, &weight, &[columns]).unwrap();
                 let got = rms_norm(&x, &weight, 1e-5).unwrap(); // starts as NaN: an element never written cannot pass
-                assert_close(got.as_f32().unwrap(), &want, 1e-6, &format!("{device:?} [{rows}, {columns}]"));
+                assert_close(
+                    got.as_f32().unwrap(),
+                    &want,
+                    1e-6,
+                    &format!("{device:?} [{rows}, {columns}]"),
+                );
             }
         }
     }
@@ -113,15 +165,23 @@ mod tests {
         for device in devices(2) {
             for (rows, columns) in SIZES {
                 let mut random = Random::new(columns as u64);
-                let tensor = |values: &[f32]| Tensor::from_f32(&device, values, &[rows, columns]).unwrap();
+                let tensor =
+                    |values: &[f32]| Tensor::from_f32(&device, values, &[rows, columns]).unwrap();
                 let (a, b) = (random.values(rows * columns), random.values(rows * columns));
-                let weight = Tensor::from_f32(&device, &random.values(columns), &[columns]).unwrap();
+                let weight =
+                    Tensor::from_f32(&device, &random.values(columns), &[columns]).unwrap();
                 let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
 
                 let mut residual = tensor(&a);
                 let normed = add_rms_norm(&mut residual, &tensor(&b), &weight, 1e-6).unwrap();
                 assert_eq!(residual.as_f32().unwrap(), sum);
-                assert_eq!(normed.as_f32().unwrap(), rms_norm(&residual, &weight, 1e-6).unwrap().as_f32().unwrap());
+                assert_eq!(
+                    normed.as_f32().unwrap(),
+                    rms_norm(&residual, &weight, 1e-6)
+                        .unwrap()
+                        .as_f32()
+                        .unwrap()
+                );
 
                 let mut residual = tensor(&a);
                 add(&mut residual, &tensor(&b)).unwrap();
@@ -144,13 +204,28 @@ mod tests {
         let device = devices(1).remove(0);
         let zeros = |shape: &[usize]| Tensor::zeros(&device, DType::F32, shape).unwrap();
         let mut x = zeros(&[2, 4]);
-        assert!(matches!(rms_norm(&x, &zeros(&[5]), 1e-5), Err(KernelError::Shape { name: "weight", .. })));
-        assert!(matches!(rms_norm(&zeros(&[4]), &zeros(&[4]), 1e-5), Err(KernelError::Shape { name: "x", .. })));
-        assert!(matches!(add(&mut x, &zeros(&[4, 2])), Err(KernelError::Shape { name: "x", .. })));
+        assert!(matches!(
+            rms_norm(&x, &zeros(&[5]), 1e-5),
+            Err(KernelError::Shape { name: "weight", .. })
+        ));
+        assert!(matches!(
+            rms_norm(&zeros(&[4]), &zeros(&[4]), 1e-5),
+            Err(KernelError::Shape { name: "x", .. })
+        ));
+        assert!(matches!(
+            add(&mut x, &zeros(&[4, 2])),
+            Err(KernelError::Shape { name: "x", .. })
+        ));
         let half = Tensor::zeros(&device, DType::F16, &[2, 4]).unwrap();
-        assert!(matches!(rms_norm(&half, &zeros(&[4]), 1e-5), Err(KernelError::DType { .. })));
+        assert!(matches!(
+            rms_norm(&half, &zeros(&[4]), 1e-5),
+            Err(KernelError::DType { .. })
+        ));
         let clone = x.clone();
-        assert!(matches!(add_rms_norm(&mut x, &zeros(&[2, 4]), &zeros(&[4]), 1e-5), Err(KernelError::Shared { .. })));
+        assert!(matches!(
+            add_rms_norm(&mut x, &zeros(&[2, 4]), &zeros(&[4]), 1e-5),
+            Err(KernelError::Shared { .. })
+        ));
         drop(clone);
         add_rms_norm(&mut x, &zeros(&[2, 4]), &zeros(&[4]), 1e-5).unwrap();
     }

@@ -2,7 +2,8 @@
 
 use crate::simd::{Kernel, Simd};
 
-/// One row, as [`super::reference::norm_row`]. Four sums side by side hide the latency of the multiply-add, and keep each of them short.
+/// One row, as [`super::reference::norm_row`]. Four sums side by side hide the latency of the
+/// multiply-add, and keep each of them short.
 pub(super) struct NormRow<'a> {
     pub x: &'a [f32],
     pub weight: &'a [f32],
@@ -30,7 +31,11 @@ impl Kernel for NormRow<'_> {
         let sum = simd.reduce_add(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])));
         let inverse = simd.splat(1.0 / (sum / self.x.len() as f32 + self.eps).sqrt());
 
-        let rows = self.x.chunks(S::LANES).zip(self.weight.chunks(S::LANES)).zip(self.out.chunks_mut(S::LANES));
+        let rows = self
+            .x
+            .chunks(S::LANES)
+            .zip(self.weight.chunks(S::LANES))
+            .zip(self.out.chunks_mut(S::LANES));
         for ((x, weight), out) in rows {
             if x.len() == S::LANES {
                 let normed = simd.mul(simd.load(x), inverse);
@@ -54,11 +59,18 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for (residual, x) in self.residual.chunks_mut(S::LANES).zip(self.x.chunks(S::LANES)) {
+        for (residual, x) in self
+            .residual
+            .chunks_mut(S::LANES)
+            .zip(self.x.chunks(S::LANES))
+        {
             if x.len() == S::LANES {
                 simd.store(simd.add(simd.load(residual), simd.load(x)), residual);
             } else {
-                simd.store_partial(simd.add(simd.load_partial(residual), simd.load_partial(x)), residual);
+                simd.store_partial(
+                    simd.add(simd.load_partial(residual), simd.load_partial(x)),
+                    residual,
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Rotary position embedding (arXiv:2104.09864, eq. 34) of queries and keys, and storing of keys and values: what lies between the QKV projection
-//! and attention.
+//! Rotary position embedding (arXiv:2104.09864, eq. 34) of queries and keys, and storing of keys
+//! and values: what lies between the QKV projection and attention.
 
 mod reference;
 mod simd;
@@ -26,12 +26,28 @@ pub struct AttnDims {
 impl AttnDims {
     /// Checks the dims in themselves and against the layer that holds the keys and values.
     pub(crate) fn check(&self, op: &'static str, kv: &KvLayer) -> Result<(), KernelError> {
-        if self.num_kv_heads == 0 || !self.num_heads.is_multiple_of(self.num_kv_heads) || self.num_heads == 0 {
-            return Err(KernelError::Value { op, name: "num_heads", found: self.num_heads, rule: "a multiple of num_kv_heads" });
+        if self.num_kv_heads == 0
+            || !self.num_heads.is_multiple_of(self.num_kv_heads)
+            || self.num_heads == 0
+        {
+            return Err(KernelError::Value {
+                op,
+                name: "num_heads",
+                found: self.num_heads,
+                rule: "a multiple of num_kv_heads",
+            });
         }
-        let (expected, found) = ([kv.num_kv_heads(), kv.head_dim()], [self.num_kv_heads, self.head_dim]);
+        let (expected, found) = (
+            [kv.num_kv_heads(), kv.head_dim()],
+            [self.num_kv_heads, self.head_dim],
+        );
         if expected != found {
-            return Err(KernelError::Shape { op, name: "dims", expected: expected.to_vec(), found: found.to_vec() });
+            return Err(KernelError::Shape {
+                op,
+                name: "dims",
+                expected: expected.to_vec(),
+                found: found.to_vec(),
+            });
         }
         Ok(())
     }
@@ -61,7 +77,8 @@ pub enum Pairing {
     HalfSplit,
 }
 
-/// Cosines and sines of the positions of a step's tokens: computed once, used by every layer. A clone shares the memory.
+/// Cosines and sines of the positions of a step's tokens: computed once, used by every layer. A
+/// clone shares the memory.
 #[derive(Debug, Clone)]
 pub struct RopeAngles {
     /// `[2, T, pairs]`: cosines, then sines.
@@ -74,22 +91,38 @@ pub struct RopeAngles {
 impl RopeAngles {
     /// The angles `positions[t] * inv_freq[i]`, in f32 as transformers computes them.
     ///
-    /// - `inv_freq`: one per pair, `rotary_dim / 2` of them; elements of a head beyond `rotary_dim` are not rotated.
+    /// - `inv_freq`: one per pair, `rotary_dim / 2` of them; elements of a head beyond `rotary_dim`
+    ///   are not rotated.
     /// - `scale`: multiplies cosines and sines; 1 but for YaRN's attention factor.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`] or [`KernelError::ShapeOverflow`].
-    pub fn new(device: &Device, inv_freq: &[f32], positions: &[u32], scale: f32, pairing: Pairing) -> Result<Self, KernelError> {
+    pub fn new(
+        device: &Device,
+        inv_freq: &[f32],
+        positions: &[u32],
+        scale: f32,
+        pairing: Pairing,
+    ) -> Result<Self, KernelError> {
         let (num_tokens, pairs) = (positions.len(), inv_freq.len());
         let bytes = crate::tensor::element_count(&[2 * size_of::<f32>(), num_tokens, pairs])?;
         let mut table = device.allocate(bytes)?;
-        let (cos, sin) = table.as_slice_of_mut::<f32>().split_at_mut(num_tokens * pairs);
+        let (cos, sin) = table
+            .as_slice_of_mut::<f32>()
+            .split_at_mut(num_tokens * pairs);
         let cells = cos.iter_mut().zip(sin);
-        let angles = positions.iter().flat_map(|position| inv_freq.iter().map(|inv_freq| *position as f32 * inv_freq));
+        let angles = positions
+            .iter()
+            .flat_map(|position| inv_freq.iter().map(|inv_freq| *position as f32 * inv_freq));
         for ((cos, sin), angle) in cells.zip(angles) {
             (*cos, *sin) = (angle.cos() * scale, angle.sin() * scale);
         }
-        Ok(Self { table: Arc::new(table), num_tokens, pairs, pairing })
+        Ok(Self {
+            table: Arc::new(table),
+            num_tokens,
+            pairs,
+            pairing,
+        })
     }
 
     /// The number of tokens, `T`.
@@ -104,14 +137,26 @@ impl RopeAngles {
 
     /// Cosines and sines of one token.
     fn of_token(&self, token: usize) -> (&[f32], &[f32]) {
-        let (cos, sin) = self.table.as_slice_of::<f32>().split_at(self.num_tokens * self.pairs);
+        let (cos, sin) = self
+            .table
+            .as_slice_of::<f32>()
+            .split_at(self.num_tokens * self.pairs);
         let row = token * self.pairs..(token + 1) * self.pairs;
         (&cos[row.clone()], &sin[row])
     }
 
     fn rotate(&self, isa: Isa, token: usize, heads: &mut [f32], head_dim: usize) {
         let (cos, sin) = self.of_token(token);
-        if let Err(kernel) = run(isa, simd::RotateHeads { pairing: self.pairing, heads, head_dim, cos, sin }) {
+        if let Err(kernel) = run(
+            isa,
+            simd::RotateHeads {
+                pairing: self.pairing,
+                heads,
+                head_dim,
+                cos,
+                sin,
+            },
+        ) {
             for head in kernel.heads.chunks_exact_mut(head_dim) {
                 reference::rotate(self.pairing, head, cos, sin);
             }
@@ -122,11 +167,13 @@ impl RopeAngles {
 /// Rotates queries and keys, stores keys and values, and returns the queries: `[T, H*D]`.
 ///
 /// - `qkv`: `[T, (H + 2*KVH)*D]`: queries, keys, values.
-/// - `slot_mapping`: `[T]`, where each token's key and value go; of two tokens with one slot the later stays.
+/// - `slot_mapping`: `[T]`, where each token's key and value go; of two tokens with one slot the
+///   later stays.
 ///
 /// # Errors
-/// [`KernelError::Shape`] or [`KernelError::Length`] if arguments do not fit each other, [`KernelError::Index`] for a slot that `kv` does not have,
-/// [`KernelError::Value`] if more elements are to be rotated than a head has. Nothing is stored then.
+/// [`KernelError::Shape`] or [`KernelError::Length`] if arguments do not fit each other,
+/// [`KernelError::Index`] for a slot that `kv` does not have, [`KernelError::Value`] if more
+/// elements are to be rotated than a head has. Nothing is stored then.
 pub fn rope_store_kv(
     qkv: &Tensor,
     dims: AttnDims,
@@ -137,12 +184,14 @@ pub fn rope_store_kv(
     check(qkv, dims, angles, slot_mapping, kv)?;
     let (values, device, tokens) = (qkv.as_f32()?, qkv.device(), slot_mapping.len());
     let mut q = Tensor::empty(device, DType::F32, &[tokens, dims.q_len()])?;
-    device.pool().for_each_rows(q.as_f32_mut()?, dims.q_len(), |tokens, out| {
-        for (token, out) in tokens.zip(out.chunks_exact_mut(dims.q_len())) {
-            out.copy_from_slice(&values[token * dims.qkv_len()..][..dims.q_len()]);
-            angles.rotate(device.isa(), token, out, dims.head_dim);
-        }
-    });
+    device
+        .pool()
+        .for_each_rows(q.as_f32_mut()?, dims.q_len(), |tokens, out| {
+            for (token, out) in tokens.zip(out.chunks_exact_mut(dims.q_len())) {
+                out.copy_from_slice(&values[token * dims.qkv_len()..][..dims.q_len()]);
+                angles.rotate(device.isa(), token, out, dims.head_dim);
+            }
+        });
 
     let writer = kv.writer();
     let store_head = |head: usize| {
@@ -154,7 +203,14 @@ pub fn rope_store_kv(
             key.copy_from_slice(&keys[head * dims.head_dim..][..dims.head_dim]);
             angles.rotate(device.isa(), token, &mut key, dims.head_dim);
             // SAFETY: this is the only task with this head.
-            unsafe { writer.store(*slot as usize, head, &key, &values[head * dims.head_dim..][..dims.head_dim]) };
+            unsafe {
+                writer.store(
+                    *slot as usize,
+                    head,
+                    &key,
+                    &values[head * dims.head_dim..][..dims.head_dim],
+                )
+            };
         }
     };
     if tokens < MIN_TOKENS_PER_TASK {
@@ -165,21 +221,46 @@ pub fn rope_store_kv(
     Ok(q)
 }
 
-/// With fewer tokens, storing them takes less time than to share the work: a head of a token is some tens of nanoseconds.
+/// With fewer tokens, storing them takes less time than to share the work: a head of a token is
+/// some tens of nanoseconds.
 const MIN_TOKENS_PER_TASK: usize = 32;
 
-fn check(qkv: &Tensor, dims: AttnDims, angles: &RopeAngles, slot_mapping: &[u32], kv: &KvLayer) -> Result<(), KernelError> {
+fn check(
+    qkv: &Tensor,
+    dims: AttnDims,
+    angles: &RopeAngles,
+    slot_mapping: &[u32],
+    kv: &KvLayer,
+) -> Result<(), KernelError> {
     let tokens = slot_mapping.len();
     dims.check(OP, kv)?;
     qkv.expect_shape(OP, "qkv", &[tokens, dims.qkv_len()])?;
     if angles.num_tokens != tokens {
-        return Err(KernelError::Length { op: OP, name: "angles", expected: tokens, found: angles.num_tokens });
+        return Err(KernelError::Length {
+            op: OP,
+            name: "angles",
+            expected: tokens,
+            found: angles.num_tokens,
+        });
     }
     if angles.rotary_dim() > dims.head_dim {
-        return Err(KernelError::Value { op: OP, name: "rotary_dim", found: angles.rotary_dim(), rule: "at most head_dim" });
+        return Err(KernelError::Value {
+            op: OP,
+            name: "rotary_dim",
+            found: angles.rotary_dim(),
+            rule: "at most head_dim",
+        });
     }
-    match slot_mapping.iter().find(|slot| **slot as usize >= kv.num_slots()) {
-        Some(slot) => Err(KernelError::Index { op: OP, name: "slot", index: *slot as usize, len: kv.num_slots() }),
+    match slot_mapping
+        .iter()
+        .find(|slot| **slot as usize >= kv.num_slots())
+    {
+        Some(slot) => Err(KernelError::Index {
+            op: OP,
+            name: "slot",
+            index: *slot as usize,
+            len: kv.num_slots(),
+        }),
         None => Ok(()),
     }
 }
@@ -193,7 +274,9 @@ mod tests {
     const BLOCK_SIZE: usize = 16;
 
     fn inv_freq(rotary_dim: usize) -> Vec<f32> {
-        (0..rotary_dim / 2).map(|i| 10_000f32.powf(-2.0 * i as f32 / rotary_dim as f32)).collect()
+        (0..rotary_dim / 2)
+            .map(|i| 10_000f32.powf(-2.0 * i as f32 / rotary_dim as f32))
+            .collect()
     }
 
     /// Equation 34 in f64, element by element.
@@ -216,10 +299,42 @@ mod tests {
     fn every_isa_rotates_by_the_equation_and_stores_where_told() {
         for device in devices(2) {
             for (tokens, dims, rotary_dim) in [
-                (1, AttnDims { num_heads: 4, num_kv_heads: 2, head_dim: 16 }, 16),
-                (7, AttnDims { num_heads: 6, num_kv_heads: 2, head_dim: 24 }, 8),
-                (5, AttnDims { num_heads: 3, num_kv_heads: 3, head_dim: 80 }, 40),
-                (129, AttnDims { num_heads: 8, num_kv_heads: 2, head_dim: 128 }, 64),
+                (
+                    1,
+                    AttnDims {
+                        num_heads: 4,
+                        num_kv_heads: 2,
+                        head_dim: 16,
+                    },
+                    16,
+                ),
+                (
+                    7,
+                    AttnDims {
+                        num_heads: 6,
+                        num_kv_heads: 2,
+                        head_dim: 24,
+                    },
+                    8,
+                ),
+                (
+                    5,
+                    AttnDims {
+                        num_heads: 3,
+                        num_kv_heads: 3,
+                        head_dim: 80,
+                    },
+                    40,
+                ),
+                (
+                    129,
+                    AttnDims {
+                        num_heads: 8,
+                        num_kv_heads: 2,
+                        head_dim: 128,
+                    },
+                    64,
+                ),
             ] {
                 for pairing in [Pairing::Interleaved, Pairing::HalfSplit] {
                     check_case(&device, tokens, dims, rotary_dim, pairing);
@@ -228,28 +343,59 @@ mod tests {
         }
     }
 
-    fn check_case(device: &Device, tokens: usize, dims: AttnDims, rotary_dim: usize, pairing: Pairing) {
+    fn check_case(
+        device: &Device,
+        tokens: usize,
+        dims: AttnDims,
+        rotary_dim: usize,
+        pairing: Pairing,
+    ) {
         let mut random = Random::new(tokens as u64);
         let values = random.values(tokens * dims.qkv_len());
         let qkv = Tensor::from_f32(device, &values, &[tokens, dims.qkv_len()]).unwrap();
         let positions: Vec<u32> = (0..tokens as u32).map(|t| t * 37).collect();
-        let angles = RopeAngles::new(device, &inv_freq(rotary_dim), &positions, 1.0, pairing).unwrap();
+        let angles =
+            RopeAngles::new(device, &inv_freq(rotary_dim), &positions, 1.0, pairing).unwrap();
         let blocks = tokens.div_ceil(BLOCK_SIZE) + 1;
-        let mut kv = KvLayer::new(device, KvDType::F32, blocks, BLOCK_SIZE, dims.num_kv_heads, dims.head_dim).unwrap();
+        let mut kv = KvLayer::new(
+            device,
+            KvDType::F32,
+            blocks,
+            BLOCK_SIZE,
+            dims.num_kv_heads,
+            dims.head_dim,
+        )
+        .unwrap();
         let slots: Vec<u32> = random.permutation(kv.num_slots())[..tokens].to_vec();
         let q = rope_store_kv(&qkv, dims, &angles, &slots, &mut kv).unwrap();
         assert_eq!(q.shape(), [tokens, dims.q_len()]);
 
         let context = format!("{device:?} {tokens} {dims:?} {pairing:?}");
         let heads: Vec<&[f32]> = values.chunks_exact(dims.head_dim).collect();
-        for (t, heads) in heads.chunks_exact(dims.num_heads + 2 * dims.num_kv_heads).enumerate() {
-            let rotated = |head: usize| expected(heads[head], positions[t], &inv_freq(rotary_dim), pairing);
+        for (t, heads) in heads
+            .chunks_exact(dims.num_heads + 2 * dims.num_kv_heads)
+            .enumerate()
+        {
+            let rotated =
+                |head: usize| expected(heads[head], positions[t], &inv_freq(rotary_dim), pairing);
             let want: Vec<f32> = (0..dims.num_heads).flat_map(rotated).collect();
-            assert_close(&q.as_f32().unwrap()[t * dims.q_len()..][..dims.q_len()], &want, 1e-6, &context);
-            let (block, offset) = (slots[t] as usize / BLOCK_SIZE, slots[t] as usize % BLOCK_SIZE);
+            assert_close(
+                &q.as_f32().unwrap()[t * dims.q_len()..][..dims.q_len()],
+                &want,
+                1e-6,
+                &context,
+            );
+            let (block, offset) = (
+                slots[t] as usize / BLOCK_SIZE,
+                slots[t] as usize % BLOCK_SIZE,
+            );
             for head in 0..dims.num_kv_heads {
-                let key: Vec<f32> = (0..dims.head_dim).map(|d| kv.key(block, head, offset, d)).collect();
-                let value: Vec<f32> = (0..dims.head_dim).map(|d| kv.value(block, head, offset, d)).collect();
+                let key: Vec<f32> = (0..dims.head_dim)
+                    .map(|d| kv.key(block, head, offset, d))
+                    .collect();
+                let value: Vec<f32> = (0..dims.head_dim)
+                    .map(|d| kv.value(block, head, offset, d))
+                    .collect();
                 assert_close(&key, &rotated(dims.num_heads + head), 1e-6, &context);
                 assert_eq!(value, heads[dims.num_heads + dims.num_kv_heads + head]);
             }
@@ -259,7 +405,11 @@ mod tests {
     #[test]
     fn the_scale_multiplies_what_is_rotated() {
         let device = devices(1).remove(0);
-        let dims = AttnDims { num_heads: 1, num_kv_heads: 1, head_dim: 4 };
+        let dims = AttnDims {
+            num_heads: 1,
+            num_kv_heads: 1,
+            head_dim: 4,
+        };
         let qkv = Tensor::from_f32(&device, &[1.0; 12], &[1, 12]).unwrap();
         let angles = RopeAngles::new(&device, &[1.0], &[0], 2.0, Pairing::Interleaved).unwrap();
         let mut kv = KvLayer::new(&device, KvDType::F32, 1, 1, 1, 4).unwrap();
@@ -270,17 +420,71 @@ mod tests {
     #[test]
     fn arguments_that_do_not_fit_are_errors_and_store_nothing() {
         let device = devices(1).remove(0);
-        let dims = AttnDims { num_heads: 2, num_kv_heads: 1, head_dim: 4 };
+        let dims = AttnDims {
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim: 4,
+        };
         let qkv = Tensor::from_f32(&device, &[1.0; 32], &[2, 16]).unwrap();
-        let angles = |positions: &[u32], pairs| RopeAngles::new(&device, &vec![1.0; pairs], positions, 1.0, Pairing::Interleaved).unwrap();
+        let angles = |positions: &[u32], pairs| {
+            RopeAngles::new(
+                &device,
+                &vec![1.0; pairs],
+                positions,
+                1.0,
+                Pairing::Interleaved,
+            )
+            .unwrap()
+        };
         let mut kv = KvLayer::new(&device, KvDType::F32, 1, 16, 1, 4).unwrap();
-        let mut call = |dims, angles: &RopeAngles, slots: &[u32]| rope_store_kv(&qkv, dims, angles, slots, &mut kv).unwrap_err();
-        assert!(matches!(call(dims, &angles(&[0, 1], 2), &[0, 16]), KernelError::Index { index: 16, len: 16, .. }));
-        assert!(matches!(call(dims, &angles(&[0], 2), &[0, 1]), KernelError::Length { name: "angles", .. }));
-        assert!(matches!(call(dims, &angles(&[0, 1], 3), &[0, 1]), KernelError::Value { name: "rotary_dim", .. }));
-        assert!(matches!(call(dims, &angles(&[0], 2), &[0]), KernelError::Shape { name: "qkv", .. }));
-        assert!(matches!(call(AttnDims { num_kv_heads: 2, ..dims }, &angles(&[0, 1], 2), &[0, 1]), KernelError::Shape { name: "dims", .. }));
-        assert!(matches!(call(AttnDims { num_kv_heads: 0, ..dims }, &angles(&[0, 1], 2), &[0, 1]), KernelError::Value { .. }));
+        let mut call = |dims, angles: &RopeAngles, slots: &[u32]| {
+            rope_store_kv(&qkv, dims, angles, slots, &mut kv).unwrap_err()
+        };
+        assert!(matches!(
+            call(dims, &angles(&[0, 1], 2), &[0, 16]),
+            KernelError::Index {
+                index: 16,
+                len: 16,
+                ..
+            }
+        ));
+        assert!(matches!(
+            call(dims, &angles(&[0], 2), &[0, 1]),
+            KernelError::Length { name: "angles", .. }
+        ));
+        assert!(matches!(
+            call(dims, &angles(&[0, 1], 3), &[0, 1]),
+            KernelError::Value {
+                name: "rotary_dim",
+                ..
+            }
+        ));
+        assert!(matches!(
+            call(dims, &angles(&[0], 2), &[0]),
+            KernelError::Shape { name: "qkv", .. }
+        ));
+        assert!(matches!(
+            call(
+                AttnDims {
+                    num_kv_heads: 2,
+                    ..dims
+                },
+                &angles(&[0, 1], 2),
+                &[0, 1]
+            ),
+            KernelError::Shape { name: "dims", .. }
+        ));
+        assert!(matches!(
+            call(
+                AttnDims {
+                    num_kv_heads: 0,
+                    ..dims
+                },
+                &angles(&[0, 1], 2),
+                &[0, 1]
+            ),
+            KernelError::Value { .. }
+        ));
         assert!((0..16).all(|offset| (0..4).all(|d| kv.key(0, 0, offset, d) == 0.0)));
     }
 }

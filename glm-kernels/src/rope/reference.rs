@@ -1,4 +1,5 @@
-//! The scalar reference, and with it every path: `simd` compiles these very loops for each instruction set.
+//! The scalar reference, and with it every path: `simd` compiles these very loops for each
+//! instruction set.
 
 use super::Pairing;
 

@@ -1,5 +1,6 @@
-//! The vector form: the loops of the reference with the instruction set enabled, which the compiler turns into shuffles and multiplications.
-//! Nothing is contracted to fused operations, so all paths agree to the bit.
+//! The vector form: the loops of the reference with the instruction set enabled, which the compiler
+//! turns into shuffles and multiplications. Nothing is contracted to fused operations, so all paths
+//! agree to the bit.
 
 use super::{Pairing, reference};
 use crate::simd::{Kernel, Simd};

@@ -105,13 +105,15 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_partial(self, from: &[f32]) -> __m256 {
-        // SAFETY: only lanes that the mask sets are read, and it sets no more than there are values; the CPU has AVX (`self`).
+        // SAFETY: only lanes that the mask sets are read, and it sets no more than there are
+        // values; the CPU has AVX (`self`).
         unsafe { _mm256_maskload_ps(from.as_ptr(), mask(self, from.len())) }
     }
 
     #[inline(always)]
     fn store_partial(self, value: __m256, to: &mut [f32]) {
-        // SAFETY: only lanes that the mask sets are written, and it sets no more than there is room for; the CPU has AVX (`self`).
+        // SAFETY: only lanes that the mask sets are written, and it sets no more than there is room
+        // for; the CPU has AVX (`self`).
         unsafe { _mm256_maskstore_ps(to.as_mut_ptr(), mask(self, to.len()), value) }
     }
 

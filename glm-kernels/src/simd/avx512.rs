@@ -28,7 +28,8 @@ macro_rules! intrinsics {
     ($($name:ident($($arg:ident),*) = $intrinsic:expr;)*) => {$(
         #[inline(always)]
         fn $name(self, $($arg: __m512),*) -> __m512 {
-            // SAFETY: the CPU has AVX-512 F and DQ: `self` proves it. The intrinsic touches no memory.
+            // SAFETY: the CPU has AVX-512 F and DQ: `self` proves it. The intrinsic touches no
+            // memory.
             unsafe { $intrinsic }
         }
     )*};
@@ -100,13 +101,15 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn load_partial(self, from: &[f32]) -> __m512 {
-        // SAFETY: only lanes that the mask sets are read, and it sets no more than there are values; the CPU has AVX-512 F (`self`).
+        // SAFETY: only lanes that the mask sets are read, and it sets no more than there are
+        // values; the CPU has AVX-512 F (`self`).
         unsafe { _mm512_maskz_loadu_ps(mask(from.len()), from.as_ptr()) }
     }
 
     #[inline(always)]
     fn store_partial(self, value: __m512, to: &mut [f32]) {
-        // SAFETY: only lanes that the mask sets are written, and it sets no more than there is room for; the CPU has AVX-512 F (`self`).
+        // SAFETY: only lanes that the mask sets are written, and it sets no more than there is room
+        // for; the CPU has AVX-512 F (`self`).
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask(to.len()), value) }
     }
 

@@ -7,15 +7,24 @@ const EXP_MIN: f32 = -87.336_54;
 /// Above this the result stays at `exp(88)`, about 1.65e38.
 const EXP_MAX: f32 = 88.0;
 
-/// `e^x`, within 2 units in the last place for `x` in -87.33..=88; 0 below, saturated above, NaN for NaN.
+/// `e^x`, within 2 units in the last place for `x` in -87.33..=88; 0 below, saturated above, NaN
+/// for NaN.
 ///
-/// `x = n·ln 2 + r` with integer `n` and `|r| <= ln 2 / 2`, so `e^x = 2^n · e^r`; `ln 2` is split in two so that `r` is exact, and `e^r` is the
-/// polynomial of Cephes' `expf` (S. Moshier, netlib.org/cephes).
+/// `x = n·ln 2 + r` with integer `n` and `|r| <= ln 2 / 2`, so `e^x = 2^n · e^r`; `ln 2` is split
+/// in two so that `r` is exact, and `e^r` is the polynomial of Cephes' `expf` (S. Moshier,
+/// netlib.org/cephes).
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
+    const POLYNOMIAL: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
 
     let clamped = simd.min(simd.splat(EXP_MAX), simd.max(simd.splat(EXP_MIN), x));
     let n = simd.round(simd.mul(clamped, simd.splat(std::f32::consts::LOG2_E)));

@@ -1,5 +1,6 @@
-//! f32 vectors of any width. A kernel that is the same for every instruction set but for the width is written once over [`Simd`], and
-//! [`run`] compiles it for each: inside, everything is inlined into one function with the instruction set enabled.
+//! f32 vectors of any width. A kernel that is the same for every instruction set but for the width
+//! is written once over [`Simd`], and [`run`] compiles it for each: inside, everything is inlined
+//! into one function with the instruction set enabled.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -13,8 +14,8 @@ pub(crate) use math::{exp, silu};
 
 use crate::Isa;
 
-/// An instruction set as a set of vector operations; the token proves that the CPU has them. Every method is `#[inline(always)]`: outside of
-/// [`run`] it would be a call per operation.
+/// An instruction set as a set of vector operations; the token proves that the CPU has them. Every
+/// method is `#[inline(always)]`: outside of [`run`] it would be a call per operation.
 pub(crate) trait Simd: Copy {
     /// [`Simd::LANES`] values.
     type F32: Copy;
@@ -22,7 +23,8 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
 
     fn splat(self, value: f32) -> Self::F32;
-    /// The first [`Simd::LANES`] values; panics if there are fewer, as do the other loads and [`Simd::store`].
+    /// The first [`Simd::LANES`] values; panics if there are fewer, as do the other loads and
+    /// [`Simd::store`].
     fn load(self, from: &[f32]) -> Self::F32;
     fn load_f16(self, from: &[f16]) -> Self::F32;
     fn load_bf16(self, from: &[bf16]) -> Self::F32;
@@ -54,7 +56,8 @@ pub(crate) trait Simd: Copy {
     fn reduce_max(self, a: Self::F32) -> f32;
 }
 
-/// A kernel written over [`Simd`]; `run` must be `#[inline(always)]`, as must whatever it calls that takes the token.
+/// A kernel written over [`Simd`]; `run` must be `#[inline(always)]`, as must whatever it calls
+/// that takes the token.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -107,14 +110,22 @@ mod tests {
 
     #[test]
     fn exp_is_within_two_ulp() {
-        let x: Vec<f32> = (0..200_001).map(|i| -87.33 + i as f32 * (175.33 / 200_000.0)).map(|x| x.min(88.0)).collect();
+        let x: Vec<f32> = (0..200_001)
+            .map(|i| -87.33 + i as f32 * (175.33 / 200_000.0))
+            .map(|x| x.min(88.0))
+            .collect();
         for isa in Isa::available() {
-            let Some(got) = map(isa, &x, Op::Exp) else { continue };
+            let Some(got) = map(isa, &x, Op::Exp) else {
+                continue;
+            };
             println!("exp: {isa}");
             for (x, got) in x.iter().zip(got) {
                 let want = f64::from(*x).exp();
                 let ulp = f64::from(want as f32).abs() * f64::from(f32::EPSILON);
-                assert!((f64::from(got) - want).abs() <= 2.0 * ulp, "{isa}: exp({x}) = {got}, not {want}");
+                assert!(
+                    (f64::from(got) - want).abs() <= 2.0 * ulp,
+                    "{isa}: exp({x}) = {got}, not {want}"
+                );
             }
         }
     }
@@ -122,10 +133,24 @@ mod tests {
     #[test]
     fn exp_of_the_extremes() {
         for isa in Isa::available() {
-            let x = [0.0, -0.0, -88.0, -1e9, f32::NEG_INFINITY, 1e9, f32::INFINITY, f32::NAN];
-            let Some(got) = map(isa, &x, Op::Exp) else { continue };
+            let x = [
+                0.0,
+                -0.0,
+                -88.0,
+                -1e9,
+                f32::NEG_INFINITY,
+                1e9,
+                f32::INFINITY,
+                f32::NAN,
+            ];
+            let Some(got) = map(isa, &x, Op::Exp) else {
+                continue;
+            };
             assert_eq!(got[..5], [1.0, 1.0, 0.0, 0.0, 0.0], "{isa}");
-            assert!(got[5] > 1e38 && got[6] == got[5] && got[7].is_nan(), "{isa}: {got:?}");
+            assert!(
+                got[5] > 1e38 && got[6] == got[5] && got[7].is_nan(),
+                "{isa}: {got:?}"
+            );
         }
     }
 
@@ -133,10 +158,15 @@ mod tests {
     fn silu_is_accurate_and_flat_far_out() {
         let x: Vec<f32> = (-2000..=2000).map(|i| i as f32 * 0.05).collect();
         for isa in Isa::available() {
-            let Some(got) = map(isa, &x, Op::Silu) else { continue };
+            let Some(got) = map(isa, &x, Op::Silu) else {
+                continue;
+            };
             for (x, got) in x.iter().zip(got) {
                 let want = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
-                assert!((f64::from(got) - want).abs() <= 5e-7 * want.abs() + 1e-35, "{isa}: silu({x}) = {got}, not {want}");
+                assert!(
+                    (f64::from(got) - want).abs() <= 5e-7 * want.abs() + 1e-35,
+                    "{isa}: silu({x}) = {got}, not {want}"
+                );
             }
         }
     }
@@ -159,8 +189,14 @@ mod tests {
             for hot in 0..8 {
                 let mut x = [-1.0; 16];
                 x[hot] = 5.0;
-                let Ok((sum, max, lanes)) = run(isa, Reduce(&x)) else { continue };
-                assert_eq!((sum, max), (5.0 - (lanes - 1) as f32, 5.0), "{isa}, lane {hot}");
+                let Ok((sum, max, lanes)) = run(isa, Reduce(&x)) else {
+                    continue;
+                };
+                assert_eq!(
+                    (sum, max),
+                    (5.0 - (lanes - 1) as f32, 5.0),
+                    "{isa}, lane {hot}"
+                );
             }
         }
     }
@@ -187,13 +223,32 @@ mod tests {
     #[test]
     fn narrow_types_are_widened_exactly() {
         let values: Vec<i8> = (0..16).map(|i| (i * 17 - 128) as i8).collect();
-        let f16: Vec<f16> = values.iter().map(|x| f16::from_f32(f32::from(*x) / 8.0)).collect();
-        let bf16: Vec<bf16> = values.iter().map(|x| bf16::from_f32(f32::from(*x) * 4.0)).collect();
+        let f16: Vec<f16> = values
+            .iter()
+            .map(|x| f16::from_f32(f32::from(*x) / 8.0))
+            .collect();
+        let bf16: Vec<bf16> = values
+            .iter()
+            .map(|x| bf16::from_f32(f32::from(*x) * 4.0))
+            .collect();
         for isa in Isa::available() {
             let mut out = [f32::NAN; 48];
-            let Ok(lanes) = run(isa, Widen { f16: &f16, bf16: &bf16, i8: &values, out: &mut out }) else { continue };
+            let Ok(lanes) = run(
+                isa,
+                Widen {
+                    f16: &f16,
+                    bf16: &bf16,
+                    i8: &values,
+                    out: &mut out,
+                },
+            ) else {
+                continue;
+            };
             let expected = |scale: f32| values[..lanes].iter().map(move |x| f32::from(*x) * scale);
-            let want: Vec<f32> = expected(0.125).chain(expected(4.0)).chain(expected(1.0)).collect();
+            let want: Vec<f32> = expected(0.125)
+                .chain(expected(4.0))
+                .chain(expected(1.0))
+                .collect();
             assert_eq!(out[..3 * lanes], want, "{isa}");
         }
     }

@@ -14,12 +14,19 @@ impl Kernel for SwiGlu<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let vectors = self.gate.chunks(S::LANES).zip(self.up.chunks(S::LANES)).zip(self.out.chunks_mut(S::LANES));
+        let vectors = self
+            .gate
+            .chunks(S::LANES)
+            .zip(self.up.chunks(S::LANES))
+            .zip(self.out.chunks_mut(S::LANES));
         for ((gate, up), out) in vectors {
             if out.len() == S::LANES {
                 simd.store(simd.mul(silu(simd, simd.load(gate)), simd.load(up)), out);
             } else {
-                simd.store_partial(simd.mul(silu(simd, simd.load_partial(gate)), simd.load_partial(up)), out);
+                simd.store_partial(
+                    simd.mul(silu(simd, simd.load_partial(gate)), simd.load_partial(up)),
+                    out,
+                );
             }
         }
     }
