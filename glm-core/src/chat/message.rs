@@ -55,7 +55,7 @@ impl ChatRequest {
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`; GLM-4's own `observation` too.
     pub role: String,
-    /// The text. Absent and `null` are different things to a template.
+    /// The text; templates see `null` as absent, as in transformers.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// What the assistant thought before it answered.
@@ -160,7 +160,8 @@ impl Message {
             message.insert("thinking".into(), reasoning.into());
         }
         message.insert("role".into(), self.role.as_str().into());
-        if let Some(content) = &self.content {
+        // transformers leaves out keys that are null: many templates would print "None"
+        if let Some(content) = self.content.as_ref().filter(|content| **content != Content::Null) {
             message.insert("content".into(), json!(content));
         }
         if !self.tool_calls.is_empty() {
@@ -172,7 +173,8 @@ impl Message {
                 message.insert(key.into(), value.as_str().into());
             }
         }
-        message.extend(self.extra.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let extra = self.extra.iter().filter(|(_, value)| !value.is_null());
+        message.extend(extra.map(|(key, value)| (key.clone(), value.clone())));
         if let Some(reasoning) = reasoning {
             message.insert("reasoning_content".into(), reasoning.into());
         }

@@ -2,7 +2,7 @@
 //!
 //! The difference that matters most is what counts as a blank: Python's `strip` takes the separators U+001C to U+001F too.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Methods of strings, dicts and lists; what is not here is left to `minijinja_contrib::pycompat`.
@@ -40,13 +40,14 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
         "partition" | "rpartition" => {
             let (separator,): (&str,) = from_args(args)?;
             refuse_empty(separator)?;
-            let (found, last) = if method == "partition" { (text.split_once(separator), false) } else { (text.rsplit_once(separator), true) };
+            let last = method == "rpartition";
+            let found = if last { text.rsplit_once(separator) } else { text.split_once(separator) };
             let parts = match found {
                 Some((before, after)) => [before, separator, after],
                 None if last => ["", "", text],
                 None => [text, "", ""],
             };
-            Value::from_iter(parts)
+            Value::from(Tuple::from(parts.map(Value::from)))
         }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
@@ -56,9 +57,14 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
             let (suffix,): (&str,) = from_args(args)?;
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
         }
-        "casefold" => {
+        "title" => {
             let () = from_args(args)?;
-            Value::from(text.to_lowercase())
+            Value::from(title(text))
+        }
+        "index" => {
+            let (wanted,): (&str,) = from_args(args)?;
+            let at = text.find(wanted).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+            Value::from(text[..at].chars().count())
         }
         "ljust" | "rjust" => {
             let (width, fill): (usize, Option<char>) = from_args(args)?;
@@ -116,7 +122,8 @@ fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from_right: 
 /// Splits at runs of blanks into at most `most` parts; from the right, the parts come last first.
 fn split_blanks(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
-    let mut rest = strip(text, None, true, true);
+    // blanks on the far side stay with the last part when the limit ends the splitting
+    let mut rest = strip(text, None, !from_right, from_right);
     while !rest.is_empty() {
         if parts.len() + 1 == most {
             parts.push(rest);
@@ -128,6 +135,17 @@ fn split_blanks(text: &str, most: usize, from_right: bool) -> Vec<&str> {
         rest = strip(remaining, None, !from_right, from_right);
     }
     parts
+}
+
+/// Python's `str.title`: a letter is upper case where the character before it is no letter, the apostrophe of "they're" included.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut after_letter = false;
+    for c in text.chars() {
+        if after_letter { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+        after_letter = c.is_alphabetic();
+    }
+    out
 }
 
 fn refuse_empty(separator: &str) -> Result<(), Error> {

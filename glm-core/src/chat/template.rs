@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
@@ -136,6 +136,9 @@ fn environment() -> Environment<'static> {
     env.set_formatter(|out, _, value| Ok(python::write_str(out, value)?));
     env.add_filter("tojson", tojson);
     env.add_filter("trim", trim);
+    env.add_test("sequence", is_sequence);
+    env.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.to_vec()));
+    env.add_function("joiner", minijinja_contrib::globals::joiner);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", |format: &str| strftime::now(format));
     env
@@ -148,6 +151,11 @@ struct Raised(String);
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message.to_owned())))
+}
+
+/// Jinja's `is sequence`: whatever has a length and can be indexed.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }
 
 /// Python's `str.strip`, as the filter of that engine.

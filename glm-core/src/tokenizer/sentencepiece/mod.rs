@@ -35,7 +35,9 @@ pub(crate) struct SentencePiece {
     normalizer: Normalizer,
     /// Pieces that segmentation may use.
     pieces: HashMap<Box<str>, u32>,
-    /// Distinct lengths of those pieces in bytes, shortest first.
+    /// Control, unknown and byte pieces, which no text is cut into.
+    reserved: HashMap<Box<str>, u32>,
+    /// Distinct lengths of `pieces` in bytes, shortest first.
     piece_lengths: Vec<usize>,
     /// Score of every id; ids past the end score 0.
     scores: Vec<f32>,
@@ -122,6 +124,7 @@ impl SentencePiece {
 
     fn new(algorithm: Algorithm, vocab: &Vocab, is_piece: impl Fn(&str) -> bool, scores: Vec<f32>, spec: NormalizerSpec) -> Self {
         let mut pieces = HashMap::new();
+        let mut reserved = HashMap::new();
         let mut unused = Vec::new();
         let mut user_defined = Vec::new();
         let mut bytes = [None; 256];
@@ -132,9 +135,13 @@ impl SentencePiece {
                     if let Some(byte) = byte_of(text) {
                         bytes[usize::from(byte)] = Some(id);
                     }
+                    reserved.insert(text.into(), id);
                     continue;
                 }
-                TokenKind::Control | TokenKind::Unknown => continue,
+                TokenKind::Control | TokenKind::Unknown => {
+                    reserved.insert(text.into(), id);
+                    continue;
+                }
                 TokenKind::UserDefined => {
                     user_defined.push(AddedToken { id, content: text.into(), ..AddedToken::default() });
                 }
@@ -154,6 +161,7 @@ impl SentencePiece {
             algorithm,
             normalizer: Normalizer::new(spec),
             pieces,
+            reserved,
             piece_lengths,
             scores,
             unused,
@@ -188,7 +196,7 @@ impl SentencePiece {
     }
 
     pub fn id(&self, piece: &str) -> Option<u32> {
-        self.pieces.get(piece).copied()
+        self.pieces.get(piece).or_else(|| self.reserved.get(piece)).copied()
     }
 
     pub fn score(&self, id: u32) -> f32 {
