@@ -224,8 +224,12 @@ impl LoadError {
     /// The coarse kind of this error.
     pub fn kind(&self) -> LoadErrorKind {
         match self {
-            Self::UnknownModel { .. } | Self::NotACheckpoint { .. } | Self::NotCached { .. } => LoadErrorKind::NotFound,
-            Self::Architecture { .. } | Self::NotYet { .. } | Self::TensorType { .. } => LoadErrorKind::Unsupported,
+            Self::UnknownModel { .. } | Self::NotACheckpoint { .. } | Self::NotCached { .. } => {
+                LoadErrorKind::NotFound
+            }
+            Self::Architecture { .. } | Self::NotYet { .. } | Self::TensorType { .. } => {
+                LoadErrorKind::Unsupported
+            }
             Self::Download { .. } => LoadErrorKind::Network,
             Self::Io { .. } => LoadErrorKind::Io,
             _ => LoadErrorKind::Corrupt,
@@ -234,6 +238,10 @@ impl LoadError {
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

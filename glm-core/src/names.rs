@@ -35,28 +35,72 @@ pub(crate) enum Mapped {
 
 /// `(canonical, chatglm, GGUF)` of the tensors outside the layers.
 const GLOBAL: [(&str, &str, &str); 3] = [
-    ("model.embed_tokens.weight", "transformer.embedding.word_embeddings.weight", GGUF_EMBEDDING),
-    ("model.norm.weight", "transformer.encoder.final_layernorm.weight", "output_norm.weight"),
-    ("lm_head.weight", "transformer.output_layer.weight", GGUF_OUTPUT),
+    (
+        "model.embed_tokens.weight",
+        "transformer.embedding.word_embeddings.weight",
+        GGUF_EMBEDDING,
+    ),
+    (
+        "model.norm.weight",
+        "transformer.encoder.final_layernorm.weight",
+        "output_norm.weight",
+    ),
+    (
+        "lm_head.weight",
+        "transformer.output_layer.weight",
+        GGUF_OUTPUT,
+    ),
 ];
 
 /// `(canonical, chatglm, GGUF)` below `model.layers.N.`, `transformer.encoder.layers.N.` and `blk.N.`; "" where a scheme has no such tensor.
 const LAYER: [(&str, &str, &str); 16] = [
-    ("input_layernorm.weight", "input_layernorm.weight", "attn_norm.weight"),
-    ("self_attn.qkv_proj.weight", "self_attention.query_key_value.weight", "attn_qkv.weight"),
-    ("self_attn.qkv_proj.bias", "self_attention.query_key_value.bias", "attn_qkv.bias"),
+    (
+        "input_layernorm.weight",
+        "input_layernorm.weight",
+        "attn_norm.weight",
+    ),
+    (
+        "self_attn.qkv_proj.weight",
+        "self_attention.query_key_value.weight",
+        "attn_qkv.weight",
+    ),
+    (
+        "self_attn.qkv_proj.bias",
+        "self_attention.query_key_value.bias",
+        "attn_qkv.bias",
+    ),
     ("self_attn.q_proj.weight", "", "attn_q.weight"),
     ("self_attn.k_proj.weight", "", "attn_k.weight"),
     ("self_attn.v_proj.weight", "", "attn_v.weight"),
     ("self_attn.q_proj.bias", "", "attn_q.bias"),
     ("self_attn.k_proj.bias", "", "attn_k.bias"),
     ("self_attn.v_proj.bias", "", "attn_v.bias"),
-    ("self_attn.o_proj.weight", "self_attention.dense.weight", "attn_output.weight"),
+    (
+        "self_attn.o_proj.weight",
+        "self_attention.dense.weight",
+        "attn_output.weight",
+    ),
     // GGUF's `post_attention_norm` is the second norm around the attention; Hugging Face's `post_attention_layernorm` precedes the MLP.
-    ("post_self_attn_layernorm.weight", "", "post_attention_norm.weight"),
-    ("post_attention_layernorm.weight", "post_attention_layernorm.weight", "ffn_norm.weight"),
-    ("mlp.gate_up_proj.weight", "mlp.dense_h_to_4h.weight", "ffn_up.weight"),
-    ("mlp.down_proj.weight", "mlp.dense_4h_to_h.weight", "ffn_down.weight"),
+    (
+        "post_self_attn_layernorm.weight",
+        "",
+        "post_attention_norm.weight",
+    ),
+    (
+        "post_attention_layernorm.weight",
+        "post_attention_layernorm.weight",
+        "ffn_norm.weight",
+    ),
+    (
+        "mlp.gate_up_proj.weight",
+        "mlp.dense_h_to_4h.weight",
+        "ffn_up.weight",
+    ),
+    (
+        "mlp.down_proj.weight",
+        "mlp.dense_4h_to_h.weight",
+        "ffn_down.weight",
+    ),
     ("post_mlp_layernorm.weight", "", "post_ffw_norm.weight"),
     // Written by conversions that took the sandwich norms' names literally.
     ("post_mlp_layernorm.weight", "", "post_ffn_norm.weight"),
@@ -87,10 +131,16 @@ impl Scheme {
         if let Some(row) = GLOBAL.iter().find(|row| self.global(row) == name) {
             return Mapped::Canonical(row.0.to_owned());
         }
-        let layer = name.strip_prefix(self.layer_prefix()).and_then(|rest| rest.split_once('.'));
-        let Some((index, suffix)) = layer else { return Mapped::Unknown };
+        let layer = name
+            .strip_prefix(self.layer_prefix())
+            .and_then(|rest| rest.split_once('.'));
+        let Some((index, suffix)) = layer else {
+            return Mapped::Unknown;
+        };
         // "01" and "+1" would give two names to one layer.
-        let is_index = index.parse::<u32>().is_ok_and(|parsed| parsed.to_string() == index);
+        let is_index = index
+            .parse::<u32>()
+            .is_ok_and(|parsed| parsed.to_string() == index);
         match LAYER.iter().find(|row| self.global(row) == suffix) {
             Some(row) if is_index => Mapped::Canonical(format!("model.layers.{index}.{}", row.0)),
             _ => Mapped::Unknown,
@@ -118,7 +168,9 @@ pub fn gguf_tensor_name(canonical: &str) -> Option<String> {
         return Some(row.2.to_owned());
     }
     let (index, suffix) = canonical.strip_prefix("model.layers.")?.split_once('.')?;
-    let row = LAYER.iter().find(|row| row.0 == suffix && !row.2.is_empty())?;
+    let row = LAYER
+        .iter()
+        .find(|row| row.0 == suffix && !row.2.is_empty())?;
     Some(format!("blk.{index}.{}", row.2))
 }
 
@@ -135,27 +187,47 @@ pub(crate) enum Projections {
 }
 
 /// Every tensor that the model consists of, canonical name and shape, layer by layer.
-pub(crate) fn expected_tensors(config: &ModelConfig, projections: impl Fn(usize) -> Projections) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn expected_tensors(
+    config: &ModelConfig,
+    projections: impl Fn(usize) -> Projections,
+) -> Vec<(String, Vec<usize>)> {
     let c = config.dense();
-    let (q, kv) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-    let mut expected = vec![("model.embed_tokens.weight".to_owned(), vec![c.vocab_size, c.hidden_size])];
+    let (q, kv) = (
+        c.num_attention_heads * c.head_dim,
+        c.num_key_value_heads * c.head_dim,
+    );
+    let mut expected = vec![(
+        "model.embed_tokens.weight".to_owned(),
+        vec![c.vocab_size, c.hidden_size],
+    )];
     for layer in 0..c.num_hidden_layers {
-        let mut put = |suffix: &str, shape: &[usize]| expected.push((format!("model.layers.{layer}.{suffix}"), shape.to_vec()));
+        let mut put = |suffix: &str, shape: &[usize]| {
+            expected.push((format!("model.layers.{layer}.{suffix}"), shape.to_vec()))
+        };
         let rows: &[(&str, usize)] = match projections(layer) {
             Projections::Fused => &[("qkv_proj", q + 2 * kv)],
             Projections::Split => &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)],
         };
         put("input_layernorm.weight", &[c.hidden_size]);
         for &(projection, rows) in rows {
-            put(&format!("self_attn.{projection}.weight"), &[rows, c.hidden_size]);
+            put(
+                &format!("self_attn.{projection}.weight"),
+                &[rows, c.hidden_size],
+            );
             if c.attention_bias {
                 put(&format!("self_attn.{projection}.bias"), &[rows]);
             }
         }
         put("self_attn.o_proj.weight", &[c.hidden_size, q]);
         put("post_attention_layernorm.weight", &[c.hidden_size]);
-        put("mlp.gate_up_proj.weight", &[2 * c.intermediate_size, c.hidden_size]);
-        put("mlp.down_proj.weight", &[c.hidden_size, c.intermediate_size]);
+        put(
+            "mlp.gate_up_proj.weight",
+            &[2 * c.intermediate_size, c.hidden_size],
+        );
+        put(
+            "mlp.down_proj.weight",
+            &[c.hidden_size, c.intermediate_size],
+        );
         if matches!(config, ModelConfig::Glm4(_)) {
             put("post_self_attn_layernorm.weight", &[c.hidden_size]);
             put("post_mlp_layernorm.weight", &[c.hidden_size]);
@@ -163,7 +235,10 @@ pub(crate) fn expected_tensors(config: &ModelConfig, projections: impl Fn(usize)
     }
     expected.push(("model.norm.weight".to_owned(), vec![c.hidden_size]));
     if !c.tie_word_embeddings {
-        expected.push(("lm_head.weight".to_owned(), vec![c.vocab_size, c.hidden_size]));
+        expected.push((
+            "lm_head.weight".to_owned(),
+            vec![c.vocab_size, c.hidden_size],
+        ));
     }
     expected
 }
@@ -190,14 +265,27 @@ mod tests {
 
     #[test]
     fn names_of_another_scheme_and_odd_indices_are_unknown() {
-        for name in ["blk.0.attn_norm.weight", "model.layers.01.input_layernorm.weight", "model.layers.x.input_layernorm.weight", "", "model.layers."] {
-            assert_eq!(Scheme::Transformers.canonical(name), Mapped::Unknown, "{name}");
+        for name in [
+            "blk.0.attn_norm.weight",
+            "model.layers.01.input_layernorm.weight",
+            "model.layers.x.input_layernorm.weight",
+            "",
+            "model.layers.",
+        ] {
+            assert_eq!(
+                Scheme::Transformers.canonical(name),
+                Mapped::Unknown,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn precomputed_frequencies_are_ignored() {
-        assert_eq!(Scheme::ChatGlm.canonical("transformer.rotary_pos_emb.inv_freq"), Mapped::Ignored);
+        assert_eq!(
+            Scheme::ChatGlm.canonical("transformer.rotary_pos_emb.inv_freq"),
+            Mapped::Ignored
+        );
         assert_eq!(Scheme::Gguf.canonical("rope_freqs.weight"), Mapped::Ignored);
     }
 }

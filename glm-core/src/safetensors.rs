@@ -56,14 +56,26 @@ impl<'de> Deserialize<'de> for Header {
 ///
 /// # Errors
 /// [`LoadError::Truncated`], [`LoadError::Header`], [`LoadError::Json`] or [`LoadError::DuplicateTensor`].
-pub(crate) fn read_header(file: &SourceFile, file_index: usize) -> Result<Vec<RawTensor>, LoadError> {
+pub(crate) fn read_header(
+    file: &SourceFile,
+    file_index: usize,
+) -> Result<Vec<RawTensor>, LoadError> {
     let path = || file.path().to_path_buf();
     let (header, data_start) = split_header(file)?;
-    let Header(mut entries) =
-        serde_json::from_slice(header).map_err(|source| LoadError::Json { file: path(), source })?;
+    let Header(mut entries) = serde_json::from_slice(header).map_err(|source| LoadError::Json {
+        file: path(),
+        source,
+    })?;
     let mut names = HashSet::new();
-    if let Some((name, _)) = entries.iter().find(|(name, _)| !names.insert(name.as_str())) {
-        return Err(LoadError::DuplicateTensor { tensor: name.clone(), first: path(), second: path() });
+    if let Some((name, _)) = entries
+        .iter()
+        .find(|(name, _)| !names.insert(name.as_str()))
+    {
+        return Err(LoadError::DuplicateTensor {
+            tensor: name.clone(),
+            first: path(),
+            second: path(),
+        });
     }
     entries.sort_by_key(|(_, entry)| entry.data_offsets);
     let mut tensors = Vec::with_capacity(entries.len());
@@ -74,22 +86,38 @@ pub(crate) fn read_header(file: &SourceFile, file_index: usize) -> Result<Vec<Ra
             return Err(LoadError::Header {
                 file: path(),
                 field: format!("data_offsets of tensor `{name}`"),
-                expected: format!("a range starting at {expected_start}, where the previous tensor ends"),
+                expected: format!(
+                    "a range starting at {expected_start}, where the previous tensor ends"
+                ),
                 found: format!("{start}..{end}"),
             });
         }
         expected_start = end;
         let file_end = data_start.saturating_add(end);
         if file_end > file.len() {
-            return Err(LoadError::Truncated { file: path(), what: format!("tensor `{name}`"), expected: file_end, found: file.len() });
+            return Err(LoadError::Truncated {
+                file: path(),
+                what: format!("tensor `{name}`"),
+                expected: file_end,
+                found: file.len(),
+            });
         }
-        tensors.push(raw_tensor(file, file_index, name, &entry, data_start + start)?);
+        tensors.push(raw_tensor(
+            file,
+            file_index,
+            name,
+            &entry,
+            data_start + start,
+        )?);
     }
     if data_start + expected_start != file.len() {
         return Err(LoadError::Header {
             file: path(),
             field: "length of the file".into(),
-            expected: format!("{} bytes, where the last tensor ends", data_start + expected_start),
+            expected: format!(
+                "{} bytes, where the last tensor ends",
+                data_start + expected_start
+            ),
             found: format!("{} bytes", file.len()),
         });
     }
@@ -122,9 +150,19 @@ fn split_header(file: &SourceFile) -> Result<(&[u8], u64), LoadError> {
     }
 }
 
-fn raw_tensor(file: &SourceFile, file_index: usize, name: String, entry: &Entry, offset: u64) -> Result<RawTensor, LoadError> {
+fn raw_tensor(
+    file: &SourceFile,
+    file_index: usize,
+    name: String,
+    entry: &Entry,
+    offset: u64,
+) -> Result<RawTensor, LoadError> {
     let bytes = entry.data_offsets[1] - entry.data_offsets[0];
-    let shape = entry.shape.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<Vec<_>>>();
+    let shape = entry
+        .shape
+        .iter()
+        .map(|&d| usize::try_from(d).ok())
+        .collect::<Option<Vec<_>>>();
     let elements = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
     let ty = tensor_type(&entry.dtype).ok_or_else(|| entry.dtype.clone());
     let needed = match &ty {
@@ -132,15 +170,23 @@ fn raw_tensor(file: &SourceFile, file_index: usize, name: String, entry: &Entry,
         Err(_) => elements.map(|_| bytes), // of an unknown size per element; refused later, if the model needs the tensor
     };
     match (shape, needed) {
-        (Some(shape), Some(needed)) if needed == bytes => {
-            Ok(RawTensor { name, shape, ty, file: file_index, offset, bytes })
-        }
+        (Some(shape), Some(needed)) if needed == bytes => Ok(RawTensor {
+            name,
+            shape,
+            ty,
+            file: file_index,
+            offset,
+            bytes,
+        }),
         _ => Err(LoadError::Header {
             file: file.path().to_path_buf(),
             field: format!("data of tensor `{name}`"),
             expected: match needed {
                 Some(needed) => format!("{needed} bytes for {} {:?}", entry.dtype, entry.shape),
-                None => format!("a shape of less than 2^64 bytes instead of {:?}", entry.shape),
+                None => format!(
+                    "a shape of less than 2^64 bytes instead of {:?}",
+                    entry.shape
+                ),
             },
             found: format!("{bytes} bytes"),
         }),

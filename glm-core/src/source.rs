@@ -35,12 +35,18 @@ impl SourceFile {
         } else {
             Data::Mapped(map(&file).map_err(LoadError::io("map", path))?)
         };
-        Ok(Self { path: path.to_path_buf(), data })
+        Ok(Self {
+            path: path.to_path_buf(),
+            data,
+        })
     }
 
     /// A file embedded in the program; `path` is only its name in messages.
     pub(crate) fn embedded(path: PathBuf, bytes: &'static [u8]) -> Self {
-        Self { path, data: Data::Static(bytes) }
+        Self {
+            path,
+            data: Data::Static(bytes),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -86,5 +92,7 @@ pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<Str
         }
         Ok(_) => {}
     }
-    std::fs::read_to_string(path).map(Some).map_err(LoadError::io("read", path))
+    std::fs::read_to_string(path)
+        .map(Some)
+        .map_err(LoadError::io("read", path))
 }

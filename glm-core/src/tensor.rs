@@ -160,8 +160,14 @@ impl TensorType {
         if !row.is_multiple_of(self.block_len()) {
             return None;
         }
-        let rows = shape.iter().rev().skip(1).try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
-        let row_bytes = u64::try_from(row / self.block_len()).ok()?.checked_mul(self.block_bytes() as u64)?;
+        let rows = shape
+            .iter()
+            .rev()
+            .skip(1)
+            .try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
+        let row_bytes = u64::try_from(row / self.block_len())
+            .ok()?
+            .checked_mul(self.block_bytes() as u64)?;
         rows.checked_mul(row_bytes)
     }
 
@@ -181,7 +187,10 @@ impl std::str::FromStr for TensorType {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let lower = name.to_ascii_lowercase();
-        Self::ALL.into_iter().find(|ty| ty.name() == lower).ok_or_else(|| UnknownTensorType(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|ty| ty.name() == lower)
+            .ok_or_else(|| UnknownTensorType(name.to_owned()))
     }
 }
 

@@ -18,7 +18,8 @@ pub(super) fn assemble(parts: Parts) -> Result<Checkpoint, LoadError> {
         match scheme.canonical(&raw.name) {
             Mapped::Ignored => {}
             // Tied checkpoints may repeat the embedding as output layer; transformers takes the embedding then.
-            Mapped::Canonical(name) if name == "lm_head.weight" && parts.config.dense().tie_word_embeddings => {}
+            Mapped::Canonical(name)
+                if name == "lm_head.weight" && parts.config.dense().tie_word_embeddings => {}
             Mapped::Canonical(name) => table.insert(name, raw, file)?,
             Mapped::Unknown => return Err(unexpected(&parts, raw, file)),
         }
@@ -44,7 +45,11 @@ pub(super) fn assemble(parts: Parts) -> Result<Checkpoint, LoadError> {
 fn scheme(parts: &Parts) -> Scheme {
     if parts.format == Format::Gguf {
         Scheme::Gguf
-    } else if parts.tensors.iter().any(|raw| raw.name.starts_with("transformer.")) {
+    } else if parts
+        .tensors
+        .iter()
+        .any(|raw| raw.name.starts_with("transformer."))
+    {
         Scheme::ChatGlm
     } else {
         Scheme::Transformers
@@ -67,7 +72,11 @@ impl Table {
         })?;
         if let Some(&index) = self.by_name.get(&name) {
             let first = self.tensors[index].file.clone();
-            return Err(LoadError::DuplicateTensor { tensor: name, first, second: file.to_path_buf() });
+            return Err(LoadError::DuplicateTensor {
+                tensor: name,
+                first,
+                second: file.to_path_buf(),
+            });
         }
         self.by_name.insert(name.clone(), self.tensors.len());
         self.places.push((raw.file, raw.offset));
@@ -101,7 +110,11 @@ fn check(parts: &Parts, table: &Table) -> Result<(), LoadError> {
     let mut is_expected = vec![false; table.tensors.len()];
     for (name, shape) in expected {
         let Some(&index) = table.by_name.get(&name) else {
-            return Err(LoadError::MissingTensor { file: parts.path.clone(), tensor: name, expected: shape });
+            return Err(LoadError::MissingTensor {
+                file: parts.path.clone(),
+                tensor: name,
+                expected: shape,
+            });
         };
         is_expected[index] = true;
         check_tensor(&table.tensors[index], shape)?;
@@ -127,7 +140,11 @@ fn check_size(parts: &Parts, table: &Table) -> Result<(), LoadError> {
     let name = format!("model.layers.{last}.input_layernorm.weight");
     if layers > table.tensors.len() && !table.contains(&name) {
         let expected = vec![parts.config.dense().hidden_size];
-        return Err(LoadError::MissingTensor { file: parts.path.clone(), tensor: name, expected });
+        return Err(LoadError::MissingTensor {
+            file: parts.path.clone(),
+            tensor: name,
+            expected,
+        });
     }
     Ok(())
 }
@@ -141,7 +158,10 @@ fn check_tensor(info: &TensorInfo, shape: Vec<usize>) -> Result<(), LoadError> {
             found: info.shape.clone(),
         });
     }
-    let is_float = matches!(info.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16);
+    let is_float = matches!(
+        info.ty,
+        TensorType::F32 | TensorType::F16 | TensorType::BF16
+    );
     if shape.len() == 1 && !is_float {
         return Err(LoadError::Header {
             file: info.file.clone(),

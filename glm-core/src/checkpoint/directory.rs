@@ -36,7 +36,12 @@ pub(super) fn open(directory: &Path, name: String) -> Result<Parts, LoadError> {
     };
     let generation_path = directory.join(GENERATION_CONFIG);
     let generation_text = read_text_if_present(&generation_path, MAX_JSON_BYTES)?;
-    let texts = Texts::parse(&config_text, &config_path, generation_text.as_deref(), &generation_path)?;
+    let texts = Texts::parse(
+        &config_text,
+        &config_path,
+        generation_text.as_deref(),
+        &generation_path,
+    )?;
     let Some(weights) = find_weights(directory)? else {
         return Err(LoadError::NotACheckpoint {
             path: directory.to_path_buf(),
@@ -56,17 +61,38 @@ pub(super) fn open(directory: &Path, name: String) -> Result<Parts, LoadError> {
         files.push(Arc::new(file));
     }
     let side = SideFiles::Directory(directory.to_path_buf());
-    Ok(texts.into_parts(name, directory.to_path_buf(), false, weights.format, files, tensors, side))
+    Ok(texts.into_parts(
+        name,
+        directory.to_path_buf(),
+        false,
+        weights.format,
+        files,
+        tensors,
+        side,
+    ))
 }
 
 /// Opens the files embedded in the program.
-pub(super) fn open_embedded(name: &str, embedded: &'static [EmbeddedFile]) -> Result<Parts, LoadError> {
+pub(super) fn open_embedded(
+    name: &str,
+    embedded: &'static [EmbeddedFile],
+) -> Result<Parts, LoadError> {
     let path = PathBuf::from(format!("{name} (embedded)"));
-    let text = |file: &str| embedded.iter().find(|e| e.name == file).map(|e| String::from_utf8_lossy(e.bytes));
+    let text = |file: &str| {
+        embedded
+            .iter()
+            .find(|e| e.name == file)
+            .map(|e| String::from_utf8_lossy(e.bytes))
+    };
     let Some(config) = text(CONFIG) else {
         return Err(no_config(&path)?);
     };
-    let texts = Texts::parse(&config, &path.join(CONFIG), text(GENERATION_CONFIG).as_deref(), &path.join(GENERATION_CONFIG))?;
+    let texts = Texts::parse(
+        &config,
+        &path.join(CONFIG),
+        text(GENERATION_CONFIG).as_deref(),
+        &path.join(GENERATION_CONFIG),
+    )?;
     let (mut files, mut tensors) = (Vec::new(), Vec::new());
     for weights in embedded.iter().filter(|e| e.name.ends_with(".safetensors")) {
         let file = SourceFile::embedded(path.join(weights.name), weights.bytes);
@@ -74,7 +100,15 @@ pub(super) fn open_embedded(name: &str, embedded: &'static [EmbeddedFile]) -> Re
         files.push(Arc::new(file));
     }
     let side = SideFiles::Embedded(embedded);
-    Ok(texts.into_parts(name.to_owned(), path, true, Format::Safetensors, files, tensors, side))
+    Ok(texts.into_parts(
+        name.to_owned(),
+        path,
+        true,
+        Format::Safetensors,
+        files,
+        tensors,
+        side,
+    ))
 }
 
 /// What the JSON files say.
@@ -86,17 +120,33 @@ struct Texts {
 }
 
 impl Texts {
-    fn parse(config: &str, config_path: &Path, generation: Option<&str>, generation_path: &Path) -> Result<Self, LoadError> {
+    fn parse(
+        config: &str,
+        config_path: &Path,
+        generation: Option<&str>,
+        generation_path: &Path,
+    ) -> Result<Self, LoadError> {
         let fields: serde_json::Value =
-            serde_json::from_str(config).map_err(|source| LoadError::Json { file: config_path.to_path_buf(), source })?;
+            serde_json::from_str(config).map_err(|source| LoadError::Json {
+                file: config_path.to_path_buf(),
+                source,
+            })?;
         let config = ModelConfig::from_json(config, config_path)?;
         let generation = match generation {
             Some(text) => GenerationConfig::from_json(text, generation_path)?,
             None => GenerationConfig::default(),
         };
-        let note = fields.get("glm_demo_note").and_then(|note| note.as_str()).map(str::to_owned);
+        let note = fields
+            .get("glm_demo_note")
+            .and_then(|note| note.as_str())
+            .map(str::to_owned);
         let warnings = warnings(&config, config_path);
-        Ok(Self { generation: stop_tokens_from_json(generation, &config), config, note, warnings })
+        Ok(Self {
+            generation: stop_tokens_from_json(generation, &config),
+            config,
+            note,
+            warnings,
+        })
     }
 
     #[allow(clippy::too_many_arguments)] // plain data, named at the one place each comes from
@@ -110,15 +160,34 @@ impl Texts {
         tensors: Vec<RawTensor>,
         side: SideFiles,
     ) -> Parts {
-        let Self { config, generation, note, warnings } = self;
-        Parts { name, path, embedded, format, config, generation, note, warnings, files, tensors, side }
+        let Self {
+            config,
+            generation,
+            note,
+            warnings,
+        } = self;
+        Parts {
+            name,
+            path,
+            embedded,
+            format,
+            config,
+            generation,
+            note,
+            warnings,
+            files,
+            tensors,
+            side,
+        }
     }
 }
 
 /// GLM-4-9B-Chat was trained with base 5e6; public copies of its converted configuration say 10000.
 fn warnings(config: &ModelConfig, file: &Path) -> Vec<String> {
     let dense = config.dense();
-    let doubtful = matches!(config, ModelConfig::Glm(_)) && dense.max_position_embeddings >= 131_072 && dense.rope_theta == 10_000.0;
+    let doubtful = matches!(config, ModelConfig::Glm(_))
+        && dense.max_position_embeddings >= 131_072
+        && dense.rope_theta == 10_000.0;
     let text = || {
         format!(
             "{}: rope_theta is 10000 for a context of {} tokens; GLM-4-9B-Chat was trained with 5000000, so answers may be wrong",
@@ -132,13 +201,24 @@ fn warnings(config: &ModelConfig, file: &Path) -> Vec<String> {
 /// The weight files of a directory: safetensors before PyTorch, an index before a single file.
 pub(super) fn find_weights(directory: &Path) -> Result<Option<Weights>, LoadError> {
     let formats = [
-        (Format::Safetensors, "model.safetensors.index.json", "model.safetensors"),
-        (Format::PyTorch, "pytorch_model.bin.index.json", "pytorch_model.bin"),
+        (
+            Format::Safetensors,
+            "model.safetensors.index.json",
+            "model.safetensors",
+        ),
+        (
+            Format::PyTorch,
+            "pytorch_model.bin.index.json",
+            "pytorch_model.bin",
+        ),
     ];
     for (format, index, single) in formats {
         let index_path = directory.join(index);
         if let Some(text) = read_text_if_present(&index_path, MAX_JSON_BYTES)? {
-            return Ok(Some(Weights { format, files: parse_index(&text, &index_path)? }));
+            return Ok(Some(Weights {
+                format,
+                files: parse_index(&text, &index_path)?,
+            }));
         }
         let files = weight_files(directory, format)?;
         let only = match files.as_slice() {
@@ -148,19 +228,32 @@ pub(super) fn find_weights(directory: &Path) -> Result<Option<Weights>, LoadErro
             several => {
                 return Err(LoadError::NotACheckpoint {
                     path: directory.to_path_buf(),
-                    found: format!("it has {} weight files ({}, …) and no {index}", several.len(), several[0]),
+                    found: format!(
+                        "it has {} weight files ({}, …) and no {index}",
+                        several.len(),
+                        several[0]
+                    ),
                     hint: format!("add the index, or keep one file named {single}"),
                 });
             }
         };
-        return Ok(Some(Weights { format, files: BTreeMap::from([(only, Vec::new())]) }));
+        return Ok(Some(Weights {
+            format,
+            files: BTreeMap::from([(only, Vec::new())]),
+        }));
     }
     Ok(None)
 }
 
 /// Names of files that hold weights in a format, sorted. What a training run leaves beside them is left out.
 fn weight_files(directory: &Path, format: Format) -> Result<Vec<String>, LoadError> {
-    const NOT_WEIGHTS: [&str; 5] = ["training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"];
+    const NOT_WEIGHTS: [&str; 5] = [
+        "training_args.bin",
+        "optimizer.bin",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+    ];
     let extensions: &[&str] = match format {
         Format::Safetensors => &["safetensors"],
         Format::PyTorch => &["bin", "pt", "pth"],
@@ -168,9 +261,17 @@ fn weight_files(directory: &Path, format: Format) -> Result<Vec<String>, LoadErr
     };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(LoadError::io("list", directory))? {
-        let name = entry.map_err(LoadError::io("list", directory))?.file_name().to_string_lossy().into_owned();
-        let extension = Path::new(&name).extension().and_then(|extension| extension.to_str());
-        if extension.is_some_and(|extension| extensions.contains(&extension)) && !NOT_WEIGHTS.contains(&name.as_str()) {
+        let name = entry
+            .map_err(LoadError::io("list", directory))?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        let extension = Path::new(&name)
+            .extension()
+            .and_then(|extension| extension.to_str());
+        if extension.is_some_and(|extension| extensions.contains(&extension))
+            && !NOT_WEIGHTS.contains(&name.as_str())
+        {
             names.push(name);
         }
     }
@@ -179,8 +280,15 @@ fn weight_files(directory: &Path, format: Format) -> Result<Vec<String>, LoadErr
 }
 
 /// Every tensor that the index places in this shard is there.
-fn check_promised(file: &SourceFile, promised: &[String], listed: &[RawTensor]) -> Result<(), LoadError> {
-    let names = listed.iter().map(|raw| raw.name.as_str()).collect::<HashSet<_>>();
+fn check_promised(
+    file: &SourceFile,
+    promised: &[String],
+    listed: &[RawTensor],
+) -> Result<(), LoadError> {
+    let names = listed
+        .iter()
+        .map(|raw| raw.name.as_str())
+        .collect::<HashSet<_>>();
     match promised.iter().find(|name| !names.contains(name.as_str())) {
         Some(name) => Err(LoadError::Header {
             file: file.path().to_path_buf(),
@@ -194,10 +302,21 @@ fn check_promised(file: &SourceFile, promised: &[String], listed: &[RawTensor]) 
 
 /// The error for a directory without `config.json`, with what would work instead.
 fn no_config(directory: &Path) -> Result<LoadError, LoadError> {
-    let gguf = if directory.is_dir() { weight_files(directory, Format::Gguf)? } else { Vec::new() };
+    let gguf = if directory.is_dir() {
+        weight_files(directory, Format::Gguf)?
+    } else {
+        Vec::new()
+    };
     let hint = match gguf.first() {
-        Some(first) => format!("it holds GGUF files: give {}", directory.join(first).display()),
+        Some(first) => format!(
+            "it holds GGUF files: give {}",
+            directory.join(first).display()
+        ),
         None => "give the directory that holds config.json and the weights".into(),
     };
-    Ok(LoadError::NotACheckpoint { path: directory.to_path_buf(), found: "it has no config.json".into(), hint })
+    Ok(LoadError::NotACheckpoint {
+        path: directory.to_path_buf(),
+        found: "it has no config.json".into(),
+        hint,
+    })
 }

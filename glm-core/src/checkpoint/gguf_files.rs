@@ -15,7 +15,11 @@ const MAX_PARTS: u64 = u16::MAX as u64;
 /// Opens a file; of a split model any part will do.
 pub(super) fn open(path: &Path) -> Result<Parts, LoadError> {
     let mut readers = open_parts(path)?;
-    let shapes = readers.iter().flat_map(|r| r.tensors()).map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
+    let shapes = readers
+        .iter()
+        .flat_map(|r| r.tensors())
+        .map(|t| (t.name.as_str(), t.shape.as_slice()))
+        .collect();
     let config = ModelConfig::from_gguf_parts(&readers[0], &shapes)?;
     let generation = GenerationConfig {
         eos_token_ids: stop_tokens_from_gguf(&readers[0]),
@@ -34,9 +38,16 @@ pub(super) fn open(path: &Path) -> Result<Parts, LoadError> {
         reader.tensors().iter().map(entry).collect::<Vec<_>>()
     };
     let tensors = readers.iter().enumerate().flat_map(raw).collect();
-    let files = readers.iter().map(|reader| Arc::clone(reader.source())).collect();
+    let files = readers
+        .iter()
+        .map(|reader| Arc::clone(reader.source()))
+        .collect();
     let warnings = warnings(&readers[0], &config);
-    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     Ok(Parts {
         name,
         path: path.to_path_buf(),
@@ -63,10 +74,16 @@ fn open_parts(path: &Path) -> Result<Vec<Reader>, LoadError> {
         file: path.to_path_buf(),
         field: "file name".into(),
         expected: format!("NAME-00001-of-{count:05}.gguf, as split.count is {count}"),
-        found: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        found: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
     })?;
     let part = |number: u64| part_path(path, &stem, number, count);
-    let readers = (1..=count).map(|number| Reader::open(part(number))).collect::<Result<Vec<_>, _>>()?;
+    let readers = (1..=count)
+        .map(|number| Reader::open(part(number)))
+        .collect::<Result<Vec<_>, _>>()?;
     for (index, reader) in readers.iter().enumerate() {
         for (key, expected) in [("split.no", index as u64), ("split.count", count)] {
             let found = split_value(reader, key)?;
@@ -76,11 +93,17 @@ fn open_parts(path: &Path) -> Result<Vec<Reader>, LoadError> {
             }
         }
     }
-    let total = readers.iter().map(|reader| reader.tensors().len() as u64).sum::<u64>();
+    let total = readers
+        .iter()
+        .map(|reader| reader.tensors().len() as u64)
+        .sum::<u64>();
     match split_value(&readers[0], "split.tensors.count")? {
-        Some(expected) if expected != total => {
-            Err(split_error(&readers[0], "split.tensors.count", format!("{total}, the tensors of all parts"), expected.to_string()))
-        }
+        Some(expected) if expected != total => Err(split_error(
+            &readers[0],
+            "split.tensors.count",
+            format!("{total}, the tensors of all parts"),
+            expected.to_string(),
+        )),
         _ => Ok(readers),
     }
 }
@@ -88,15 +111,28 @@ fn open_parts(path: &Path) -> Result<Vec<Reader>, LoadError> {
 fn split_value(reader: &Reader, key: &str) -> Result<Option<u64>, LoadError> {
     match reader.value(key) {
         None => Ok(None),
-        Some(value) => match value.as_u64().filter(|&value| key == "split.tensors.count" || value <= MAX_PARTS) {
+        Some(value) => match value
+            .as_u64()
+            .filter(|&value| key == "split.tensors.count" || value <= MAX_PARTS)
+        {
             Some(value) => Ok(Some(value)),
-            None => Err(split_error(reader, key, format!("a number up to {MAX_PARTS}"), format!("{value:?}"))),
+            None => Err(split_error(
+                reader,
+                key,
+                format!("a number up to {MAX_PARTS}"),
+                format!("{value:?}"),
+            )),
         },
     }
 }
 
 fn split_error(reader: &Reader, field: &str, expected: String, found: String) -> LoadError {
-    LoadError::Header { file: reader.path().to_path_buf(), field: field.to_owned(), expected, found }
+    LoadError::Header {
+        file: reader.path().to_path_buf(),
+        field: field.to_owned(),
+        expected,
+        found,
+    }
 }
 
 /// `model` of `model-00002-of-00003.gguf`.
@@ -104,7 +140,9 @@ fn split_stem(path: &Path, count: u64) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let numbered = name.strip_suffix(&format!("-of-{count:05}.gguf"))?;
     let (stem, number) = numbered.split_at_checked(numbered.len().checked_sub(6)?)?;
-    let is_number = number.strip_prefix('-').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    let is_number = number
+        .strip_prefix('-')
+        .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
     is_number.then(|| stem.to_owned())
 }
 
@@ -115,7 +153,8 @@ fn part_path(path: &Path, stem: &str, number: u64, count: u64) -> PathBuf {
 /// llama.cpp's converter looks for the remote code's keys in configurations of `GlmForCausalLM` and falls back silently.
 fn warnings(reader: &Reader, config: &ModelConfig) -> Vec<String> {
     let dense = config.dense();
-    let fallback = matches!(config, ModelConfig::Glm(_)) && dense.max_position_embeddings == dense.hidden_size;
+    let fallback =
+        matches!(config, ModelConfig::Glm(_)) && dense.max_position_embeddings == dense.hidden_size;
     let text = || {
         format!(
             "{}: context_length equals embedding_length, which converters write when they do not find the real one; \
@@ -130,7 +169,10 @@ fn warnings(reader: &Reader, config: &ModelConfig) -> Vec<String> {
         && pre == "default"
         && dense.vocab_size > 100_000
     {
-        warnings.push(format!("{}: tokenizer.ggml.pre is `default`: converted before its pre-tokenizer was known", reader.path().display()));
+        warnings.push(format!(
+            "{}: tokenizer.ggml.pre is `default`: converted before its pre-tokenizer was known",
+            reader.path().display()
+        ));
     }
     warnings
 }

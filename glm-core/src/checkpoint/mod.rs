@@ -185,7 +185,10 @@ impl Checkpoint {
 
     /// The tensor with this canonical name.
     pub fn tensor_info(&self, name: &str) -> Option<&TensorInfo> {
-        self.0.by_name.get(name).map(|&index| &self.0.tensors[index])
+        self.0
+            .by_name
+            .get(name)
+            .map(|&index| &self.0.tensors[index])
     }
 
     /// The data of the tensor with this canonical name.
@@ -239,11 +242,18 @@ impl Checkpoint {
         let (info, (file, offset)) = (&self.0.tensors[index], self.0.places[index]);
         // `assemble` has checked that the range lies within the file.
         let bytes = &self.0.files[file].bytes()[offset as usize..(offset + info.bytes) as usize];
-        TensorData { info, bytes: Cow::Borrowed(bytes) }
+        TensorData {
+            info,
+            bytes: Cow::Borrowed(bytes),
+        }
     }
 
     fn missing(&self, name: &str, shape: &[usize]) -> LoadError {
-        LoadError::MissingTensor { file: self.0.path.clone(), tensor: name.to_owned(), expected: shape.to_vec() }
+        LoadError::MissingTensor {
+            file: self.0.path.clone(),
+            tensor: name.to_owned(),
+            expected: shape.to_vec(),
+        }
     }
 }
 

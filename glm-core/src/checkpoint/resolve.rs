@@ -1,5 +1,6 @@
 //! From what a person typed to a place: the embedded model, a path, a hub id.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::assemble::assemble;
@@ -19,9 +20,18 @@ pub(super) fn open(model: &str, options: &OpenOptions) -> Result<Checkpoint, Loa
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => assemble(directory::open(path, directory_name(path))?),
         Ok(_) => open_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open_hub(model, options),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            open_hub(model, options)
+        }
         // A name that no file can have ("nul\0byte", thousands of characters) is simply not a path.
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Err(unknown(model)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::InvalidFilename
+            ) =>
+        {
+            Err(unknown(model))
+        }
         Err(error) => Err(LoadError::io("open", path)(error)),
     }
 }
@@ -39,19 +49,31 @@ fn open_demo() -> Result<Checkpoint, LoadError> {
 
 fn directory_name(path: &Path) -> String {
     let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    full.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    full.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn open_file(path: &Path) -> Result<Checkpoint, LoadError> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
     if !matches!(extension, "safetensors" | "bin" | "pt" | "pth" | "json") {
         return assemble(gguf_files::open(path)?);
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     Err(LoadError::NotACheckpoint {
         path: path.to_path_buf(),
         found: "a single file of a checkpoint".into(),
-        hint: format!("give its directory, {}, with config.json in it", parent.display()),
+        hint: format!(
+            "give its directory, {}, with config.json in it",
+            parent.display()
+        ),
     })
 }
 
@@ -80,9 +102,18 @@ fn unknown(model: &str) -> LoadError {
     } else {
         format!("did you mean {}? Else {WHAT_WORKS}", names.join(" or "))
     };
-    // One line, whatever was typed.
-    let model = model.escape_debug().to_string();
-    LoadError::UnknownModel { model, tried: "there is no such file or directory, and it is no hub id".into(), hint }
+    // One line of a length to be read, whatever was typed.
+    let model = model
+        .chars()
+        .take(200)
+        .collect::<String>()
+        .escape_debug()
+        .to_string();
+    LoadError::UnknownModel {
+        model,
+        tried: "there is no such file or directory, and it is no hub id".into(),
+        hint,
+    }
 }
 
 /// Known names that a mistyped one may have meant, nearest first.
@@ -91,14 +122,21 @@ fn nearest(model: &str) -> Vec<String> {
     if typed.len() > 100 {
         return Vec::new(); // no known name is near, and the distance takes quadratic time
     }
-    let hub_ids = glm_models::KNOWN_CHECKPOINTS.iter().filter(|known| known.supported).map(|known| known.hub_id);
+    let hub_ids = glm_models::KNOWN_CHECKPOINTS
+        .iter()
+        .filter(|known| known.supported)
+        .map(|known| known.hub_id);
     let mut candidates = hub_ids
         .map(|id| (distance(&typed, short_name(id)), id.to_owned()))
         .chain([(distance(&typed, DEMO), DEMO.to_owned())])
         .filter(|(distance, id)| *distance <= short_name(id).len() / 3)
         .collect::<Vec<_>>();
     candidates.sort();
-    candidates.into_iter().take(3).map(|(_, id)| format!("`{id}`")).collect()
+    candidates
+        .into_iter()
+        .take(3)
+        .map(|(_, id)| format!("`{id}`"))
+        .collect()
 }
 
 /// The part of a hub id that people remember.
@@ -127,14 +165,22 @@ mod tests {
 
     #[test]
     fn distances_are_levenshteins() {
-        for (a, b, expected) in [("", "abc", 3), ("kitten", "sitting", 3), ("glm-4-9b", "GLM-4-9B", 0), ("abc", "", 3)] {
+        for (a, b, expected) in [
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+            ("glm-4-9b", "GLM-4-9B", 0),
+            ("abc", "", 3),
+        ] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }
     }
 
     #[test]
     fn a_mistyped_name_finds_the_known_one() {
-        assert_eq!(nearest("chatglm3-6"), ["`zai-org/chatglm3-6b`", "`zai-org/chatglm2-6b`"]);
+        assert_eq!(
+            nearest("chatglm3-6"),
+            ["`zai-org/chatglm3-6b`", "`zai-org/chatglm2-6b`"]
+        );
         assert_eq!(nearest("demos"), ["`demo`"]);
         assert!(nearest("llama-3-70b-instruct").is_empty());
     }

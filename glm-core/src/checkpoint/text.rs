@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::{Checkpoint, SideFiles};
-use crate::chat::ChatFormat;
+use crate::chat::{ChatFormat, GenerationHints};
 use crate::error::LoadError;
-use crate::gguf::{Reader, vocabulary};
+use crate::gguf::{Reader, Value, vocabulary};
 use crate::source::SourceFile;
 use crate::tokenizer::Tokenizer;
 
@@ -15,7 +15,11 @@ const MAX_BYTES: u64 = 256 << 20;
 
 impl SideFiles {
     /// A small file beside the weights: its path and content.
-    pub(super) fn read(&self, root: &Path, name: &str) -> Result<Option<(PathBuf, Cow<'static, [u8]>)>, LoadError> {
+    fn read(
+        &self,
+        root: &Path,
+        name: &str,
+    ) -> Result<Option<(PathBuf, Cow<'static, [u8]>)>, LoadError> {
         let path = root.join(name);
         match self {
             Self::Gguf(_) => Ok(None),
@@ -42,8 +46,18 @@ impl SideFiles {
         }
     }
 
+    fn has(&self, root: &Path, name: &str) -> bool {
+        match self {
+            Self::Gguf(_) => false,
+            Self::Embedded(files) => files.iter().any(|file| file.name == name),
+            Self::Directory(_) => root.join(name).exists(),
+        }
+    }
+
     fn text(&self, root: &Path, name: &str) -> Result<Option<(PathBuf, String)>, LoadError> {
-        let Some((path, bytes)) = self.read(root, name)? else { return Ok(None) };
+        let Some((path, bytes)) = self.read(root, name)? else {
+            return Ok(None);
+        };
         match String::from_utf8(bytes.into_owned()) {
             Ok(text) => Ok(Some((path, text))),
             Err(error) => Err(LoadError::Header {
@@ -69,7 +83,10 @@ pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, LoadError>
 fn gguf_tokenizer(reader: &Reader) -> Result<Tokenizer, LoadError> {
     match vocabulary(reader)? {
         Some(vocabulary) => Ok(Tokenizer::from_gguf(vocabulary, reader.path())?),
-        None => Err(LoadError::NoTokenizer { path: reader.path().to_path_buf(), looked_for: "tokenizer.ggml.tokens" }),
+        None => Err(LoadError::NoTokenizer {
+            path: reader.path().to_path_buf(),
+            looked_for: "tokenizer.ggml.tokens",
+        }),
     }
 }
 
@@ -79,13 +96,22 @@ fn directory_tokenizer(side: &SideFiles, root: &Path) -> Result<Tokenizer, LoadE
     }
     let Some((path, bytes)) = side.read(root, "tokenizer.model")? else {
         let looked_for = "tokenizer.json, tokenizer.model";
-        return Err(LoadError::NoTokenizer { path: root.to_path_buf(), looked_for });
+        return Err(LoadError::NoTokenizer {
+            path: root.to_path_buf(),
+            looked_for,
+        });
     };
-    let config = side.text(root, "tokenizer_config.json")?.map(|(_, text)| text);
+    let config = side
+        .text(root, "tokenizer_config.json")?
+        .map(|(_, text)| text);
     if is_rank_file(&bytes) {
         Ok(Tokenizer::from_tiktoken(&bytes, config.as_deref(), &path)?)
     } else {
-        Ok(Tokenizer::from_sentencepiece(&bytes, config.as_deref(), &path)?)
+        Ok(Tokenizer::from_sentencepiece(
+            &bytes,
+            config.as_deref(),
+            &path,
+        )?)
     }
 }
 
@@ -97,12 +123,66 @@ fn is_rank_file(bytes: &[u8]) -> bool {
     let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
     match (parts.next(), parts.next(), parts.next()) {
         (Some(token), Some(rank), None) => {
-            !token.is_empty() && token.iter().all(is_base64) && !rank.is_empty() && rank.iter().all(u8::is_ascii_digit)
+            !token.is_empty()
+                && token.iter().all(is_base64)
+                && !rank.is_empty()
+                && rank.iter().all(u8::is_ascii_digit)
         }
         _ => false,
     }
 }
 
-pub(super) fn chat_format(_checkpoint: &Checkpoint) -> Result<ChatFormat, LoadError> {
-    Ok(ChatFormat)
+pub(super) fn chat_format(checkpoint: &Checkpoint) -> Result<ChatFormat, LoadError> {
+    let inner = &checkpoint.0;
+    let hints = GenerationHints {
+        architecture: inner.config.architecture(),
+        name: &inner.name,
+        ..GenerationHints::default()
+    };
+    if let SideFiles::Gguf(reader) = &inner.side {
+        return gguf_chat_format(reader, hints);
+    }
+    let (side, root) = (&inner.side, inner.path.as_path());
+    let config = side.text(root, "tokenizer_config.json")?;
+    let template = side.text(root, "chat_template.jinja")?;
+    let sentencepiece = !side.has(root, "tokenizer.json")
+        && side
+            .read(root, "tokenizer.model")?
+            .is_some_and(|(_, bytes)| !is_rank_file(&bytes));
+    let file = template
+        .as_ref()
+        .or(config.as_ref())
+        .map_or(root, |(path, _)| path);
+    let text = |file: &Option<(PathBuf, String)>| file.as_ref().map(|(_, text)| text.clone());
+    let hints = GenerationHints {
+        sentencepiece,
+        ..hints
+    };
+    Ok(ChatFormat::from_checkpoint(
+        text(&template).as_deref(),
+        text(&config).as_deref(),
+        hints,
+        file,
+    )?)
+}
+
+fn gguf_chat_format(reader: &Reader, hints: GenerationHints<'_>) -> Result<ChatFormat, LoadError> {
+    let text = |key| reader.value(key).and_then(Value::as_str);
+    let name = format!(
+        "{} {}",
+        text("general.name").unwrap_or_default(),
+        hints.name
+    );
+    let sentencepiece = text("tokenizer.ggml.model") == Some("llama");
+    let hints = GenerationHints {
+        name: &name,
+        sentencepiece,
+        ..hints
+    };
+    Ok(ChatFormat::from_checkpoint(
+        text("tokenizer.chat_template"),
+        None,
+        hints,
+        reader.path(),
+    )?)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::error::LoadError;
 
 /// The `model_type`s and GGUF architectures that this crate reads.
-pub(crate) const SUPPORTED: &str = "chatglm (ChatGLM2/3, GLM-4-9B), glm (GLM-4-9B-hf, GLM-Edge), glm4 (GLM-4-0414, GLM-Z1)";
+pub(crate) const SUPPORTED: &str =
+    "chatglm (ChatGLM2/3, GLM-4-9B), glm (GLM-4-9B-hf, GLM-Edge), glm4 (GLM-4-0414, GLM-Z1)";
 
 /// `model_type` in `config.json`, or `general.architecture` in GGUF, and the models that carry it.
 const NOT_YET: [(&str, &str); 17] = [
@@ -32,12 +33,20 @@ const NOT_YET: [(&str, &str); 17] = [
 pub(super) fn unsupported(file: &Path, found: &str) -> LoadError {
     let (file, found) = (file.to_path_buf(), found.to_owned());
     match NOT_YET.iter().find(|(name, _)| *name == found) {
-        Some(&(_, member)) => LoadError::NotYet { file, found, member },
+        Some(&(_, member)) => LoadError::NotYet {
+            file,
+            found,
+            member,
+        },
         None => LoadError::Architecture { file, found },
     }
 }
 
 /// The error for a relative that shares its name with a supported model.
 pub(super) fn not_yet(file: &Path, found: &str, member: &'static str) -> LoadError {
-    LoadError::NotYet { file: file.to_path_buf(), found: found.to_owned(), member }
+    LoadError::NotYet {
+        file: file.to_path_buf(),
+        found: found.to_owned(),
+        member,
+    }
 }

@@ -12,18 +12,37 @@ use crate::error::LoadError;
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 pub(super) fn read(text: &str, file: &Path) -> Result<ModelConfig, LoadError> {
-    let root = serde_json::from_str(text).map_err(|source| LoadError::Json { file: file.to_path_buf(), source })?;
+    let root = serde_json::from_str(text).map_err(|source| LoadError::Json {
+        file: file.to_path_buf(),
+        source,
+    })?;
     let Value::Object(fields) = root else {
-        return Err(config_error(file, "config", "a JSON object".into(), type_of(&root).into()));
+        return Err(config_error(
+            file,
+            "config",
+            "a JSON object".into(),
+            type_of(&root).into(),
+        ));
     };
-    let fields = Fields { fields: &fields, file, prefix: "" };
-    let config = match fields.string("model_type")?.ok_or_else(|| fields.missing("model_type"))? {
+    let fields = Fields {
+        fields: &fields,
+        file,
+        prefix: "",
+    };
+    let config = match fields
+        .string("model_type")?
+        .ok_or_else(|| fields.missing("model_type"))?
+    {
         "chatglm" => ModelConfig::Glm(chatglm(&fields)?),
         "glm" => ModelConfig::Glm(dense(&fields, 1.5625e-7, "glm")?),
         "glm4" => ModelConfig::Glm4(dense(&fields, 1.5625e-7, "glm4")?),
         other => return Err(family::unsupported(file, other)),
     };
-    let names = if fields.string("model_type")? == Some("chatglm") { &CHATGLM_NAMES } else { &NAMES };
+    let names = if fields.string("model_type")? == Some("chatglm") {
+        &CHATGLM_NAMES
+    } else {
+        &NAMES
+    };
     check(config.dense(), names, file)?;
     Ok(config)
 }
@@ -58,7 +77,11 @@ const CHATGLM_NAMES: FieldNames = FieldNames {
 };
 
 /// `glm` and `glm4`; `default_eps` and the other defaults are those of transformers' configuration classes.
-fn dense(fields: &Fields<'_>, default_eps: f64, model_type: &str) -> Result<DenseConfig, LoadError> {
+fn dense(
+    fields: &Fields<'_>,
+    default_eps: f64,
+    model_type: &str,
+) -> Result<DenseConfig, LoadError> {
     if fields.fields.contains_key("vision_config") {
         return Err(family::not_yet(fields.file, model_type, "GLM-Edge-V"));
     }
@@ -68,7 +91,12 @@ fn dense(fields: &Fields<'_>, default_eps: f64, model_type: &str) -> Result<Dens
     let num_attention_heads = fields.size("num_attention_heads")?;
     let head_dim = match fields.optional_size("head_dim")? {
         Some(head_dim) => head_dim,
-        None => fields.divide("hidden_size", hidden_size, "num_attention_heads", num_attention_heads)?,
+        None => fields.divide(
+            "hidden_size",
+            hidden_size,
+            "num_attention_heads",
+            num_attention_heads,
+        )?,
     };
     // transformers 5 writes one dict; before, the same fields were flat, `rope_scaling` being null or a dict.
     let parameters = fields.object("rope_parameters")?;
@@ -76,20 +104,39 @@ fn dense(fields: &Fields<'_>, default_eps: f64, model_type: &str) -> Result<Dens
         Some(scaling) => Some(scaling),
         None => fields.object("rope_parameters")?,
     };
-    let nested = |name: &str| parameters.as_ref().map(|nested| nested.number(name)).transpose().map(Option::flatten);
-    let rope_theta = nested("rope_theta")?.or(fields.number("rope_theta")?).unwrap_or(DEFAULT_ROPE_THETA);
-    let factor = nested("partial_rotary_factor")?.or(fields.number("partial_rotary_factor")?).unwrap_or(0.5);
+    let nested = |name: &str| {
+        parameters
+            .as_ref()
+            .map(|nested| nested.number(name))
+            .transpose()
+            .map(Option::flatten)
+    };
+    let rope_theta = nested("rope_theta")?
+        .or(fields.number("rope_theta")?)
+        .unwrap_or(DEFAULT_ROPE_THETA);
+    let factor = nested("partial_rotary_factor")?
+        .or(fields.number("partial_rotary_factor")?)
+        .unwrap_or(0.5);
     if !(0.0..=1.0).contains(&factor) {
-        return Err(config_error(fields.file, "partial_rotary_factor", "a number from 0 to 1".into(), factor.to_string()));
+        return Err(config_error(
+            fields.file,
+            "partial_rotary_factor",
+            "a number from 0 to 1".into(),
+            factor.to_string(),
+        ));
     }
-    let max_position_embeddings = fields.optional_size("max_position_embeddings")?.unwrap_or(131_072);
+    let max_position_embeddings = fields
+        .optional_size("max_position_embeddings")?
+        .unwrap_or(131_072);
     Ok(DenseConfig {
         vocab_size: fields.size("vocab_size")?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size")?,
         num_hidden_layers: fields.size("num_hidden_layers")?,
         num_attention_heads,
-        num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+        num_key_value_heads: fields
+            .optional_size("num_key_value_heads")?
+            .unwrap_or(num_attention_heads),
         head_dim,
         attention_bias: fields.boolean("attention_bias")?.unwrap_or(true),
         rotary_dim: (head_dim as f64 * factor) as usize,
@@ -106,10 +153,20 @@ fn dense(fields: &Fields<'_>, default_eps: f64, model_type: &str) -> Result<Dens
 /// The remote code of ChatGLM2/3 and GLM-4-9B; defaults are those of its `ChatGLMConfig`.
 fn chatglm(fields: &Fields<'_>) -> Result<DenseConfig, LoadError> {
     if fields.fields.contains_key("vision_config") {
-        return Err(family::not_yet(fields.file, "chatglm", "GLM-4V-9B, CogAgent-9B"));
+        return Err(family::not_yet(
+            fields.file,
+            "chatglm",
+            "GLM-4V-9B, CogAgent-9B",
+        ));
     }
-    if fields.fields.contains_key("position_encoding_2d") || !fields.fields.contains_key("padded_vocab_size") {
-        return Err(family::not_yet(fields.file, "chatglm", "ChatGLM-6B, the first generation"));
+    if fields.fields.contains_key("position_encoding_2d")
+        || !fields.fields.contains_key("padded_vocab_size")
+    {
+        return Err(family::not_yet(
+            fields.file,
+            "chatglm",
+            "ChatGLM-6B, the first generation",
+        ));
     }
     // The remote code can build other graphs; no published checkpoint asks for one.
     for (field, expected) in [
@@ -121,8 +178,16 @@ fn chatglm(fields: &Fields<'_>) -> Result<DenseConfig, LoadError> {
     ] {
         fields.require_bool(field, expected)?;
     }
-    if fields.optional_size("quantization_bit")?.is_some_and(|bits| bits != 0) {
-        return Err(config_error(fields.file, "quantization_bit", "0 (give the unquantised checkpoint)".into(), "a bit count".into()));
+    if fields
+        .optional_size("quantization_bit")?
+        .is_some_and(|bits| bits != 0)
+    {
+        return Err(config_error(
+            fields.file,
+            "quantization_bit",
+            "0 (give the unquantised checkpoint)".into(),
+            "a bit count".into(),
+        ));
     }
     fields.refuse_quantization()?;
     let num_attention_heads = fields.size("num_attention_heads")?;
@@ -130,18 +195,29 @@ fn chatglm(fields: &Fields<'_>) -> Result<DenseConfig, LoadError> {
     let head_dim = fields.optional_size("kv_channels")?.unwrap_or(128);
     let rope_ratio = fields.number("rope_ratio")?.unwrap_or(1.0);
     let (rope_theta, rope_scaling) = if rope_ratio != 1.0 && is_chatglm2(fields)? {
-        (DEFAULT_ROPE_THETA, RopeScaling::Linear { factor: rope_ratio })
+        (
+            DEFAULT_ROPE_THETA,
+            RopeScaling::Linear { factor: rope_ratio },
+        )
     } else {
         (DEFAULT_ROPE_THETA * rope_ratio, RopeScaling::None)
     };
-    let layers = if fields.fields.contains_key("num_layers") { "num_layers" } else { "num_hidden_layers" };
+    let layers = if fields.fields.contains_key("num_layers") {
+        "num_layers"
+    } else {
+        "num_hidden_layers"
+    };
     Ok(DenseConfig {
         vocab_size: fields.size("padded_vocab_size")?,
         hidden_size: fields.size("hidden_size")?,
         intermediate_size: fields.size("ffn_hidden_size")?,
         num_hidden_layers: fields.size(layers)?,
         num_attention_heads,
-        num_key_value_heads: if multi_query { fields.size("multi_query_group_num")? } else { num_attention_heads },
+        num_key_value_heads: if multi_query {
+            fields.size("multi_query_group_num")?
+        } else {
+            num_attention_heads
+        },
         head_dim,
         attention_bias: fields.boolean("add_qkv_bias")?.unwrap_or(false),
         rotary_dim: head_dim / 2,
@@ -160,22 +236,44 @@ fn chatglm(fields: &Fields<'_>) -> Result<DenseConfig, LoadError> {
 fn is_chatglm2(fields: &Fields<'_>) -> Result<bool, LoadError> {
     let name = match fields.string("_name_or_path")? {
         Some(name) if !name.is_empty() => name.to_owned(),
-        _ => fields.file.parent().map(|parent| parent.to_string_lossy().into_owned()).unwrap_or_default(),
+        _ => fields
+            .file
+            .parent()
+            .map(|parent| parent.to_string_lossy().into_owned())
+            .unwrap_or_default(),
     };
     Ok(name.to_ascii_lowercase().contains("chatglm2"))
 }
 
 /// `rope_scaling` (with `type` or `rope_type`), or the same keys inside `rope_parameters`.
-fn rope_scaling(fields: &Fields<'_>, scaling: Option<&Fields<'_>>, max_position_embeddings: usize) -> Result<RopeScaling, LoadError> {
-    let Some(scaling) = scaling else { return Ok(RopeScaling::None) };
-    if scaling.fields.get("mrope_section").is_some_and(|section| !section.is_null()) {
-        return Err(family::not_yet(fields.file, "mrope_section", "GLM-4.1V and other models with three position axes"));
+fn rope_scaling(
+    fields: &Fields<'_>,
+    scaling: Option<&Fields<'_>>,
+    max_position_embeddings: usize,
+) -> Result<RopeScaling, LoadError> {
+    let Some(scaling) = scaling else {
+        return Ok(RopeScaling::None);
+    };
+    if scaling
+        .fields
+        .get("mrope_section")
+        .is_some_and(|section| !section.is_null())
+    {
+        return Err(family::not_yet(
+            fields.file,
+            "mrope_section",
+            "GLM-4.1V and other models with three position axes",
+        ));
     }
     let kind = match scaling.string("rope_type")? {
         Some(kind) => Some(kind),
         None => scaling.string("type")?,
     };
-    let factor = || scaling.number("factor")?.ok_or_else(|| scaling.missing("factor"));
+    let factor = || {
+        scaling
+            .number("factor")?
+            .ok_or_else(|| scaling.missing("factor"))
+    };
     match kind.unwrap_or("default") {
         "default" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
@@ -190,7 +288,12 @@ fn rope_scaling(fields: &Fields<'_>, scaling: Option<&Fields<'_>>, max_position_
         }),
         other => {
             let field = format!("{}rope_type", scaling.prefix);
-            Err(config_error(fields.file, &field, "default, linear or yarn".into(), format!("`{other}`")))
+            Err(config_error(
+                fields.file,
+                &field,
+                "default, linear or yarn".into(),
+                format!("`{other}`"),
+            ))
         }
     }
 }
@@ -208,9 +311,18 @@ impl<'a> Fields<'a> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    fn typed<T>(&self, name: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, LoadError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| self.wrong(name, expected, value))
+    fn typed<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, LoadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        read(value)
+            .map(Some)
+            .ok_or_else(|| self.wrong(name, expected, value))
     }
 
     fn string(&self, name: &str) -> Result<Option<&'a str>, LoadError> {
@@ -226,15 +338,30 @@ impl<'a> Fields<'a> {
     }
 
     fn object(&self, name: &'static str) -> Result<Option<Fields<'a>>, LoadError> {
-        let prefix = if name == "rope_scaling" { "rope_scaling." } else { "rope_parameters." };
+        let prefix = if name == "rope_scaling" {
+            "rope_scaling."
+        } else {
+            "rope_parameters."
+        };
         let fields = self.typed(name, "an object", Value::as_object)?;
-        Ok(fields.map(|fields| Fields { fields, file: self.file, prefix }))
+        Ok(fields.map(|fields| Fields {
+            fields,
+            file: self.file,
+            prefix,
+        }))
     }
 
     fn optional_size(&self, name: &str) -> Result<Option<usize>, LoadError> {
         // Some tools write whole numbers as floats (`32768.0`).
-        let whole = |value: f64| (value.fract() == 0.0 && (0.0..1e15).contains(&value)).then_some(value as u64);
-        let read = |value: &Value| value.as_u64().or_else(|| value.as_f64().and_then(whole)).and_then(|v| usize::try_from(v).ok());
+        let whole = |value: f64| {
+            (value.fract() == 0.0 && (0.0..1e15).contains(&value)).then_some(value as u64)
+        };
+        let read = |value: &Value| {
+            value
+                .as_u64()
+                .or_else(|| value.as_f64().and_then(whole))
+                .and_then(|v| usize::try_from(v).ok())
+        };
         self.typed(name, "a whole number, not negative", read)
     }
 
@@ -244,10 +371,22 @@ impl<'a> Fields<'a> {
 
     /// A token id or a list of them.
     fn token_ids(&self, name: &str) -> Result<Vec<u32>, LoadError> {
-        Ok(self.typed(name, "a token id or a list of them", super::generation::token_ids)?.unwrap_or_default())
+        Ok(self
+            .typed(
+                name,
+                "a token id or a list of them",
+                super::generation::token_ids,
+            )?
+            .unwrap_or_default())
     }
 
-    fn divide(&self, of: &str, dividend: usize, by: &str, divisor: usize) -> Result<usize, LoadError> {
+    fn divide(
+        &self,
+        of: &str,
+        dividend: usize,
+        by: &str,
+        divisor: usize,
+    ) -> Result<usize, LoadError> {
         if divisor == 0 {
             return Err(self.error(by, "1 or more".into(), "0".into()));
         }
@@ -260,14 +399,18 @@ impl<'a> Fields<'a> {
 
     fn require_bool(&self, name: &str, expected: bool) -> Result<(), LoadError> {
         match self.boolean(name)? {
-            Some(found) if found != expected => Err(self.error(name, expected.to_string(), found.to_string())),
+            Some(found) if found != expected => {
+                Err(self.error(name, expected.to_string(), found.to_string()))
+            }
             _ => Ok(()),
         }
     }
 
     fn require_str(&self, name: &str, expected: &str) -> Result<(), LoadError> {
         match self.string(name)? {
-            Some(found) if found != expected => Err(self.error(name, format!("`{expected}`"), format!("`{found}`"))),
+            Some(found) if found != expected => {
+                Err(self.error(name, format!("`{expected}`"), format!("`{found}`")))
+            }
             _ => Ok(()),
         }
     }
@@ -285,7 +428,10 @@ impl<'a> Fields<'a> {
     }
 
     fn missing(&self, name: &str) -> LoadError {
-        LoadError::MissingField { file: self.file.to_path_buf(), field: format!("{}{name}", self.prefix) }
+        LoadError::MissingField {
+            file: self.file.to_path_buf(),
+            field: format!("{}{name}", self.prefix),
+        }
     }
 
     fn wrong(&self, name: &str, expected: &str, found: &Value) -> LoadError {
@@ -297,7 +443,12 @@ impl<'a> Fields<'a> {
     }
 
     fn error(&self, name: &str, expected: String, found: String) -> LoadError {
-        config_error(self.file, &format!("{}{name}", self.prefix), expected, found)
+        config_error(
+            self.file,
+            &format!("{}{name}", self.prefix),
+            expected,
+            found,
+        )
     }
 }
 

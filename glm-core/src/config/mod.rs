@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::error::LoadError;
 
-pub use generation::GenerationConfig;
-pub use gguf::gguf_metadata;
 pub(crate) use family::SUPPORTED;
+pub use generation::GenerationConfig;
 pub(crate) use generation::{stop_tokens_from_gguf, stop_tokens_from_json};
+pub use gguf::gguf_metadata;
 
 /// The architecture and its hyperparameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,11 +162,21 @@ impl ModelConfig {
     /// # Errors
     /// [`LoadError::Architecture`], [`LoadError::NotYet`], [`LoadError::MissingField`] or [`LoadError::Config`].
     pub fn from_gguf(reader: &crate::gguf::Reader) -> Result<Self, LoadError> {
-        gguf::read(reader, &reader.tensors().iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect())
+        gguf::read(
+            reader,
+            &reader
+                .tensors()
+                .iter()
+                .map(|t| (t.name.as_str(), t.shape.as_slice()))
+                .collect(),
+        )
     }
 
     /// As [`ModelConfig::from_gguf`], for a file whose tensors are spread over several.
-    pub(crate) fn from_gguf_parts(reader: &crate::gguf::Reader, tensors: &gguf::Shapes<'_>) -> Result<Self, LoadError> {
+    pub(crate) fn from_gguf_parts(
+        reader: &crate::gguf::Reader,
+        tensors: &gguf::Shapes<'_>,
+    ) -> Result<Self, LoadError> {
         gguf::read(reader, tensors)
     }
 
@@ -183,7 +193,13 @@ impl RopeScaling {
         match self {
             Self::None => Value::Null,
             Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            Self::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor } => json!({
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+            } => json!({
                 "rope_type": "yarn",
                 "factor": factor,
                 "original_max_position_embeddings": original_max_position_embeddings,

@@ -29,34 +29,77 @@ pub(super) struct FieldNames {
 /// Refuses absurd and contradictory values.
 pub(super) fn check(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
     let require = |holds: bool, field: &str, expected: String, found: String| {
-        if holds { Ok(()) } else { Err(config_error(file, field, expected, found)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(config_error(file, field, expected, found))
+        }
     };
     let sizes = [
         (names.vocab_size, dense.vocab_size, MAX_DIMENSION),
         (names.hidden_size, dense.hidden_size, MAX_DIMENSION),
-        (names.intermediate_size, dense.intermediate_size, MAX_DIMENSION),
+        (
+            names.intermediate_size,
+            dense.intermediate_size,
+            MAX_DIMENSION,
+        ),
         (names.num_hidden_layers, dense.num_hidden_layers, MAX_LAYERS),
-        (names.num_attention_heads, dense.num_attention_heads, MAX_DIMENSION),
-        (names.num_key_value_heads, dense.num_key_value_heads, MAX_DIMENSION),
+        (
+            names.num_attention_heads,
+            dense.num_attention_heads,
+            MAX_DIMENSION,
+        ),
+        (
+            names.num_key_value_heads,
+            dense.num_key_value_heads,
+            MAX_DIMENSION,
+        ),
         (names.head_dim, dense.head_dim, 1 << 16),
-        (names.max_position_embeddings, dense.max_position_embeddings, MAX_POSITIONS),
+        (
+            names.max_position_embeddings,
+            dense.max_position_embeddings,
+            MAX_POSITIONS,
+        ),
     ];
     for (field, found, max) in sizes {
-        require((1..=max).contains(&found), field, format!("1 to {max}"), found.to_string())?;
+        require(
+            (1..=max).contains(&found),
+            field,
+            format!("1 to {max}"),
+            found.to_string(),
+        )?;
     }
     require(
-        dense.num_attention_heads.is_multiple_of(dense.num_key_value_heads),
+        dense
+            .num_attention_heads
+            .is_multiple_of(dense.num_key_value_heads),
         names.num_key_value_heads,
-        format!("a divisor of {} = {}", names.num_attention_heads, dense.num_attention_heads),
+        format!(
+            "a divisor of {} = {}",
+            names.num_attention_heads, dense.num_attention_heads
+        ),
         dense.num_key_value_heads.to_string(),
     )?;
     let width = dense.num_attention_heads * dense.head_dim;
-    require(width <= MAX_DIMENSION, names.head_dim, format!("at most {MAX_DIMENSION} over all heads"), dense.head_dim.to_string())?;
-    require(dense.head_dim.is_multiple_of(2), names.head_dim, "an even number".into(), dense.head_dim.to_string())?;
+    require(
+        width <= MAX_DIMENSION,
+        names.head_dim,
+        format!("at most {MAX_DIMENSION} over all heads"),
+        dense.head_dim.to_string(),
+    )?;
+    require(
+        dense.head_dim.is_multiple_of(2),
+        names.head_dim,
+        "an even number".into(),
+        dense.head_dim.to_string(),
+    )?;
     require(
         dense.rotary_dim.is_multiple_of(2) && (2..=dense.head_dim).contains(&dense.rotary_dim),
         names.rotary_dim,
-        format!("an even rotary width of 2 to {} = {}", names.head_dim, dense.head_dim),
+        format!(
+            "an even rotary width of 2 to {} = {}",
+            names.head_dim, dense.head_dim
+        ),
         format!("{} elements", dense.rotary_dim),
     )?;
     require(
@@ -78,19 +121,55 @@ pub(super) fn check(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Res
 fn check_scaling(scaling: RopeScaling, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
     let check = |holds: bool, part: &str, expected: &str, found: String| {
         let field = format!("{}.{part}", names.rope_scaling);
-        if holds { Ok(()) } else { Err(config_error(file, &field, expected.to_owned(), found)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(config_error(file, &field, expected.to_owned(), found))
+        }
     };
     let factor_fits = |factor: f64| (1.0..=65536.0).contains(&factor);
     match scaling {
         RopeScaling::None => Ok(()),
-        RopeScaling::Linear { factor } => check(factor_fits(factor), "factor", "1 to 65536", factor.to_string()),
-        RopeScaling::Yarn { factor, original_max_position_embeddings: original, beta_fast, beta_slow, attention_factor } => {
-            check(factor_fits(factor), "factor", "1 to 65536", factor.to_string())?;
-            check((1..=MAX_POSITIONS).contains(&original), "original_max_position_embeddings", "a positive number", original.to_string())?;
+        RopeScaling::Linear { factor } => check(
+            factor_fits(factor),
+            "factor",
+            "1 to 65536",
+            factor.to_string(),
+        ),
+        RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+        } => {
+            check(
+                factor_fits(factor),
+                "factor",
+                "1 to 65536",
+                factor.to_string(),
+            )?;
+            check(
+                (1..=MAX_POSITIONS).contains(&original),
+                "original_max_position_embeddings",
+                "a positive number",
+                original.to_string(),
+            )?;
             let betas = beta_slow > 0.0 && beta_fast.is_finite() && beta_fast >= beta_slow;
-            check(betas, "beta_fast", "a number not below beta_slow, both positive", format!("{beta_fast}, beta_slow {beta_slow}"))?;
-            let attention = attention_factor.is_none_or(|factor| factor.is_finite() && factor > 0.0);
-            check(attention, "attention_factor", "a positive number", format!("{attention_factor:?}"))
+            check(
+                betas,
+                "beta_fast",
+                "a number not below beta_slow, both positive",
+                format!("{beta_fast}, beta_slow {beta_slow}"),
+            )?;
+            let attention =
+                attention_factor.is_none_or(|factor| factor.is_finite() && factor > 0.0);
+            check(
+                attention,
+                "attention_factor",
+                "a positive number",
+                format!("{attention_factor:?}"),
+            )
         }
     }
 }
@@ -99,14 +178,29 @@ fn check_tokens(dense: &DenseConfig, file: &Path) -> Result<(), LoadError> {
     let out_of_range = |id: &u32| *id as usize >= dense.vocab_size;
     let expected = || format!("below the vocabulary's {} rows", dense.vocab_size);
     if let Some(id) = dense.eos_token_ids.iter().find(|id| out_of_range(id)) {
-        return Err(config_error(file, "eos_token_id", expected(), id.to_string()));
+        return Err(config_error(
+            file,
+            "eos_token_id",
+            expected(),
+            id.to_string(),
+        ));
     }
     match dense.pad_token_id.filter(out_of_range) {
-        Some(id) => Err(config_error(file, "pad_token_id", expected(), id.to_string())),
+        Some(id) => Err(config_error(
+            file,
+            "pad_token_id",
+            expected(),
+            id.to_string(),
+        )),
         None => Ok(()),
     }
 }
 
 pub(super) fn config_error(file: &Path, field: &str, expected: String, found: String) -> LoadError {
-    LoadError::Config { file: file.to_path_buf(), field: field.to_owned(), expected, found }
+    LoadError::Config {
+        file: file.to_path_buf(),
+        field: field.to_owned(),
+        expected,
+        found,
+    }
 }

@@ -13,7 +13,11 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(file: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { file, bytes, position: 0 }
+        Self {
+            file,
+            bytes,
+            position: 0,
+        }
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -62,7 +66,9 @@ impl<'a> Cursor<'a> {
             _ => Err(LoadError::Truncated {
                 file: self.file.to_path_buf(),
                 what: format!("{what} of {count}"),
-                expected: count.saturating_mul(item_bytes).saturating_add(self.position as u64),
+                expected: count
+                    .saturating_mul(item_bytes)
+                    .saturating_add(self.position as u64),
                 found: self.bytes.len() as u64,
             }),
         }
@@ -71,7 +77,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn string(&mut self, what: &str) -> Result<String, LoadError> {
         let len = self.u64(what)?;
         let bytes = self.take(len, what)?;
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| self.header(what, "UTF-8 text", error.to_string()))
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| self.header(what, "UTF-8 text", error.to_string()))
     }
 
     pub(super) fn value(&mut self, key: &str) -> Result<Value, LoadError> {
@@ -107,22 +115,51 @@ impl<'a> Cursor<'a> {
             7 => Array::Bool(self.numbers(key, |[byte]: [u8; 1]| byte != 0)?),
             8 => {
                 let count = self.count(8, key)?; // each text has at least its own length
-                Array::String((0..count).map(|_| self.string(key)).collect::<Result<_, _>>()?)
+                Array::String(
+                    (0..count)
+                        .map(|_| self.string(key))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             10 => Array::U64(self.numbers(key, u64::from_le_bytes)?),
             11 => Array::I64(self.numbers(key, i64::from_le_bytes)?),
             12 => Array::F64(self.numbers(key, f64::from_le_bytes)?),
-            other => return Err(self.header(key, "an array of numbers, booleans or texts", format!("element type {other}"))),
+            other => {
+                return Err(self.header(
+                    key,
+                    "an array of numbers, booleans or texts",
+                    format!("element type {other}"),
+                ));
+            }
         })
     }
 
-    fn numbers<T, const N: usize>(&mut self, key: &str, decode: impl Fn([u8; N]) -> T) -> Result<Vec<T>, LoadError> {
+    fn numbers<T, const N: usize>(
+        &mut self,
+        key: &str,
+        decode: impl Fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, LoadError> {
         let count = self.count(N as u64, key)?;
         let bytes = self.take(count as u64 * N as u64, key)?;
-        Ok(bytes.as_chunks::<N>().0.iter().map(|chunk| decode(*chunk)).collect())
+        Ok(bytes
+            .as_chunks::<N>()
+            .0
+            .iter()
+            .map(|chunk| decode(*chunk))
+            .collect())
     }
 
-    pub(super) fn header(&self, field: &str, expected: impl Into<String>, found: impl Into<String>) -> LoadError {
-        LoadError::Header { file: self.file.to_path_buf(), field: field.to_owned(), expected: expected.into(), found: found.into() }
+    pub(super) fn header(
+        &self,
+        field: &str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> LoadError {
+        LoadError::Header {
+            file: self.file.to_path_buf(),
+            field: field.to_owned(),
+            expected: expected.into(),
+            found: found.into(),
+        }
     }
 }

@@ -60,10 +60,21 @@ impl Reader {
         let tensor_count = cursor.count(8 + 4 + 8 + 4 + 8, "tensor count")?;
         let metadata_count = cursor.count(8 + 4 + 1, "metadata count")?;
         let (metadata, keys) = read_metadata(&mut cursor, metadata_count)?;
-        let alignment = alignment(&cursor, keys.get("general.alignment").map(|&i| &metadata[i].1))?;
-        let mut tensors = (0..tensor_count).map(|_| read_tensor(&mut cursor, &file)).collect::<Result<Vec<_>, _>>()?;
+        let alignment = alignment(
+            &cursor,
+            keys.get("general.alignment").map(|&i| &metadata[i].1),
+        )?;
+        let mut tensors = (0..tensor_count)
+            .map(|_| read_tensor(&mut cursor, &file))
+            .collect::<Result<Vec<_>, _>>()?;
         place(&mut tensors, cursor.position(), alignment, &file)?;
-        Ok(Self { file, version, metadata, keys, tensors })
+        Ok(Self {
+            file,
+            version,
+            metadata,
+            keys,
+            tensors,
+        })
     }
 
     /// The file's path.
@@ -115,13 +126,18 @@ fn read_version(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<u32, LoadE
         return Err(not_gguf(format!("a file of {} bytes", file.len())));
     };
     if magic != MAGIC {
-        return Err(not_gguf(format!("it starts with `{}`", magic.escape_ascii())));
+        return Err(not_gguf(format!(
+            "it starts with `{}`",
+            magic.escape_ascii()
+        )));
     }
     match cursor.u32("version")? {
         version @ 2..=3 => Ok(version),
-        version if matches!(version.swap_bytes(), 1..=3) => {
-            Err(cursor.header("version", "little-endian version 2 or 3", format!("{} in big-endian order", version.swap_bytes())))
-        }
+        version if matches!(version.swap_bytes(), 1..=3) => Err(cursor.header(
+            "version",
+            "little-endian version 2 or 3",
+            format!("{} in big-endian order", version.swap_bytes()),
+        )),
         version => Err(cursor.header("version", "2 or 3", version.to_string())),
     }
 }
@@ -142,10 +158,16 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<Metadata, Load
 }
 
 fn alignment(cursor: &Cursor<'_>, value: Option<&Value>) -> Result<u64, LoadError> {
-    let Some(value) = value else { return Ok(DEFAULT_ALIGNMENT) };
+    let Some(value) = value else {
+        return Ok(DEFAULT_ALIGNMENT);
+    };
     match value.as_u64() {
         Some(alignment @ 1..=0x10_0000) if alignment.is_power_of_two() => Ok(alignment),
-        _ => Err(cursor.header("general.alignment", "a power of two up to 1048576", format!("{value:?}"))),
+        _ => Err(cursor.header(
+            "general.alignment",
+            "a power of two up to 1048576",
+            format!("{value:?}"),
+        )),
     }
 }
 
@@ -154,9 +176,15 @@ fn read_tensor(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<TensorEntry
     let name = cursor.string("tensor name")?;
     let num_dims = cursor.u32(&name)?;
     if !(1..=MAX_DIMS).contains(&num_dims) {
-        return Err(cursor.header(&format!("number of dimensions of tensor `{name}`"), "1 to 4", num_dims.to_string()));
+        return Err(cursor.header(
+            &format!("number of dimensions of tensor `{name}`"),
+            "1 to 4",
+            num_dims.to_string(),
+        ));
     }
-    let mut dims = (0..num_dims).map(|_| cursor.u64(&name)).collect::<Result<Vec<_>, _>>()?;
+    let mut dims = (0..num_dims)
+        .map(|_| cursor.u64(&name))
+        .collect::<Result<Vec<_>, _>>()?;
     dims.reverse();
     let type_id = cursor.u32(&name)?;
     let offset = cursor.u64(&name)?;
@@ -165,19 +193,42 @@ fn read_tensor(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<TensorEntry
         tensor: name.clone(),
         found: format!("GGML type {type_id}"),
     })?;
-    let shape = dims.iter().map(|&d| usize::try_from(d).ok().filter(|&d| d > 0)).collect::<Option<Vec<_>>>();
+    let shape = dims
+        .iter()
+        .map(|&d| usize::try_from(d).ok().filter(|&d| d > 0))
+        .collect::<Option<Vec<_>>>();
     let sized = shape.and_then(|shape| Some((ty.byte_len(&shape)?, shape)));
     let Some((bytes, shape)) = sized else {
-        let expected = format!("positive, rows of whole {ty} blocks ({} weights), less than 2^64 bytes", ty.block_len());
-        return Err(cursor.header(&format!("shape of tensor `{name}`"), expected, format!("{dims:?}")));
+        let expected = format!(
+            "positive, rows of whole {ty} blocks ({} weights), less than 2^64 bytes",
+            ty.block_len()
+        );
+        return Err(cursor.header(
+            &format!("shape of tensor `{name}`"),
+            expected,
+            format!("{dims:?}"),
+        ));
     };
-    Ok(TensorEntry { name, shape, ty, offset, bytes })
+    Ok(TensorEntry {
+        name,
+        shape,
+        ty,
+        offset,
+        bytes,
+    })
 }
 
 /// Turns relative offsets into absolute ones; refuses names that come twice and data that is misaligned, overlaps or leaves the file.
-fn place(tensors: &mut [TensorEntry], header_end: u64, alignment: u64, file: &SourceFile) -> Result<(), LoadError> {
+fn place(
+    tensors: &mut [TensorEntry],
+    header_end: u64,
+    alignment: u64,
+    file: &SourceFile,
+) -> Result<(), LoadError> {
     let path = || file.path().to_path_buf();
-    let data_start = header_end.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
+    let data_start = header_end
+        .checked_next_multiple_of(alignment)
+        .unwrap_or(u64::MAX);
     for tensor in tensors.iter_mut() {
         if !tensor.offset.is_multiple_of(alignment) {
             return Err(LoadError::Header {
@@ -190,14 +241,23 @@ fn place(tensors: &mut [TensorEntry], header_end: u64, alignment: u64, file: &So
         let start = data_start.saturating_add(tensor.offset);
         let end = start.saturating_add(tensor.bytes);
         if end > file.len() {
-            return Err(LoadError::Truncated { file: path(), what: format!("tensor `{}`", tensor.name), expected: end, found: file.len() });
+            return Err(LoadError::Truncated {
+                file: path(),
+                what: format!("tensor `{}`", tensor.name),
+                expected: end,
+                found: file.len(),
+            });
         }
         tensor.offset = start;
     }
     let mut by_name = HashMap::new();
     for tensor in tensors.iter() {
         if by_name.insert(tensor.name.as_str(), ()).is_some() {
-            return Err(LoadError::DuplicateTensor { tensor: tensor.name.clone(), first: path(), second: path() });
+            return Err(LoadError::DuplicateTensor {
+                tensor: tensor.name.clone(),
+                first: path(),
+                second: path(),
+            });
         }
     }
     let mut by_offset = tensors.iter().collect::<Vec<_>>();

@@ -192,7 +192,12 @@ impl Value {
 
 impl Array {
     fn write(&self, out: &mut Vec<u8>) {
-        fn items<T>(type_id: u32, items: &[T], out: &mut Vec<u8>, write: impl Fn(&T, &mut Vec<u8>)) {
+        fn items<T>(
+            type_id: u32,
+            items: &[T],
+            out: &mut Vec<u8>,
+            write: impl Fn(&T, &mut Vec<u8>),
+        ) {
             out.extend(type_id.to_le_bytes());
             out.extend((items.len() as u64).to_le_bytes());
             items.iter().for_each(|item| write(item, out));

@@ -69,11 +69,19 @@ impl Writer {
     ///
     /// # Errors
     /// [`LoadError::Io`] if the directory cannot be written; [`LoadError::Header`] if a shape has no size in its type.
-    pub fn create(target: impl AsRef<Path>, metadata: &[(String, Value)], tensors: &[TensorSpec]) -> Result<Self, LoadError> {
+    pub fn create(
+        target: impl AsRef<Path>,
+        metadata: &[(String, Value)],
+        tensors: &[TensorSpec],
+    ) -> Result<Self, LoadError> {
         let target = target.as_ref().to_path_buf();
         let header = header(&target, metadata, tensors)?;
         let path = temporary_path(&target);
-        let file = File::options().write(true).create_new(true).open(&path).map_err(LoadError::io("create", &path))?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(LoadError::io("create", &path))?;
         let mut writer = Self {
             out: BufWriter::with_capacity(1 << 20, file),
             temporary: Temporary(Some(path)),
@@ -91,7 +99,12 @@ impl Writer {
     /// # Errors
     /// [`LoadError::Header`] if the tensor would become longer than declared; [`LoadError::Io`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
-        let (name, expected) = self.tensors.get(self.done).map_or(("after the last tensor", 0), |(name, len)| (name.as_str(), *len));
+        let (name, expected) = self
+            .tensors
+            .get(self.done)
+            .map_or(("after the last tensor", 0), |(name, len)| {
+                (name.as_str(), *len)
+            });
         let written = self.written + bytes.len() as u64;
         if written > expected {
             return Err(self.length_error(name, expected, written));
@@ -126,7 +139,9 @@ impl Writer {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), LoadError> {
-        self.out.write_all(bytes).map_err(LoadError::io("write", &self.target))
+        self.out
+            .write_all(bytes)
+            .map_err(LoadError::io("write", &self.target))
     }
 
     fn length_error(&self, name: &str, expected: u64, found: u64) -> LoadError {
@@ -144,7 +159,11 @@ struct Header {
     sizes: Vec<(String, u64)>,
 }
 
-fn header(target: &Path, metadata: &[(String, Value)], tensors: &[TensorSpec]) -> Result<Header, LoadError> {
+fn header(
+    target: &Path,
+    metadata: &[(String, Value)],
+    tensors: &[TensorSpec],
+) -> Result<Header, LoadError> {
     let mut bytes = Vec::new();
     bytes.extend(MAGIC);
     bytes.extend(VERSION.to_le_bytes());
@@ -158,19 +177,28 @@ fn header(target: &Path, metadata: &[(String, Value)], tensors: &[TensorSpec]) -
     let mut sizes = Vec::with_capacity(tensors.len());
     let mut offset = 0u64;
     for tensor in tensors {
-        let num_dims = u32::try_from(tensor.shape.len()).ok().filter(|n| (1..=MAX_DIMS).contains(n));
+        let num_dims = u32::try_from(tensor.shape.len())
+            .ok()
+            .filter(|n| (1..=MAX_DIMS).contains(n));
         let byte_len = tensor.ty.byte_len(&tensor.shape).filter(|&len| len > 0);
         let (Some(num_dims), Some(byte_len)) = (num_dims, byte_len) else {
             return Err(LoadError::Header {
                 file: target.to_path_buf(),
                 field: format!("shape of tensor `{}`", tensor.name),
-                expected: format!("1 to 4 positive dimensions, rows of whole {} blocks", tensor.ty),
+                expected: format!(
+                    "1 to 4 positive dimensions, rows of whole {} blocks",
+                    tensor.ty
+                ),
                 found: format!("{:?}", tensor.shape),
             });
         };
         write_string(&tensor.name, &mut bytes);
         bytes.extend(num_dims.to_le_bytes());
-        tensor.shape.iter().rev().for_each(|&d| bytes.extend((d as u64).to_le_bytes()));
+        tensor
+            .shape
+            .iter()
+            .rev()
+            .for_each(|&d| bytes.extend((d as u64).to_le_bytes()));
         bytes.extend(tensor.ty.ggml_id().to_le_bytes());
         bytes.extend(offset.to_le_bytes());
         offset += byte_len + padding(byte_len) as u64;
@@ -193,7 +221,10 @@ fn temporary_path(target: &Path) -> PathBuf {
 
 /// Makes the new directory entry durable where the file system can; a failure leaves a valid file behind either way.
 fn sync_directory(target: &Path) {
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = target
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if let Ok(directory) = File::open(parent) {
         let _ = directory.sync_all();
     }

@@ -25,45 +25,97 @@ const MAX_PICKLE_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 /// [`LoadError::Truncated`], [`LoadError::Header`] or [`LoadError::DuplicateTensor`].
-pub(crate) fn read_header(file: &SourceFile, file_index: usize) -> Result<Vec<RawTensor>, LoadError> {
+pub(crate) fn read_header(
+    file: &SourceFile,
+    file_index: usize,
+) -> Result<Vec<RawTensor>, LoadError> {
     let archive = Archive::read(file)?;
     let (pickle_name, pickle) = archive.only_entry_ending_with("/data.pkl")?;
     if pickle.len > MAX_PICKLE_BYTES {
-        return Err(header_error(file, "length of data.pkl", format!("at most {MAX_PICKLE_BYTES} bytes"), pickle.len.to_string()));
+        return Err(header_error(
+            file,
+            "length of data.pkl",
+            format!("at most {MAX_PICKLE_BYTES} bytes"),
+            pickle.len.to_string(),
+        ));
     }
     let prefix = pickle_name.trim_end_matches("data.pkl");
-    if archive.bytes(&format!("{prefix}byteorder")).is_some_and(|order| order == b"big") {
-        return Err(header_error(file, "byteorder", "little".into(), "big".into()));
+    if archive
+        .bytes(&format!("{prefix}byteorder"))
+        .is_some_and(|order| order == b"big")
+    {
+        return Err(header_error(
+            file,
+            "byteorder",
+            "little".into(),
+            "big".into(),
+        ));
     }
     let program = archive.bytes(pickle_name).unwrap_or_default();
-    let objects = pickle::run(program).map_err(|e| header_error(file, &format!("data.pkl, byte {}", e.position), e.expected, e.found))?;
-    let stored = state_dict::tensors(&objects).map_err(|e| header_error(file, &e.field, e.expected, e.found))?;
+    let objects = pickle::run(program).map_err(|e| {
+        header_error(
+            file,
+            &format!("data.pkl, byte {}", e.position),
+            e.expected,
+            e.found,
+        )
+    })?;
+    let stored = state_dict::tensors(&objects)
+        .map_err(|e| header_error(file, &e.field, e.expected, e.found))?;
     let mut seen = HashMap::new();
     for tensor in &stored {
         if seen.insert(tensor.name.as_str(), ()).is_some() {
             let path = || file.path().to_path_buf();
-            return Err(LoadError::DuplicateTensor { tensor: tensor.name.clone(), first: path(), second: path() });
+            return Err(LoadError::DuplicateTensor {
+                tensor: tensor.name.clone(),
+                first: path(),
+                second: path(),
+            });
         }
     }
-    stored.into_iter().map(|tensor| locate(file, file_index, &archive, prefix, tensor)).collect()
+    stored
+        .into_iter()
+        .map(|tensor| locate(file, file_index, &archive, prefix, tensor))
+        .collect()
 }
 
 /// Finds the bytes of a tensor in its storage.
-fn locate(file: &SourceFile, file_index: usize, archive: &Archive<'_>, prefix: &str, tensor: StoredTensor) -> Result<RawTensor, LoadError> {
+fn locate(
+    file: &SourceFile,
+    file_index: usize,
+    archive: &Archive<'_>,
+    prefix: &str,
+    tensor: StoredTensor,
+) -> Result<RawTensor, LoadError> {
     let storage_name = format!("{prefix}data/{}", tensor.storage);
     let Some(storage) = archive.entry(&storage_name) else {
-        return Err(header_error(file, &format!("storage of tensor `{}`", tensor.name), storage_name, "no such entry".into()));
+        return Err(header_error(
+            file,
+            &format!("storage of tensor `{}`", tensor.name),
+            storage_name,
+            "no such entry".into(),
+        ));
     };
     let (element_bytes, ty) = element(&tensor.storage_type);
-    let elements = tensor.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+    let elements = tensor
+        .shape
+        .iter()
+        .try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let start = tensor.offset.checked_mul(element_bytes);
     let bytes = elements.and_then(|n| n.checked_mul(element_bytes));
-    let fits = start.zip(bytes).filter(|(start, bytes)| start.checked_add(*bytes).is_some_and(|end| end <= storage.len));
+    let fits = start.zip(bytes).filter(|(start, bytes)| {
+        start
+            .checked_add(*bytes)
+            .is_some_and(|end| end <= storage.len)
+    });
     let Some((start, bytes)) = fits else {
         return Err(header_error(
             file,
             &format!("storage of tensor `{}`", tensor.name),
-            format!("{:?} elements of {} from {} on", tensor.shape, tensor.storage_type, tensor.offset),
+            format!(
+                "{:?} elements of {} from {} on",
+                tensor.shape, tensor.storage_type, tensor.offset
+            ),
             format!("{} bytes", storage.len),
         ));
     };
@@ -75,7 +127,14 @@ fn locate(file: &SourceFile, file_index: usize, archive: &Archive<'_>, prefix: &
             format!("{:?}", tensor.stride),
         ));
     }
-    Ok(RawTensor { name: tensor.name, shape: tensor.shape, ty, file: file_index, offset: storage.offset + start, bytes })
+    Ok(RawTensor {
+        name: tensor.name,
+        shape: tensor.shape,
+        ty,
+        file: file_index,
+        offset: storage.offset + start,
+        bytes,
+    })
 }
 
 /// Bytes per element and type of a storage class.
@@ -103,5 +162,10 @@ fn is_contiguous(shape: &[usize], stride: &[usize]) -> bool {
 }
 
 fn header_error(file: &SourceFile, field: &str, expected: String, found: String) -> LoadError {
-    LoadError::Header { file: file.path().to_path_buf(), field: field.to_owned(), expected, found }
+    LoadError::Header {
+        file: file.path().to_path_buf(),
+        field: field.to_owned(),
+        expected,
+        found,
+    }
 }

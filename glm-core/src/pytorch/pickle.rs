@@ -19,7 +19,10 @@ pub(super) enum Object {
     /// `module.name`
     Global(String),
     /// A call that was asked for and not made.
-    Call { callable: Id, args: Id },
+    Call {
+        callable: Id,
+        args: Id,
+    },
     /// A reference to something outside the pickle: a storage.
     Persistent(Id),
     /// Anything a state dict has no use for.
@@ -49,12 +52,22 @@ pub(super) struct PickleError {
 
 /// Reads a pickle up to its STOP.
 pub(super) fn run(program: &[u8]) -> Result<Objects, PickleError> {
-    let mut machine = Machine { program, position: 0, arena: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
+    let mut machine = Machine {
+        program,
+        position: 0,
+        arena: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: Vec::new(),
+    };
     loop {
         let opcode = machine.byte()?;
         if opcode == b'.' {
             let root = machine.pop()?;
-            return Ok(Objects { arena: machine.arena, root });
+            return Ok(Objects {
+                arena: machine.arena,
+                root,
+            });
         }
         machine.step(opcode)?;
     }
@@ -73,11 +86,11 @@ impl Machine<'_> {
     /// Executes one opcode. Each adds at most one object, so the arena is no longer than the program.
     fn step(&mut self, opcode: u8) -> Result<(), PickleError> {
         match opcode {
-            0x80 => self.take(1).map(drop),               // PROTO
-            0x95 => self.take(8).map(drop),               // FRAME
-            b'N' => self.push(Object::None),              // NONE
-            0x88 => self.push(Object::Bool(true)),        // NEWTRUE
-            0x89 => self.push(Object::Bool(false)),       // NEWFALSE
+            0x80 => self.take(1).map(drop),         // PROTO
+            0x95 => self.take(8).map(drop),         // FRAME
+            b'N' => self.push(Object::None),        // NONE
+            0x88 => self.push(Object::Bool(true)),  // NEWTRUE
+            0x89 => self.push(Object::Bool(false)), // NEWFALSE
             b'K' | b'M' | b'J' | 0x8a => self.integer(opcode),
             b'G' => {
                 self.take(8)?; // BINFLOAT
@@ -85,10 +98,10 @@ impl Machine<'_> {
             }
             b'X' | 0x8c | 0x8d | b'U' | b'T' => self.text(opcode),
             b'C' | b'B' => self.bytes(opcode),
-            b'}' => self.push(Object::Dict(Vec::new())),  // EMPTY_DICT
-            b']' => self.push(Object::List(Vec::new())),  // EMPTY_LIST
+            b'}' => self.push(Object::Dict(Vec::new())), // EMPTY_DICT
+            b']' => self.push(Object::List(Vec::new())), // EMPTY_LIST
             b')' => self.push(Object::Tuple(Vec::new())), // EMPTY_TUPLE
-            0x8f => self.push(Object::Opaque),            // EMPTY_SET
+            0x8f => self.push(Object::Opaque),           // EMPTY_SET
             b'(' => {
                 self.marks.push(self.stack.len()); // MARK
                 Ok(())
@@ -98,7 +111,7 @@ impl Machine<'_> {
             b's' | b'u' => self.set_items(opcode),
             b'a' | b'e' => self.append(opcode),
             b'c' | 0x93 => self.global(opcode),
-            b'R' | 0x81 => self.call(), // REDUCE, NEWOBJ
+            b'R' | 0x81 => self.call(),   // REDUCE, NEWOBJ
             b'b' => self.pop().map(drop), // BUILD: attributes set on an object; a state dict's are module versions
             b'Q' => {
                 let id = self.pop()?; // BINPERSID
@@ -106,18 +119,21 @@ impl Machine<'_> {
             }
             b'q' | b'r' | 0x94 => self.memoize(opcode),
             b'h' | b'j' => self.recall(opcode),
-            b'0' => self.pop().map(drop), // POP
+            b'0' => self.pop().map(drop),                     // POP
             b'2' => self.top().map(|id| self.stack.push(id)), // DUP
-            other => Err(self.error("an opcode of protocol 2 to 4 that a state dict needs", format!("{other:#04x}"))),
+            other => Err(self.error(
+                "an opcode of protocol 2 to 4 that a state dict needs",
+                format!("{other:#04x}"),
+            )),
         }
     }
 
     fn integer(&mut self, opcode: u8) -> Result<(), PickleError> {
         let len = match opcode {
-            b'K' => 1,                          // BININT1
-            b'M' => 2,                          // BININT2
-            b'J' => 4,                          // BININT
-            _ => usize::from(self.byte()?),     // LONG1
+            b'K' => 1,                      // BININT1
+            b'M' => 2,                      // BININT2
+            b'J' => 4,                      // BININT
+            _ => usize::from(self.byte()?), // LONG1
         };
         let bytes = self.take(len)?;
         let mut wide = [0; 8];
@@ -144,7 +160,11 @@ impl Machine<'_> {
     }
 
     fn bytes(&mut self, opcode: u8) -> Result<(), PickleError> {
-        let len = if opcode == b'C' { usize::from(self.byte()?) } else { self.length::<4>()? };
+        let len = if opcode == b'C' {
+            usize::from(self.byte()?)
+        } else {
+            self.length::<4>()?
+        };
         self.take(len)?;
         self.push(Object::Opaque)
     }
@@ -190,7 +210,11 @@ impl Machine<'_> {
     }
 
     fn append(&mut self, opcode: u8) -> Result<(), PickleError> {
-        let mut items = if opcode == b'a' { vec![self.pop()?] } else { self.pop_to_mark()? };
+        let mut items = if opcode == b'a' {
+            vec![self.pop()?]
+        } else {
+            self.pop_to_mark()?
+        };
         let target = self.top()?;
         match self.arena.get_mut(target as usize) {
             Some(Object::List(list)) => {
@@ -207,9 +231,18 @@ impl Machine<'_> {
             (self.line()?, self.line()?) // GLOBAL
         } else {
             let (name, module) = (self.pop()?, self.pop()?); // STACK_GLOBAL
-            match (self.arena.get(module as usize), self.arena.get(name as usize)) {
-                (Some(Object::Text(module)), Some(Object::Text(name))) => (module.clone(), name.clone()),
-                _ => return Err(self.error("the texts of a module and a name", "other objects".into())),
+            match (
+                self.arena.get(module as usize),
+                self.arena.get(name as usize),
+            ) {
+                (Some(Object::Text(module)), Some(Object::Text(name))) => {
+                    (module.clone(), name.clone())
+                }
+                _ => {
+                    return Err(
+                        self.error("the texts of a module and a name", "other objects".into())
+                    );
+                }
             }
         };
         self.push(Object::Global(format!("{module}.{name}")))
@@ -218,7 +251,11 @@ impl Machine<'_> {
     fn call(&mut self) -> Result<(), PickleError> {
         let (args, callable) = (self.pop()?, self.pop()?);
         let is_dict = matches!(self.arena.get(callable as usize), Some(Object::Global(name)) if name == "collections.OrderedDict");
-        self.push(if is_dict { Object::Dict(Vec::new()) } else { Object::Call { callable, args } })
+        self.push(if is_dict {
+            Object::Dict(Vec::new())
+        } else {
+            Object::Call { callable, args }
+        })
     }
 
     fn memoize(&mut self, opcode: u8) -> Result<(), PickleError> {
@@ -229,7 +266,10 @@ impl Machine<'_> {
         };
         // Picklers number their memo from 0; a gap that no pickle of this length can fill would only cost memory.
         if slot > self.program.len() {
-            return Err(self.error("a memo slot below the length of the pickle", slot.to_string()));
+            return Err(self.error(
+                "a memo slot below the length of the pickle",
+                slot.to_string(),
+            ));
         }
         let id = self.top()?;
         if slot >= self.memo.len() {
@@ -240,7 +280,11 @@ impl Machine<'_> {
     }
 
     fn recall(&mut self, opcode: u8) -> Result<(), PickleError> {
-        let slot = if opcode == b'h' { usize::from(self.byte()?) } else { self.length::<4>()? };
+        let slot = if opcode == b'h' {
+            usize::from(self.byte()?)
+        } else {
+            self.length::<4>()?
+        };
         match self.memo.get(slot).copied().flatten() {
             Some(id) => {
                 self.stack.push(id);
@@ -258,7 +302,8 @@ impl Machine<'_> {
     }
 
     fn push(&mut self, object: Object) -> Result<(), PickleError> {
-        let id = Id::try_from(self.arena.len()).map_err(|_| self.error("fewer than 2^32 objects", "more".into()))?;
+        let id = Id::try_from(self.arena.len())
+            .map_err(|_| self.error("fewer than 2^32 objects", "more".into()))?;
         self.arena.push(object);
         self.stack.push(id);
         Ok(())
@@ -298,7 +343,8 @@ impl Machine<'_> {
     fn length<const N: usize>(&mut self) -> Result<usize, PickleError> {
         let mut wide = [0; 8];
         wide[..N].copy_from_slice(self.take(N)?);
-        usize::try_from(u64::from_le_bytes(wide)).map_err(|_| self.error("a length", "one beyond memory".into()))
+        usize::try_from(u64::from_le_bytes(wide))
+            .map_err(|_| self.error("a length", "one beyond memory".into()))
     }
 
     fn line(&mut self) -> Result<String, PickleError> {
@@ -314,7 +360,10 @@ impl Machine<'_> {
 
     fn take(&mut self, len: usize) -> Result<&[u8], PickleError> {
         if len > self.program.len() - self.position {
-            return Err(self.error(&format!("{len} more bytes"), format!("{}", self.program.len() - self.position)));
+            return Err(self.error(
+                &format!("{len} more bytes"),
+                format!("{}", self.program.len() - self.position),
+            ));
         }
         let start = self.position;
         self.position += len;
@@ -322,6 +371,10 @@ impl Machine<'_> {
     }
 
     fn error(&self, expected: &str, found: String) -> PickleError {
-        PickleError { position: self.position, expected: expected.to_owned(), found }
+        PickleError {
+            position: self.position,
+            expected: expected.to_owned(),
+            found,
+        }
     }
 }

@@ -31,10 +31,16 @@ const WRAPPERS: [&str; 3] = ["state_dict", "model", "module"];
 /// Lists the tensors of the state dict at the root.
 pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor>, StateDictError> {
     let Object::Dict(mut entries) = objects.get(objects.root).clone() else {
-        return Err(error("data.pkl", "a dict of tensors", describe(objects, objects.root)));
+        return Err(error(
+            "data.pkl",
+            "a dict of tensors",
+            describe(objects, objects.root),
+        ));
     };
     let wrapped = WRAPPERS.iter().find_map(|key| {
-        let (_, value) = entries.iter().find(|(name, _)| matches!(objects.get(*name), Object::Text(name) if name == key))?;
+        let (_, value) = entries
+            .iter()
+            .find(|(name, _)| matches!(objects.get(*name), Object::Text(name) if name == key))?;
         match objects.get(*value) {
             Object::Dict(inner) => Some(inner.clone()),
             _ => None,
@@ -45,7 +51,9 @@ pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor>, StateDictE
     }
     let mut tensors = Vec::new();
     for (name, value) in entries {
-        if let (Object::Text(name), call @ Object::Call { .. }) = (objects.get(name), objects.get(value)) {
+        if let (Object::Text(name), call @ Object::Call { .. }) =
+            (objects.get(name), objects.get(value))
+        {
             tensors.push(tensor(objects, name, call)?);
         }
     }
@@ -61,28 +69,58 @@ fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, 
     match (function.as_str(), args) {
         ("torch._utils._rebuild_parameter", Some([data, ..])) => match objects.get(*data) {
             // Only one level: a parameter of a parameter is never written, and would let a file recurse without end.
-            inner @ Object::Call { callable, .. } if describe(objects, *callable) == "torch._utils._rebuild_tensor_v2" => {
+            inner @ Object::Call { callable, .. }
+                if describe(objects, *callable) == "torch._utils._rebuild_tensor_v2" =>
+            {
                 tensor(objects, name, inner)
             }
-            _ => Err(error(&field, "a tensor in a parameter", describe(objects, *data))),
+            _ => Err(error(
+                &field,
+                "a tensor in a parameter",
+                describe(objects, *data),
+            )),
         },
         ("torch._utils._rebuild_tensor_v2", Some([storage, offset, shape, stride, ..])) => {
-            let parts = storage_reference(objects, *storage).zip(size(objects, *offset)).zip(sizes(objects, *shape)).zip(sizes(objects, *stride));
+            let parts = storage_reference(objects, *storage)
+                .zip(size(objects, *offset))
+                .zip(sizes(objects, *shape))
+                .zip(sizes(objects, *stride));
             let Some(((((storage_type, storage), offset), shape), stride)) = parts else {
-                return Err(error(&field, "storage, offset, size and stride", "something else".into()));
+                return Err(error(
+                    &field,
+                    "storage, offset, size and stride",
+                    "something else".into(),
+                ));
             };
-            Ok(StoredTensor { name: name.to_owned(), storage_type, storage, offset: offset as u64, shape, stride })
+            Ok(StoredTensor {
+                name: name.to_owned(),
+                storage_type,
+                storage,
+                offset: offset as u64,
+                shape,
+                stride,
+            })
         }
-        (function, _) => Err(error(&field, "torch._utils._rebuild_tensor_v2 with its arguments", format!("a call of {function} (not executed)"))),
+        (function, _) => Err(error(
+            &field,
+            "torch._utils._rebuild_tensor_v2 with its arguments",
+            format!("a call of {function} (not executed)"),
+        )),
     }
 }
 
 /// `("storage", torch.HalfStorage, "17", "cpu", 4096)`: class and key.
 fn storage_reference(objects: &Objects, id: Id) -> Option<(String, String)> {
-    let Object::Persistent(reference) = objects.get(id) else { return None };
-    let [_, class, key, ..] = tuple(objects, *reference)? else { return None };
+    let Object::Persistent(reference) = objects.get(id) else {
+        return None;
+    };
+    let [_, class, key, ..] = tuple(objects, *reference)? else {
+        return None;
+    };
     match (objects.get(*class), objects.get(*key)) {
-        (Object::Global(class), Object::Text(key)) => Some((class.strip_prefix("torch.")?.to_owned(), key.clone())),
+        (Object::Global(class), Object::Text(key)) => {
+            Some((class.strip_prefix("torch.")?.to_owned(), key.clone()))
+        }
         _ => None,
     }
 }
@@ -102,7 +140,10 @@ fn size(objects: &Objects, id: Id) -> Option<usize> {
 }
 
 fn sizes(objects: &Objects, id: Id) -> Option<Vec<usize>> {
-    tuple(objects, id)?.iter().map(|&id| size(objects, id)).collect()
+    tuple(objects, id)?
+        .iter()
+        .map(|&id| size(objects, id))
+        .collect()
 }
 
 /// A short description for messages: never the whole graph.
@@ -122,5 +163,9 @@ fn describe(objects: &Objects, id: Id) -> String {
 }
 
 fn error(field: &str, expected: &str, found: String) -> StateDictError {
-    StateDictError { field: field.to_owned(), expected: expected.to_owned(), found }
+    StateDictError {
+        field: field.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    }
 }

@@ -40,7 +40,12 @@ impl<'a> Archive<'a> {
             rest = after;
             count -= 1;
             if entries.insert(name.clone(), entry).is_some() {
-                return Err(error(file, &format!("zip entry `{name}`"), "to appear once", "there twice"));
+                return Err(error(
+                    file,
+                    &format!("zip entry `{name}`"),
+                    "to appear once",
+                    "there twice",
+                ));
             }
         }
         Ok(Self { file, entries })
@@ -57,12 +62,20 @@ impl<'a> Archive<'a> {
 
     /// The one entry whose name ends so.
     pub(super) fn only_entry_ending_with(&self, suffix: &str) -> Result<(&str, Entry), LoadError> {
-        let mut found = self.entries.iter().filter(|(name, _)| name.ends_with(suffix));
+        let mut found = self
+            .entries
+            .iter()
+            .filter(|(name, _)| name.ends_with(suffix));
         match (found.next(), found.next()) {
             (Some((name, entry)), None) => Ok((name, *entry)),
             (first, _) => {
                 let found = if first.is_some() { "several" } else { "none" };
-                Err(error(self.file, &format!("zip entries named *{suffix}"), "one", found))
+                Err(error(
+                    self.file,
+                    &format!("zip entries named *{suffix}"),
+                    "one",
+                    found,
+                ))
             }
         }
     }
@@ -74,12 +87,20 @@ fn directory(file: &SourceFile) -> Result<(&[u8], u64), LoadError> {
     if !bytes.starts_with(&LOCAL.to_le_bytes()) {
         let found = bytes[..bytes.len().min(4)].escape_ascii().to_string();
         let expected = "`PK\\x03\\x04` (a zip archive, which torch.save writes since 1.6; load and save an older file again)";
-        return Err(error(file, "the first bytes", expected, &format!("`{found}`")));
+        return Err(error(
+            file,
+            "the first bytes",
+            expected,
+            &format!("`{found}`"),
+        ));
     }
     // The end record is followed by a comment of at most 65535 bytes.
     let tail_start = bytes.len().saturating_sub(END_BYTES + 0xffff);
     let tail = &bytes[tail_start..];
-    let at = tail.windows(4).rposition(|window| window == END.to_le_bytes()).map(|at| at + tail_start);
+    let at = tail
+        .windows(4)
+        .rposition(|window| window == END.to_le_bytes())
+        .map(|at| at + tail_start);
     let record = at.and_then(|at| bytes.get(at..at + END_BYTES));
     let (Some(at), Some(record)) = (at, record) else {
         return Err(LoadError::Truncated {
@@ -89,30 +110,80 @@ fn directory(file: &SourceFile) -> Result<(&[u8], u64), LoadError> {
             found: file.len(),
         });
     };
-    let (mut count, mut len, mut offset) = (u64::from(u16_at(record, 10)), u64::from(u32_at(record, 12)), u64::from(u32_at(record, 16)));
-    let locator = at.checked_sub(20).map(|start| &bytes[start..at]).filter(|locator| u32_at(locator, 0) == END64_LOCATOR);
+    let (mut count, mut len, mut offset) = (
+        u64::from(u16_at(record, 10)),
+        u64::from(u32_at(record, 12)),
+        u64::from(u32_at(record, 16)),
+    );
+    let locator = at
+        .checked_sub(20)
+        .map(|start| &bytes[start..at])
+        .filter(|locator| u32_at(locator, 0) == END64_LOCATOR);
     if let Some(locator) = locator {
         let end64 = slice(file, u64_at(locator, 8), 56).filter(|end64| u32_at(end64, 0) == END64);
-        let end64 = end64.ok_or_else(|| error(file, "the zip64 end record", "inside the file", "outside or damaged"))?;
+        let end64 = end64.ok_or_else(|| {
+            error(
+                file,
+                "the zip64 end record",
+                "inside the file",
+                "outside or damaged",
+            )
+        })?;
         (count, len, offset) = (u64_at(end64, 32), u64_at(end64, 40), u64_at(end64, 48));
     }
-    let directory = slice(file, offset, len).filter(|directory| count <= (directory.len() / CENTRAL_BYTES) as u64);
+    let directory = slice(file, offset, len)
+        .filter(|directory| count <= (directory.len() / CENTRAL_BYTES) as u64);
     let expected = format!("{count} entries in {len} bytes at {offset}");
-    directory.map(|directory| (directory, count)).ok_or_else(|| error(file, "the zip directory", &expected, &format!("a file of {} bytes", file.len())))
+    directory
+        .map(|directory| (directory, count))
+        .ok_or_else(|| {
+            error(
+                file,
+                "the zip directory",
+                &expected,
+                &format!("a file of {} bytes", file.len()),
+            )
+        })
 }
 
 /// Parses the first entry of the central directory; returns its name, the place of its data and the rest.
-fn central_entry<'a>(file: &SourceFile, directory: &'a [u8]) -> Result<(String, Entry, &'a [u8]), LoadError> {
-    let damaged = || error(file, "a zip directory entry", "whole", "cut short or damaged");
-    let fixed = directory.get(..CENTRAL_BYTES).filter(|fixed| u32_at(fixed, 0) == CENTRAL).ok_or_else(damaged)?;
-    let (name_len, extra_len, comment_len) = (usize::from(u16_at(fixed, 28)), usize::from(u16_at(fixed, 30)), usize::from(u16_at(fixed, 32)));
+fn central_entry<'a>(
+    file: &SourceFile,
+    directory: &'a [u8],
+) -> Result<(String, Entry, &'a [u8]), LoadError> {
+    let damaged = || {
+        error(
+            file,
+            "a zip directory entry",
+            "whole",
+            "cut short or damaged",
+        )
+    };
+    let fixed = directory
+        .get(..CENTRAL_BYTES)
+        .filter(|fixed| u32_at(fixed, 0) == CENTRAL)
+        .ok_or_else(damaged)?;
+    let (name_len, extra_len, comment_len) = (
+        usize::from(u16_at(fixed, 28)),
+        usize::from(u16_at(fixed, 30)),
+        usize::from(u16_at(fixed, 32)),
+    );
     let variable = &directory[CENTRAL_BYTES..];
     let name = variable.get(..name_len).ok_or_else(damaged)?;
-    let extra = variable.get(name_len..name_len + extra_len).ok_or_else(damaged)?;
-    let rest = variable.get(name_len + extra_len + comment_len..).ok_or_else(damaged)?;
+    let extra = variable
+        .get(name_len..name_len + extra_len)
+        .ok_or_else(damaged)?;
+    let rest = variable
+        .get(name_len + extra_len + comment_len..)
+        .ok_or_else(damaged)?;
     let name = String::from_utf8_lossy(name).into_owned();
     if u16_at(fixed, 10) != 0 {
-        return Err(error(file, &format!("compression of zip entry `{name}`"), "0 (stored)", &u16_at(fixed, 10).to_string()));
+        return Err(error(
+            file,
+            &format!("compression of zip entry `{name}`"),
+            "0 (stored)",
+            &u16_at(fixed, 10).to_string(),
+        ));
     }
     let mut wide = zip64_fields(extra);
     let mut field = |at| match u32_at(fixed, at) {
@@ -120,15 +191,21 @@ fn central_entry<'a>(file: &SourceFile, directory: &'a [u8]) -> Result<(String, 
         narrow => Ok(u64::from(narrow)),
     };
     let (len, _compressed_len, header_offset) = (field(24)?, field(20)?, field(42)?);
-    let header = slice(file, header_offset, LOCAL_BYTES).filter(|header| u32_at(header, 0) == LOCAL);
+    let header =
+        slice(file, header_offset, LOCAL_BYTES).filter(|header| u32_at(header, 0) == LOCAL);
     let entry = header.and_then(|header| {
-        let offset = header_offset + LOCAL_BYTES + u64::from(u16_at(header, 26)) + u64::from(u16_at(header, 28));
+        let offset = header_offset
+            + LOCAL_BYTES
+            + u64::from(u16_at(header, 26))
+            + u64::from(u16_at(header, 28));
         slice(file, offset, len).map(|_| Entry { offset, len })
     });
     let entry = entry.ok_or_else(|| LoadError::Truncated {
         file: file.path().to_path_buf(),
         what: format!("zip entry `{name}`"),
-        expected: header_offset.saturating_add(LOCAL_BYTES).saturating_add(len),
+        expected: header_offset
+            .saturating_add(LOCAL_BYTES)
+            .saturating_add(len),
         found: file.len(),
     })?;
     Ok((name, entry, rest))
@@ -139,9 +216,16 @@ fn zip64_fields(mut extra: &[u8]) -> impl Iterator<Item = u64> {
     let mut fields = Vec::new();
     while extra.len() >= 4 {
         let (id, len) = (u16_at(extra, 0), usize::from(u16_at(extra, 2)));
-        let Some(data) = extra.get(4..4 + len) else { break };
+        let Some(data) = extra.get(4..4 + len) else {
+            break;
+        };
         if id == ZIP64_EXTRA {
-            fields = data.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+            fields = data
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|chunk| u64::from_le_bytes(*chunk))
+                .collect();
         }
         extra = &extra[4 + len..];
     }
@@ -168,5 +252,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn error(file: &SourceFile, field: &str, expected: &str, found: &str) -> LoadError {
-    LoadError::Header { file: file.path().to_path_buf(), field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
+    LoadError::Header {
+        file: file.path().to_path_buf(),
+        field: field.to_owned(),
+        expected: expected.to_owned(),
+        found: found.to_owned(),
+    }
 }
