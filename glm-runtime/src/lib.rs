@@ -1,14 +1,26 @@
-//! Runs GLM language models inside a Rust program.
+//! Runs GLM language models inside a Rust program: loading, a paged KV cache, continuous batching, sampling and streams.
 //!
-//! ```no_run
-//! use glm_runtime::{ChatOptions, Engine, Message};
+//! ```
+//! use glm_runtime::{ChatOptions, Engine, GenerateOptions, Message};
 //!
 //! let engine = Engine::builder("demo").build()?;
-//! for text in engine.chat([Message::user("What is a token?")], ChatOptions::default())?.texts() {
+//! let generate = GenerateOptions { max_tokens: Some(16), ..GenerateOptions::default() };
+//! let options = ChatOptions { generate, ..ChatOptions::default() };
+//! for text in engine.chat([Message::text("user", "What is a token?")], options)?.texts() {
 //!     print!("{}", text?);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! - [`Engine::builder`] takes MODEL (`demo`, a directory, a `.gguf` file, a hub id, `random:PRESET`) and builds an
+//!   [`EngineHandle`], which can be cloned and used from any thread: [`chat`](EngineHandle::chat),
+//!   [`generate`](EngineHandle::generate), [`submit`](EngineHandle::submit), [`score`](EngineHandle::score).
+//! - A [`RequestStream`] is iterated over or polled as a `futures` stream; it ends with exactly one final [`Event`].
+//! - [`Engine`] is the same without a thread: token ids in, token ids out, one [`step`](Engine::step) at a time.
+//! - [`bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`.
+//!
+//! Greedy answers, and sampled ones with a seed, do not depend on what else runs: not on companions in the batch, not on how
+//! a prompt is cut into chunks, not on preemption.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -32,6 +44,7 @@ pub use engine::{
     Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
+pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use load::{ModelSource, RandomWeights, SourceTensor, TensorSpec};

@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use glm_runtime::{Engine, EngineBuilder, EngineOptions, Isa, Trace};
+use glm_runtime::quantize::{QuantizeOptions, quantize_to_gguf};
+use glm_runtime::{
+    Engine, EngineBuilder, EngineOptions, Isa, ModelSource, OpenOptions, Trace, WeightFormat,
+};
 use safetensors::{Dtype, SafeTensors};
 
 mod common;
@@ -104,10 +107,22 @@ fn every_checkpoint_equals_transformers_on_every_isa() {
 fn the_same_holds_for_gguf() {
     for case in CASES {
         let golden = Golden::open(tiny(case).join("golden.safetensors"));
-        check(&format!("{case} gguf bf16"), &golden, open(&tiny(case).join("model-bf16.gguf")));
+        let whole = tiny(case).join("model-bf16.gguf");
+        let file = if whole.exists() { whole } else { tiny(case).join("model-00001-of-00002.gguf") };
+        check(&format!("{case} gguf bf16"), &golden, open(&file));
     }
-    let golden = Golden::open(tiny("tiny-glm").join("golden.safetensors"));
-    check("split gguf", &golden, open(&tiny("tiny-glm").join("model-00001-of-00002.gguf")));
+}
+
+#[test]
+fn the_same_holds_for_gguf_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in CASES {
+        let golden = Golden::open(tiny(case).join("golden.safetensors"));
+        let source = ModelSource::open(tiny(case).to_str().unwrap(), &OpenOptions::default(), 0).unwrap();
+        let output = folder.path().join(format!("{case}.gguf"));
+        quantize_to_gguf(&source, &output, &QuantizeOptions::new(WeightFormat::F32)).unwrap();
+        check(&format!("{case} gguf f32"), &golden, open(&output));
+    }
 }
 
 #[test]
@@ -130,7 +145,15 @@ fn a_prompt_crosses_a_block_boundary_and_its_answer_another() {
     }
 }
 
-/// Weights in blocks are exact; activations are rounded to 8 bits for them, which costs about half a percent.
+/// Length of the difference relative to the length of what is wanted.
+fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    length(&mut got.iter().zip(want).map(|(g, w)| g - w)) / length(&mut want.iter().copied())
+}
+
+/// Weights in blocks are exact; activations are rounded to 8 bits for them, which costs about two percent in a model that is
+/// nothing but noise.
 #[test]
 fn block_formats_from_gguf_are_close_to_their_dequantised_weights() {
     for (file, golden) in [
@@ -141,7 +164,9 @@ fn block_formats_from_gguf_are_close_to_their_dequantised_weights() {
         for isa in Isa::available() {
             let mut engine = open(&tiny(file)).isa(isa).build_engine().unwrap();
             for (p, ids) in golden.prompts() {
-                check_trace(&format!("{file} {}", isa.name()), &golden, p, &engine.trace(&ids).unwrap(), 0.02);
+                let got = engine.trace(&ids).unwrap().logits;
+                let error = relative_error(&got, &golden.f32s(&format!("p{p}.logits")));
+                assert!(error < 0.04, "{file} {} p{p}: {error}", isa.name());
             }
         }
     }
@@ -150,21 +175,17 @@ fn block_formats_from_gguf_are_close_to_their_dequantised_weights() {
 #[test]
 fn quantising_while_loading_stays_close_and_says_what_it_could_not_do() {
     let golden = Golden::open(tiny("tiny-glm4").join("golden.safetensors"));
-    let mut worst = Vec::new();
-    for format in ["q8_0", "q4_0"] {
-        let format: glm_runtime::WeightFormat = format.parse().unwrap();
+    let (p, ids) = golden.prompts().remove(0);
+    let want = golden.f32s(&format!("p{p}.logits"));
+    let errors = [WeightFormat::Q8_0, WeightFormat::Q4_0].map(|format| {
         let mut engine = open(&tiny("tiny-glm4")).quantize(format).build_engine().unwrap();
         let formats = &engine.model_info().formats;
         assert!(formats.iter().any(|(name, _)| name == format.name()), "{formats:?}");
-        let (p, ids) = golden.prompts().remove(0);
-        let (got, want) = (engine.trace(&ids).unwrap().logits, golden.f32s(&format!("p{p}.logits")));
-        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-        worst.push(norm(&mut got.iter().zip(&want).map(|(g, w)| g - w)) / norm(&mut want.iter().copied()));
-    }
-    assert!(worst[0] < 0.02 && worst[1] < 0.4 && worst[0] < worst[1], "{worst:?}");
+        relative_error(&engine.trace(&ids).unwrap().logits, &want)
+    });
+    assert!(errors[0] < 0.06 && errors[1] < 0.5 && errors[0] < errors[1] / 4.0, "{errors:?}");
 
-    let q4_k: glm_runtime::WeightFormat = "q4_k".parse().unwrap();
-    let engine = open(&tiny("tiny-glm4")).quantize(q4_k).build_engine().unwrap();
+    let engine = open(&tiny("tiny-glm4")).quantize(WeightFormat::Q4K).build_engine().unwrap();
     let notes = &engine.model_info().load_notes;
     assert!(notes.iter().any(|note| note.contains("q8_0") || note.contains("f16")), "{notes:?}");
 }

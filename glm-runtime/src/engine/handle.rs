@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::Sender;
+use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
@@ -12,7 +13,7 @@ use super::stream::RequestStream;
 use super::limits::Limits;
 use super::ModelInfo;
 use crate::error::EngineError;
-use crate::request::{Event, GenerateOptions, Prompt, Request, RequestId};
+use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
 
 /// A message to the engine thread.
@@ -65,6 +66,27 @@ impl std::fmt::Debug for EngineHandle {
 impl EngineHandle {
     pub(super) fn new(commands: Sender<Command>, shared: Arc<Shared>, front: Arc<Front>) -> Self {
         Self { commands, shared, front }
+    }
+
+    /// Answers a conversation: renders it with the checkpoint's chat template and streams the assistant's turn.
+    ///
+    /// # Errors
+    /// [`EngineError::NoTokenizer`] for a model without one, [`EngineError::Template`] if the template refuses the
+    /// messages, and whatever [`Self::submit`] returns.
+    pub fn chat(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+        options: ChatOptions,
+    ) -> Result<RequestStream, EngineError> {
+        let request = ChatRequest {
+            messages: messages.into_iter().collect(),
+            tools: options.tools,
+            add_generation_prompt: true,
+            enable_thinking: options.enable_thinking,
+            kwargs: options.template_kwargs,
+        };
+        let prompt = self.chat_format()?.encode(self.tokenizer()?, &request)?;
+        self.submit(Request { prompt, options: options.generate })
     }
 
     /// Continues a prompt without a chat template.

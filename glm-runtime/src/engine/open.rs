@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use glm_core::{Checkpoint, DenseConfig, GenerationConfig, ModelConfig};
+use glm_core::{Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig, Tokenizer};
 use glm_kernels::{CpuOptions, Device, KvDType, WeightFormat, quant};
 
 use super::handle::Front;
@@ -179,6 +179,14 @@ fn eos_token_ids(source: &ModelSource) -> Vec<u32> {
     if generation.is_empty() { source.config().dense().eos_token_ids.clone() } else { generation }
 }
 
+/// `None` for a model without one: it still runs in token ids.
+fn tokenizer(source: &ModelSource) -> Result<Option<Tokenizer>, BuildError> {
+    match source.checkpoint().map(Checkpoint::tokenizer).transpose() {
+        Err(LoadError::NoTokenizer { .. }) => Ok(None),
+        tokenizer => Ok(tokenizer?),
+    }
+}
+
 impl Front {
     fn new(
         source: &ModelSource,
@@ -187,8 +195,11 @@ impl Front {
         loaded: &Loaded,
         quantize: Option<WeightFormat>,
     ) -> Result<Self, BuildError> {
-        let tokenizer = source.checkpoint().map(Checkpoint::tokenizer).transpose()?;
-        let chat_format = source.checkpoint().map(Checkpoint::chat_format).transpose()?;
+        let tokenizer = tokenizer(source)?;
+        let chat_format = match (source.checkpoint(), &tokenizer) {
+            (Some(checkpoint), Some(_)) => Some(checkpoint.chat_format()?),
+            _ => None,
+        };
         let config = source.config().dense();
         let mut load_notes = source.checkpoint().map(|c| c.warnings().to_vec()).unwrap_or_default();
         load_notes.extend(fallback_notes(loaded, quantize));
