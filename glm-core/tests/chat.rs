@@ -130,7 +130,7 @@ fn template_features_mean_what_they_mean_in_jinja() {
 fn glm4_templates_get_openai_messages_in_their_own_words() {
     let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
     let messages = json!([
-        {"role": "user", "content": parts},
+        {"role": "user", "content": parts.clone()},
         {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": "{\"x\":1}"}}, {"function": {"name": "g", "arguments": {"y": "é"}}}]},
         {"role": "tool", "content": "ok", "tool_call_id": "1"},
     ]);
@@ -150,6 +150,17 @@ fn glm4_templates_get_openai_messages_in_their_own_words() {
         .render(&request)
         .unwrap();
     assert_eq!(z1, format!("{expected}\n<think>"));
+
+    // a template that walks through the parts gets them as they are
+    let walks = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}\
+        {% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}";
+    assert_eq!(
+        chat(walks, json!([{"role": "user", "content": parts}])).unwrap(),
+        "ab"
+    );
+    // one that refuses everything is left alone
+    let refusal = chat("{{ raise_exception('no') }}", json!([]));
+    assert!(matches!(refusal, Err(TemplateError::Raised { .. })));
 
     let image =
         json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": ""}}]}]);

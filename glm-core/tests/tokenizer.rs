@@ -38,7 +38,7 @@ fn hugging_face() -> Tokenizer {
 
 fn tiktoken() -> Tokenizer {
     let config = String::from_utf8(data("tiktoken_config.json")).unwrap();
-    Tokenizer::from_model_file(
+    Tokenizer::from_tiktoken(
         &data("tiktoken.model"),
         Some(&config),
         Path::new("tokenizer.model"),
@@ -47,7 +47,7 @@ fn tiktoken() -> Tokenizer {
 }
 
 fn sentencepiece(name: &str) -> Tokenizer {
-    Tokenizer::from_model_file(
+    Tokenizer::from_sentencepiece(
         &data(&format!("{name}.model")),
         None,
         Path::new("tokenizer.model"),
@@ -377,29 +377,17 @@ mod hostile {
 
     #[test]
     fn duplicate_merges_are_harmless() {
-        let json = with_model(
-            r#"{"vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":["a b","a b","ab a","a b"]}"#,
+        let model = r#"{"vocab":{"a":0,"b":1,"ab":2,"aba":3},"merges":["a b","a b","ab a","a b"]}"#;
+        let path = Path::new("file.json");
+        let tokenizer = Tokenizer::from_hf_json(with_model(model).as_bytes(), path).unwrap();
+        // the last place of a doubled merge counts, as in the tokenizers crate: `ab a` comes before the last `a b`
+        let ids = tokenizer.encode("abab", SpecialTokens::Plain).unwrap();
+        assert_eq!(ids, [3, 1]);
+        let unknown = tokenizer.encode("c", SpecialTokens::Plain).unwrap_err();
+        assert!(
+            matches!(unknown, TokenizerError::Unencodable { byte: b'c' }),
+            "{unknown}"
         );
-        let tokenizer = Tokenizer::from_hf_json(json.as_bytes(), Path::new("file.json")).unwrap();
-        assert_eq!(
-            tokenizer.encode("abaab", SpecialTokens::Plain).unwrap(),
-            [0, 1, 3]
-                .repeat(0)
-                .into_iter()
-                .chain(tokenizer.encode("abaab", SpecialTokens::Plain).unwrap())
-                .collect::<Vec<_>>()
-        );
-        assert_eq!(
-            tokenizer.decode(
-                &tokenizer.encode("abaab", SpecialTokens::Plain).unwrap(),
-                false
-            ),
-            "abaab"
-        );
-        assert!(matches!(
-            tokenizer.encode("c", SpecialTokens::Plain),
-            Err(TokenizerError::Unencodable { byte: b'c' })
-        ));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use super::{ChatRequest, TemplateError};
 use crate::tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
 
 /// What ChatGLM3 was trained to read before a list of tools.
-const TOOLS_HEADER: &str = "Answer the following questions as best as you can. You have access to the following tools:";
+const TOOLS_HEADER: &str =
+    "Answer the following questions as best as you can. You have access to the following tools:";
 
 /// A piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,17 +60,33 @@ pub(super) fn chatglm3(request: &ChatRequest) -> Result<Vec<Piece>, TemplateErro
         pieces.push(Piece::Text(content));
     };
     if !request.tools.is_empty() {
-        let functions = request.tools.iter().map(|tool| tool.get("function").unwrap_or(tool).clone()).collect();
-        turn("system", "", format!("{TOOLS_HEADER}\n{}", indented(&Json::Array(functions))));
+        let functions = request
+            .tools
+            .iter()
+            .map(|tool| tool.get("function").unwrap_or(tool).clone())
+            .collect();
+        turn(
+            "system",
+            "",
+            format!("{TOOLS_HEADER}\n{}", indented(&Json::Array(functions))),
+        );
     }
     for (index, message) in request.messages.iter().enumerate() {
         let content = text_of(message, index)?;
         match message.role.as_str() {
-            "system" | "user" | "observation" => turn(&message.role, message.metadata.as_deref().unwrap_or_default(), content),
+            "system" | "user" | "observation" => turn(
+                &message.role,
+                message.metadata.as_deref().unwrap_or_default(),
+                content,
+            ),
             "tool" | "function" => turn("observation", "", content),
             "assistant" => {
                 if !content.is_empty() || message.tool_calls.is_empty() {
-                    turn("assistant", message.metadata.as_deref().unwrap_or_default(), content);
+                    turn(
+                        "assistant",
+                        message.metadata.as_deref().unwrap_or_default(),
+                        content,
+                    );
                 }
                 for call in &message.tool_calls {
                     turn("assistant", call.name(), python_call(&call.arguments()));
@@ -77,7 +94,11 @@ pub(super) fn chatglm3(request: &ChatRequest) -> Result<Vec<Piece>, TemplateErro
             }
             role => {
                 let known = "system, user, assistant, tool, observation";
-                return Err(TemplateError::Role { index, role: role.to_owned(), known });
+                return Err(TemplateError::Role {
+                    index,
+                    role: role.to_owned(),
+                    known,
+                });
             }
         }
     }
@@ -100,19 +121,33 @@ pub(super) fn chatglm2(request: &ChatRequest) -> Result<Vec<Piece>, TemplateErro
                 round += 1;
                 let separator = if round == 1 { "" } else { "\n\n" };
                 let preamble = std::mem::take(&mut preamble);
-                text.push_str(&format!("{separator}[Round {round}]\n\n问：{preamble}{content}\n\n答："));
+                text.push_str(&format!(
+                    "{separator}[Round {round}]\n\n问：{preamble}{content}\n\n答："
+                ));
             }
             "assistant" => text.push_str(&content),
-            role => return Err(TemplateError::Role { index, role: role.to_owned(), known: "system, user, assistant" }),
+            role => {
+                return Err(TemplateError::Role {
+                    index,
+                    role: role.to_owned(),
+                    known: "system, user, assistant",
+                });
+            }
         }
     }
-    Ok(vec![Piece::Token("[gMASK]".into()), Piece::Token("sop".into()), Piece::Text(text)])
+    Ok(vec![
+        Piece::Token("[gMASK]".into()),
+        Piece::Token("sop".into()),
+        Piece::Text(text),
+    ])
 }
 
 fn text_of(message: &Message, index: usize) -> Result<String, TemplateError> {
     match &message.content {
         Some(Content::Text(text)) => Ok(text.clone()),
-        _ => message.plain_text().map_err(|kind| TemplateError::Content { index, kind }),
+        _ => message
+            .plain_text()
+            .map_err(|kind| TemplateError::Content { index, kind }),
     }
 }
 
@@ -132,7 +167,9 @@ fn indented(value: &Json) -> String {
 fn python_call(arguments: &Json) -> String {
     let arguments = match arguments {
         Json::Object(entries) => {
-            let pairs = entries.iter().map(|(key, value)| format!("{key}={}", python::repr(&python::from_json(value))));
+            let pairs = entries
+                .iter()
+                .map(|(key, value)| format!("{key}={}", python::repr(&python::from_json(value))));
             pairs.collect::<Vec<_>>().join(", ")
         }
         other => python::repr(&python::from_json(other)),

@@ -69,7 +69,9 @@ pub enum TemplateError {
         known: &'static str,
     },
     /// The chat format is text only.
-    #[error("message {index}: content of type `{kind}` is not supported by this model's chat format; send text")]
+    #[error(
+        "message {index}: content of type `{kind}` is not supported by this model's chat format; send text"
+    )]
     Content {
         /// Position of the message, from 0.
         index: usize,

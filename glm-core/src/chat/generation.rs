@@ -53,7 +53,11 @@ impl Generation {
         let name = hints.name.to_ascii_lowercase();
         if hints.sentencepiece {
             let is_second = name.contains("chatglm2") || name.contains("codegeex2");
-            return if is_second { Self::ChatGlm2 } else { Self::ChatGlm3 };
+            return if is_second {
+                Self::ChatGlm2
+            } else {
+                Self::ChatGlm3
+            };
         }
         let template = hints.template.unwrap_or_default();
         let has = |text: &str| template.contains(text);
@@ -81,7 +85,10 @@ impl Generation {
 
     /// Whether answers hold a think block.
     pub fn thinks(self) -> bool {
-        matches!(self, Self::GlmZ1 | Self::Glm4v | Self::Glm45 | Self::Glm47 | Self::Glm52)
+        matches!(
+            self,
+            Self::GlmZ1 | Self::Glm4v | Self::Glm45 | Self::Glm47 | Self::Glm52
+        )
     }
 
     /// Whether the prompt itself opens the think block, so that an answer begins inside it.

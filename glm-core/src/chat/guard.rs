@@ -18,7 +18,10 @@ const CLOSE: char = '\u{fdd1}';
 /// Marks the special tokens in `messages` and `tools`; `false` if there are none and the prompt needs no guard.
 pub(super) fn mark(tokenizer: &Tokenizer, messages: &mut [Json], tools: &mut [Json]) -> bool {
     let mut found = false;
-    for message in messages.iter_mut().filter(|message| message["role"] != "assistant") {
+    for message in messages
+        .iter_mut()
+        .filter(|message| message["role"] != "assistant")
+    {
         if let Some(content) = message.get_mut("content") {
             found |= mark_value(tokenizer, content);
         }
@@ -39,8 +42,12 @@ fn mark_value(tokenizer: &Tokenizer, value: &mut Json) -> bool {
             None => false,
         },
         // `|` and not `||`: every item is to be marked
-        Json::Array(items) => items.iter_mut().fold(false, |found, item| mark_value(tokenizer, item) | found),
-        Json::Object(entries) => entries.values_mut().fold(false, |found, item| mark_value(tokenizer, item) | found),
+        Json::Array(items) => items
+            .iter_mut()
+            .fold(false, |found, item| mark_value(tokenizer, item) | found),
+        Json::Object(entries) => entries
+            .values_mut()
+            .fold(false, |found, item| mark_value(tokenizer, item) | found),
         _ => false,
     }
 }

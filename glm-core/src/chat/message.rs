@@ -20,7 +20,11 @@ pub struct ChatRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_thinking: Option<bool>,
     /// Further variables for the template, such as `clear_thinking` or `reasoning_effort` (`chat_template_kwargs`).
-    #[serde(default, rename = "chat_template_kwargs", skip_serializing_if = "Map::is_empty")]
+    #[serde(
+        default,
+        rename = "chat_template_kwargs",
+        skip_serializing_if = "Map::is_empty"
+    )]
     pub kwargs: Map<String, Value>,
 }
 
@@ -37,7 +41,11 @@ impl ChatRequest {
     /// assert!(request.add_generation_prompt && request.tools.is_empty());
     /// ```
     pub fn new(messages: Vec<Message>) -> Self {
-        Self { messages, add_generation_prompt: true, ..Self::default() }
+        Self {
+            messages,
+            add_generation_prompt: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -56,13 +64,21 @@ pub struct Message {
     /// `system`, `user`, `assistant`, `tool`; GLM-4's own `observation` too.
     pub role: String,
     /// The text; templates see `null` as absent, as in transformers.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub content: Option<Content>,
     /// What the assistant thought before it answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// Calls the assistant made.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub tool_calls: Vec<ToolCall>,
     /// GLM-4 and ChatGLM3: what stands behind the role marker, such as the name of the tool called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,7 +148,11 @@ fn null_as_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ToolC
 impl Message {
     /// A message of plain text.
     pub fn text(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Some(Content::Text(content.into())), ..Self::default() }
+        Self {
+            role: role.into(),
+            content: Some(Content::Text(content.into())),
+            ..Self::default()
+        }
     }
 
     /// The text of the message: its content, or the text parts of it joined by newlines.
@@ -154,20 +174,38 @@ impl Message {
     pub(crate) fn to_template_value(&self) -> Value {
         let mut message = Map::new();
         // transformers fills the standard field from its older names, and the name `thinking` for templates that read that
-        let aliases = [self.reasoning_content.as_deref(), self.alias("thinking"), self.alias("reasoning")];
+        let aliases = [
+            self.reasoning_content.as_deref(),
+            self.alias("thinking"),
+            self.alias("reasoning"),
+        ];
         let reasoning = aliases.into_iter().flatten().next();
         if let Some(reasoning) = reasoning {
             message.insert("thinking".into(), reasoning.into());
         }
         message.insert("role".into(), self.role.as_str().into());
         // transformers leaves out keys that are null: many templates would print "None"
-        if let Some(content) = self.content.as_ref().filter(|content| **content != Content::Null) {
+        if let Some(content) = self
+            .content
+            .as_ref()
+            .filter(|content| **content != Content::Null)
+        {
             message.insert("content".into(), json!(content));
         }
         if !self.tool_calls.is_empty() {
-            message.insert("tool_calls".into(), self.tool_calls.iter().map(ToolCall::to_template_value).collect());
+            message.insert(
+                "tool_calls".into(),
+                self.tool_calls
+                    .iter()
+                    .map(ToolCall::to_template_value)
+                    .collect(),
+            );
         }
-        let named = [("metadata", &self.metadata), ("name", &self.name), ("tool_call_id", &self.tool_call_id)];
+        let named = [
+            ("metadata", &self.metadata),
+            ("name", &self.name),
+            ("tool_call_id", &self.tool_call_id),
+        ];
         for (key, value) in named {
             if let Some(value) = value {
                 message.insert(key.into(), value.as_str().into());
@@ -197,8 +235,15 @@ fn part_text(part: &Value) -> Result<&str, String> {
 impl ToolCall {
     /// Name of the function called, wherever it stands.
     pub fn name(&self) -> &str {
-        let flat = || self.extra.get("name").and_then(Value::as_str).unwrap_or_default();
-        self.function.as_ref().map_or_else(flat, |function| &function.name)
+        let flat = || {
+            self.extra
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        self.function
+            .as_ref()
+            .map_or_else(flat, |function| &function.name)
     }
 
     /// The arguments; JSON in a string is read, so that templates can iterate over it.
@@ -216,11 +261,17 @@ impl ToolCall {
     /// The arguments as JSON text: as the client wrote them, if it sent text.
     pub(crate) fn arguments_text(&self) -> String {
         let arguments = self.raw_arguments();
-        arguments.as_str().map_or_else(|| python::compact_json(arguments), str::to_owned)
+        arguments
+            .as_str()
+            .map_or_else(|| python::compact_json(arguments), str::to_owned)
     }
 
     fn raw_arguments(&self) -> &Value {
-        let arguments = self.function.as_ref().map(|function| &function.arguments).or(self.extra.get("arguments"));
+        let arguments = self
+            .function
+            .as_ref()
+            .map(|function| &function.arguments)
+            .or(self.extra.get("arguments"));
         arguments.unwrap_or(&Value::Null)
     }
 
@@ -237,6 +288,9 @@ impl ToolCall {
 
 /// An object written as a string becomes the object; anything else stays what it is.
 fn read_arguments(arguments: &Value) -> Value {
-    let object = arguments.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok()).filter(Value::is_object);
+    let object = arguments
+        .as_str()
+        .and_then(|text| serde_json::from_str::<Value>(text).ok())
+        .filter(Value::is_object);
     object.unwrap_or_else(|| arguments.clone())
 }

@@ -6,7 +6,12 @@ use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// Methods of strings, dicts and lists; what is not here is left to `minijinja_contrib::pycompat`.
-pub(super) fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     let own = match value.kind() {
         ValueKind::String => string_method(value.as_str().unwrap_or_default(), method, args),
         ValueKind::Map if method == "copy" => from_args::<()>(args).map(|()| value.clone()),
@@ -41,7 +46,11 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
             let (separator,): (&str,) = from_args(args)?;
             refuse_empty(separator)?;
             let last = method == "rpartition";
-            let found = if last { text.rsplit_once(separator) } else { text.split_once(separator) };
+            let found = if last {
+                text.rsplit_once(separator)
+            } else {
+                text.split_once(separator)
+            };
             let parts = match found {
                 Some((before, after)) => [before, separator, after],
                 None if last => ["", "", text],
@@ -63,14 +72,20 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
         }
         "index" => {
             let (wanted,): (&str,) = from_args(args)?;
-            let at = text.find(wanted).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+            let at = text
+                .find(wanted)
+                .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
             Value::from(text[..at].chars().count())
         }
         "ljust" | "rjust" => {
             let (width, fill): (usize, Option<char>) = from_args(args)?;
             let missing = width.min(MAX_WIDTH).saturating_sub(text.chars().count());
             let padding: String = std::iter::repeat_n(fill.unwrap_or(' '), missing).collect();
-            Value::from(if method == "ljust" { format!("{text}{padding}") } else { format!("{padding}{text}") })
+            Value::from(if method == "ljust" {
+                format!("{text}{padding}")
+            } else {
+                format!("{padding}{text}")
+            })
         }
         "zfill" => {
             let (width,): (usize,) = from_args(args)?;
@@ -93,8 +108,16 @@ fn is_blank(c: char) -> bool {
 /// Python's `str.strip(chars)`, at the start, the end or both.
 pub(super) fn strip<'t>(text: &'t str, chars: Option<&str>, start: bool, end: bool) -> &'t str {
     let drops = |c: char| chars.map_or_else(|| is_blank(c), |chars| chars.contains(c));
-    let text = if start { text.trim_start_matches(drops) } else { text };
-    if end { text.trim_end_matches(drops) } else { text }
+    let text = if start {
+        text.trim_start_matches(drops)
+    } else {
+        text
+    };
+    if end {
+        text.trim_end_matches(drops)
+    } else {
+        text
+    }
 }
 
 fn split_args(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
@@ -102,13 +125,23 @@ fn split_args(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> 
     let separator = separator.or(kwargs.get("sep")?);
     let limit = limit.or(kwargs.get("maxsplit")?);
     kwargs.assert_all_used()?;
-    Ok((separator, limit.and_then(|limit| usize::try_from(limit).ok())))
+    Ok((
+        separator,
+        limit.and_then(|limit| usize::try_from(limit).ok()),
+    ))
 }
 
-fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from_right: bool) -> Result<Value, Error> {
+fn split(
+    text: &str,
+    separator: Option<&str>,
+    limit: Option<usize>,
+    from_right: bool,
+) -> Result<Value, Error> {
     let most = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
     let mut parts: Vec<&str> = match (separator, from_right) {
-        (Some(separator), _) if separator.is_empty() => return refuse_empty(separator).map(|()| Value::UNDEFINED),
+        (Some(separator), _) if separator.is_empty() => {
+            return refuse_empty(separator).map(|()| Value::UNDEFINED);
+        }
         (Some(separator), false) => text.splitn(most, separator).collect(),
         (Some(separator), true) => text.rsplitn(most, separator).collect(),
         (None, _) => split_blanks(text, most, from_right),
@@ -129,7 +162,12 @@ fn split_blanks(text: &str, most: usize, from_right: bool) -> Vec<&str> {
             parts.push(rest);
             break;
         }
-        let cut = if from_right { rest.rsplit_once(is_blank).map(|(before, part)| (part, before)) } else { rest.split_once(is_blank) };
+        let cut = if from_right {
+            rest.rsplit_once(is_blank)
+                .map(|(before, part)| (part, before))
+        } else {
+            rest.split_once(is_blank)
+        };
         let (part, remaining) = cut.unwrap_or((rest, ""));
         parts.push(part);
         rest = strip(remaining, None, !from_right, from_right);
@@ -142,14 +180,22 @@ fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut after_letter = false;
     for c in text.chars() {
-        if after_letter { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+        if after_letter {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
         after_letter = c.is_alphabetic();
     }
     out
 }
 
 fn refuse_empty(separator: &str) -> Result<(), Error> {
-    if separator.is_empty() { Err(Error::new(ErrorKind::InvalidOperation, "empty separator")) } else { Ok(()) }
+    if separator.is_empty() {
+        Err(Error::new(ErrorKind::InvalidOperation, "empty separator"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Python's line ends: more than newline and carriage return.
@@ -158,8 +204,13 @@ fn splitlines(text: &str, keep_ends: bool) -> Value {
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(is_end) {
-        let end = rest[at..].chars().next().map_or(0, char::len_utf8) + usize::from(rest[at..].starts_with("\r\n"));
-        lines.push(if keep_ends { &rest[..at + end] } else { &rest[..at] });
+        let end = rest[at..].chars().next().map_or(0, char::len_utf8)
+            + usize::from(rest[at..].starts_with("\r\n"));
+        lines.push(if keep_ends {
+            &rest[..at + end]
+        } else {
+            &rest[..at]
+        });
         rest = &rest[at + end..];
     }
     if !rest.is_empty() {
@@ -171,5 +222,10 @@ fn splitlines(text: &str, keep_ends: bool) -> Value {
 fn list_index(list: &Value, args: &[Value]) -> Result<Value, Error> {
     let (wanted,): (&Value,) = from_args(args)?;
     let position = list.try_iter()?.position(|item| item == *wanted);
-    position.map(Value::from).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in the list")))
+    position.map(Value::from).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("{wanted} is not in the list"),
+        )
+    })
 }

@@ -4,6 +4,7 @@
 //! of their [`Generation`]. [`ChatFormat::render`] gives the text that transformers' `apply_chat_template` gives, byte for byte, and
 //! [`ChatFormat::encode`] the ids.
 
+mod capabilities;
 mod chatglm;
 mod error;
 mod generation;
@@ -23,6 +24,7 @@ pub use self::error::TemplateError;
 pub use self::generation::{Generation, GenerationHints};
 pub use self::message::{ChatRequest, Content, FunctionCall, Message, ToolCall};
 
+use self::capabilities::Capabilities;
 use self::template::Templates;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
@@ -47,9 +49,25 @@ pub struct ChatFormat {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Jinja(Arc<Templates>),
+    Jinja(Arc<Jinja>),
     /// ChatGLM2 and ChatGLM3.
     Tokens,
+}
+
+#[derive(Debug)]
+struct Jinja {
+    templates: Templates,
+    capabilities: Capabilities,
+}
+
+impl Kind {
+    fn jinja(templates: Templates) -> Self {
+        let capabilities = Capabilities::probe(&templates);
+        Self::Jinja(Arc::new(Jinja {
+            templates,
+            capabilities,
+        }))
+    }
 }
 
 impl ChatFormat {
@@ -73,7 +91,10 @@ impl ChatFormat {
         let config = parse_config(tokenizer_config, file)?;
         let (named, tool_use) = config_templates(&config);
         let source = template.or(named);
-        let generation = Generation::detect(GenerationHints { template: source, ..hints });
+        let generation = Generation::detect(GenerationHints {
+            template: source,
+            ..hints
+        });
         let source = match source {
             Some(source) if !hints.sentencepiece => source,
             _ => return Ok(Self::built_in(generation)),
@@ -82,7 +103,11 @@ impl ChatFormat {
         if let (None, Some(tool_use)) = (template, tool_use) {
             templates = templates.with_tool_use(tool_use)?;
         }
-        Ok(Self { kind: Kind::Jinja(Arc::new(templates)), generation, is_built_in: false })
+        Ok(Self {
+            kind: Kind::jinja(templates),
+            generation,
+            is_built_in: false,
+        })
     }
 
     /// The format of a single Jinja template.
@@ -105,12 +130,23 @@ impl ChatFormat {
     /// GLM-4.5 and later) get the text format of GLM-4.
     pub fn built_in(generation: Generation) -> Self {
         let source = match generation {
-            Generation::ChatGlm2 | Generation::ChatGlm3 => return Self { kind: Kind::Tokens, generation, is_built_in: true },
+            Generation::ChatGlm2 | Generation::ChatGlm3 => {
+                return Self {
+                    kind: Kind::Tokens,
+                    generation,
+                    is_built_in: true,
+                };
+            }
             Generation::GlmZ1 => GLM_Z1_TEMPLATE,
             _ => GLM4_TEMPLATE,
         };
-        let templates = Templates::new(source, Map::new(), Path::new("built-in template")).expect("built-in templates compile: tested");
-        Self { kind: Kind::Jinja(Arc::new(templates)), generation, is_built_in: true }
+        let templates = Templates::new(source, Map::new(), Path::new("built-in template"))
+            .expect("built-in templates compile: tested");
+        Self {
+            kind: Kind::jinja(templates),
+            generation,
+            is_built_in: true,
+        }
     }
 
     /// The generation whose habits (stop tokens, thinking) this checkpoint has.
@@ -126,7 +162,7 @@ impl ChatFormat {
     /// Text of the Jinja template; `None` for ChatGLM2 and ChatGLM3.
     pub fn template_source(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Jinja(templates) => Some(templates.source()),
+            Kind::Jinja(jinja) => Some(jinja.templates.source()),
             Kind::Tokens => None,
         }
     }
@@ -138,9 +174,11 @@ impl ChatFormat {
     pub fn render(&self, request: &ChatRequest) -> Result<String, TemplateError> {
         match &self.kind {
             Kind::Tokens => Ok(chatglm::to_text(&self.pieces(request)?)),
-            Kind::Jinja(templates) => {
-                let messages = template_messages(templates.source(), &request.messages)?;
-                templates.render(&messages, &request.tools, &variables(request))
+            Kind::Jinja(jinja) => {
+                let messages = template_messages(jinja.capabilities, &request.messages)?;
+                jinja
+                    .templates
+                    .render(&messages, &request.tools, &variables(request))
             }
         }
     }
@@ -150,15 +188,21 @@ impl ChatFormat {
     ///
     /// # Errors
     /// As [`render`](Self::render), and [`TemplateError::Tokenizer`] if the vocabulary lacks a token of the format.
-    pub fn encode(&self, tokenizer: &Tokenizer, request: &ChatRequest) -> Result<Vec<u32>, TemplateError> {
-        let templates = match &self.kind {
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        request: &ChatRequest,
+    ) -> Result<Vec<u32>, TemplateError> {
+        let jinja = match &self.kind {
             Kind::Tokens => return Ok(chatglm::encode(tokenizer, &self.pieces(request)?)?),
-            Kind::Jinja(templates) => templates,
+            Kind::Jinja(jinja) => jinja,
         };
-        let mut messages = template_messages(templates.source(), &request.messages)?;
+        let mut messages = template_messages(jinja.capabilities, &request.messages)?;
         let mut tools = request.tools.clone();
         let needs_guard = guard::mark(tokenizer, &mut messages, &mut tools);
-        let prompt = templates.render(&messages, &tools, &variables(request))?;
+        let prompt = jinja
+            .templates
+            .render(&messages, &tools, &variables(request))?;
         if !needs_guard {
             return Ok(tokenizer.encode(&prompt, SpecialTokens::Parse)?);
         }
@@ -168,7 +212,11 @@ impl ChatFormat {
 
     /// Ids of the tokens that end an answer in this format, as far as the tokenizer has them; the checkpoint's `eos_token_id` come on top.
     pub fn stop_token_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
-        self.generation.stop_tokens().iter().filter_map(|token| tokenizer.token_to_id(token)).collect()
+        self.generation
+            .stop_tokens()
+            .iter()
+            .filter_map(|token| tokenizer.token_to_id(token))
+            .collect()
     }
 
     fn pieces(&self, request: &ChatRequest) -> Result<Vec<chatglm::Piece>, TemplateError> {
@@ -191,7 +239,9 @@ pub fn prompt_opens_think(prompt: &str) -> bool {
 }
 
 fn parse_config(json: Option<&str>, file: &Path) -> Result<Json, TemplateError> {
-    let Some(json) = json else { return Ok(Json::Null) };
+    let Some(json) = json else {
+        return Ok(Json::Null);
+    };
     let file = file.with_file_name("tokenizer_config.json");
     serde_json::from_str(json).map_err(|source| TemplateError::Json { file, source })
 }
@@ -199,54 +249,82 @@ fn parse_config(json: Option<&str>, file: &Path) -> Result<Json, TemplateError> 
 /// The `default` and `tool_use` templates of `tokenizer_config.json`.
 fn config_templates(config: &Json) -> (Option<&str>, Option<&str>) {
     let templates = &config["chat_template"];
-    let Some(list) = templates.as_array() else { return (templates.as_str(), None) };
-    let named = |name: &str| list.iter().find(|entry| entry["name"] == name).and_then(|entry| entry["template"].as_str());
+    let Some(list) = templates.as_array() else {
+        return (templates.as_str(), None);
+    };
+    let named = |name: &str| {
+        list.iter()
+            .find(|entry| entry["name"] == name)
+            .and_then(|entry| entry["template"].as_str())
+    };
     (named("default"), named("tool_use"))
 }
 
 /// `bos_token`, `eos_token` and the like: a string, or an object with the text in `content`.
 fn special_tokens(config: &Json) -> Map<String, Json> {
-    let Some(entries) = config.as_object() else { return Map::new() };
-    let text = |value: &Json| value.as_str().or_else(|| value["content"].as_str()).map(Json::from);
+    let Some(entries) = config.as_object() else {
+        return Map::new();
+    };
+    let text = |value: &Json| {
+        value
+            .as_str()
+            .or_else(|| value["content"].as_str())
+            .map(Json::from)
+    };
     let tokens = entries.iter().filter(|(key, _)| key.ends_with("_token"));
-    tokens.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+    tokens
+        .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
+        .collect()
 }
 
 /// The variables of a request besides messages and tools.
 fn variables(request: &ChatRequest) -> Map<String, Json> {
     let mut variables = request.kwargs.clone();
-    variables.insert("add_generation_prompt".into(), request.add_generation_prompt.into());
+    variables.insert(
+        "add_generation_prompt".into(),
+        request.add_generation_prompt.into(),
+    );
     if let Some(enable_thinking) = request.enable_thinking {
         variables.insert("enable_thinking".into(), enable_thinking.into());
     }
     variables
 }
 
-/// The messages in the words of this template.
+/// The messages in the words of a template.
 ///
-/// GLM-4's templates know neither content parts nor OpenAI's `tool` role and `tool_calls`; they would print the former as Python lists
-/// and drop the latter without a word. For them, text parts are joined, a tool's answer is an `observation`, and a call is an
-/// assistant turn with the function's name as its metadata, which is how those models were trained.
-fn template_messages(source: &str, messages: &[Message]) -> Result<Vec<Json>, TemplateError> {
-    let knows_parts = source.contains("type");
-    let knows_tools = source.contains("tool_calls") || !source.contains("observation");
+/// Where it does not know them, text parts are joined, a tool's answer is an `observation`, and a call is an assistant turn with the
+/// function's name as its metadata, which is how GLM-4 was trained.
+fn template_messages(
+    capabilities: Capabilities,
+    messages: &[Message],
+) -> Result<Vec<Json>, TemplateError> {
     let mut rendered = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         let mut message = message.clone();
-        if !knows_parts && matches!(message.content, Some(Content::Parts(_))) {
-            let text = message.plain_text().map_err(|kind| TemplateError::Content { index, kind })?;
+        if !capabilities.parts && matches!(message.content, Some(Content::Parts(_))) {
+            let text = message
+                .plain_text()
+                .map_err(|kind| TemplateError::Content { index, kind })?;
             message.content = Some(Content::Text(text));
         }
-        if !knows_tools && message.role == "tool" {
+        if !capabilities.tools && message.role == "tool" {
             message.role = "observation".into();
         }
-        let calls = if knows_tools { Vec::new() } else { std::mem::take(&mut message.tool_calls) };
-        let says_something = !matches!(&message.content, None | Some(Content::Null)) && message.content != Some(Content::Text(String::new()));
+        let calls = if capabilities.tools {
+            Vec::new()
+        } else {
+            std::mem::take(&mut message.tool_calls)
+        };
+        let says_something = !matches!(&message.content, None | Some(Content::Null))
+            && message.content != Some(Content::Text(String::new()));
         if calls.is_empty() || says_something {
             rendered.push(message.to_template_value());
         }
         for call in calls {
-            let call = Message { metadata: Some(call.name().to_owned()), ..Message::text("assistant", call.arguments_text()) };
+            let call = Message {
+                metadata: Some(call.name().to_owned()),
+                ..Message::text("assistant", call.arguments_text())
+            };
             rendered.push(call.to_template_value());
         }
     }

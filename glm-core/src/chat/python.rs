@@ -16,13 +16,20 @@ pub(super) fn from_json(json: &serde_json::Value) -> Value {
         serde_json::Value::Null => Value::from(()),
         serde_json::Value::Bool(value) => Value::from(*value),
         serde_json::Value::Number(number) => {
-            let integer = number.as_u64().map(Value::from).or_else(|| number.as_i64().map(Value::from));
+            let integer = number
+                .as_u64()
+                .map(Value::from)
+                .or_else(|| number.as_i64().map(Value::from));
             integer.unwrap_or_else(|| Value::from(number.as_f64().unwrap_or(f64::NAN)))
         }
         serde_json::Value::String(text) => Value::from(text.as_str()),
-        serde_json::Value::Array(items) => Value::from_object(List(items.iter().map(from_json).collect())),
+        serde_json::Value::Array(items) => {
+            Value::from_object(List(items.iter().map(from_json).collect()))
+        }
         serde_json::Value::Object(entries) => {
-            let pairs = entries.iter().map(|(key, value)| (Value::from(key.as_str()), from_json(value)));
+            let pairs = entries
+                .iter()
+                .map(|(key, value)| (Value::from(key.as_str()), from_json(value)));
             Value::from_object(Dict::new(pairs.collect()))
         }
     }
@@ -37,7 +44,11 @@ struct Dict {
 
 impl Dict {
     fn new(pairs: Vec<(Value, Value)>) -> Self {
-        let index = pairs.iter().enumerate().map(|(at, (key, _))| (key.clone(), at)).collect();
+        let index = pairs
+            .iter()
+            .enumerate()
+            .map(|(at, (key, _))| (key.clone(), at))
+            .collect();
         Self { pairs, index }
     }
 }
@@ -49,7 +60,9 @@ impl Object for Dict {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         let dict = Arc::clone(self);
-        Enumerator::RevKeyValueIter(Box::new((0..self.pairs.len()).map(move |at| dict.pairs[at].clone())))
+        Enumerator::RevKeyValueIter(Box::new(
+            (0..self.pairs.len()).map(move |at| dict.pairs[at].clone()),
+        ))
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
@@ -57,7 +70,11 @@ impl Object for Dict {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_repr(f, &Value::from_dyn_object(DynObject::new(Arc::clone(self))), 0)
+        write_repr(
+            f,
+            &Value::from_dyn_object(DynObject::new(Arc::clone(self))),
+            0,
+        )
     }
 }
 
@@ -78,7 +95,11 @@ impl Object for List {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_repr(f, &Value::from_dyn_object(DynObject::new(Arc::clone(self))), 0)
+        write_repr(
+            f,
+            &Value::from_dyn_object(DynObject::new(Arc::clone(self))),
+            0,
+        )
     }
 }
 
@@ -133,7 +154,11 @@ fn write_repr(out: &mut impl fmt::Write, value: &Value, depth: usize) -> fmt::Re
 
 /// Single quotes, unless the text has such and no double ones.
 fn write_string_repr(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.write_char(quote)?;
     for c in text.chars() {
         match c {
@@ -166,14 +191,22 @@ pub(super) fn float_repr(value: f64) -> String {
         return "nan".into();
     }
     if value.is_infinite() {
-        return if value > 0.0 { "inf".into() } else { "-inf".into() };
+        return if value > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or_default();
     if (-4..16).contains(&exponent) {
         let plain = value.to_string();
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
@@ -212,7 +245,12 @@ pub(super) fn compact_json(json: &serde_json::Value) -> String {
     dumps(&from_json(json), &style).unwrap_or_default() // fails only for what is not JSON
 }
 
-fn write_json(out: &mut String, value: &Value, style: &JsonStyle, depth: usize) -> Result<(), Error> {
+fn write_json(
+    out: &mut String,
+    value: &Value,
+    style: &JsonStyle,
+    depth: usize,
+) -> Result<(), Error> {
     let refuse = |what: String| Error::new(ErrorKind::BadSerialization, what);
     if depth > MAX_DEPTH {
         return Err(refuse("the value is nested too deeply for JSON".into()));
@@ -222,23 +260,39 @@ fn write_json(out: &mut String, value: &Value, style: &JsonStyle, depth: usize) 
         (ValueKind::Bool, _) => out.push_str(if value.is_true() { "true" } else { "false" }),
         (ValueKind::Number, _) if value.is_integer() => out.push_str(&value.to_string()),
         (ValueKind::Number, _) => out.push_str(&json_float(f64::try_from(value.clone())?)),
-        (ValueKind::String, _) => write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii),
+        (ValueKind::String, _) => {
+            write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii)
+        }
         (ValueKind::Seq | ValueKind::Iterable, Some(list)) => {
             let items = list.try_iter().into_iter().flatten();
-            write_json_items(out, ['[', ']'], items, style, depth, |out, item| write_json(out, &item, style, depth + 1))?;
-        }
-        (ValueKind::Map, Some(dict)) => {
-            let mut pairs: Vec<(Value, Value)> = dict.try_iter_pairs().into_iter().flatten().collect();
-            if style.sort_keys {
-                pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
-            }
-            write_json_items(out, ['{', '}'], pairs.into_iter(), style, depth, |out, (key, item)| {
-                write_json_string(out, &json_key(&key)?, style.ensure_ascii);
-                out.push_str(&style.key_separator);
+            write_json_items(out, ['[', ']'], items, style, depth, |out, item| {
                 write_json(out, &item, style, depth + 1)
             })?;
         }
-        (kind, _) => return Err(refuse(format!("an object of type {kind} is not JSON serializable"))),
+        (ValueKind::Map, Some(dict)) => {
+            let mut pairs: Vec<(Value, Value)> =
+                dict.try_iter_pairs().into_iter().flatten().collect();
+            if style.sort_keys {
+                pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+            }
+            write_json_items(
+                out,
+                ['{', '}'],
+                pairs.into_iter(),
+                style,
+                depth,
+                |out, (key, item)| {
+                    write_json_string(out, &json_key(&key)?, style.ensure_ascii);
+                    out.push_str(&style.key_separator);
+                    write_json(out, &item, style, depth + 1)
+                },
+            )?;
+        }
+        (kind, _) => {
+            return Err(refuse(format!(
+                "an object of type {kind} is not JSON serializable"
+            )));
+        }
     }
     Ok(())
 }
@@ -279,7 +333,11 @@ fn json_float(value: f64) -> String {
         return "NaN".into();
     }
     if value.is_infinite() {
-        return if value > 0.0 { "Infinity".into() } else { "-Infinity".into() };
+        return if value > 0.0 {
+            "Infinity".into()
+        } else {
+            "-Infinity".into()
+        };
     }
     float_repr(value)
 }
@@ -292,7 +350,12 @@ fn json_key(key: &Value) -> Result<String, Error> {
         ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
         ValueKind::Number if key.is_integer() => key.to_string(),
         ValueKind::Number => json_float(f64::try_from(key.clone())?),
-        kind => return Err(Error::new(ErrorKind::BadSerialization, format!("keys must be strings or numbers, not {kind}"))),
+        kind => {
+            return Err(Error::new(
+                ErrorKind::BadSerialization,
+                format!("keys must be strings or numbers, not {kind}"),
+            ));
+        }
     })
 }
 
@@ -326,8 +389,16 @@ mod tests {
     #[test]
     fn floats_print_as_in_python() {
         let cases = [
-            (1.0, "1.0"), (0.1, "0.1"), (1e-5, "1e-05"), (0.0001, "0.0001"), (1e15, "1000000000000000.0"), (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"), (-0.0, "-0.0"), (123456789012345680.0, "1.2345678901234568e+17"), (5e-324, "5e-324"),
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e-5, "1e-05"),
+            (0.0001, "0.0001"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (-0.0, "-0.0"),
+            (123456789012345680.0, "1.2345678901234568e+17"),
+            (5e-324, "5e-324"),
         ];
         for (value, expected) in cases {
             assert_eq!(float_repr(value), expected);
@@ -336,8 +407,11 @@ mod tests {
 
     #[test]
     fn dicts_and_lists_print_as_in_python() {
-        let value = from_json(&json!({"a": [1, "it's", "q\"", null, true], "é": {"n": 1e-7}, "nl": "x\ny\u{1}"}));
-        let expected = r#"{'a': [1, "it's", 'q"', None, True], 'é': {'n': 1e-07}, 'nl': 'x\ny\x01'}"#;
+        let value = from_json(
+            &json!({"a": [1, "it's", "q\"", null, true], "é": {"n": 1e-7}, "nl": "x\ny\u{1}"}),
+        );
+        let expected =
+            r#"{'a': [1, "it's", 'q"', None, True], 'é': {'n': 1e-07}, 'nl': 'x\ny\x01'}"#;
         assert_eq!(value.to_string(), expected);
     }
 }

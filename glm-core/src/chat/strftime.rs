@@ -2,13 +2,35 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const MONTHS: [&str; 12] =
-    ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
-const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 
 /// The present time in C's `strftime` format. UTC, because the standard library knows no time zones.
 pub(super) fn now(format: &str) -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
     strftime(format, seconds)
 }
 
@@ -33,7 +55,13 @@ fn strftime(format: &str, seconds: u64) -> String {
             Some('-') => (true, chars.next()),
             conversion => (false, conversion),
         };
-        let number = |value: u64, width: usize| if bare { value.to_string() } else { format!("{value:0width$}") };
+        let number = |value: u64, width: usize| {
+            if bare {
+                value.to_string()
+            } else {
+                format!("{value:0width$}")
+            }
+        };
         out.push_str(&match conversion {
             Some('Y') => year.to_string(),
             Some('y') => number(year % 100, 2),
@@ -65,11 +93,16 @@ fn strftime(format: &str, seconds: u64) -> String {
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // from 0000-03-01
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153; // March is 0
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -88,9 +121,18 @@ mod tests {
 
     #[test]
     fn known_moments() {
-        assert_eq!(strftime("%Y-%m-%d %H:%M:%S %A %j", 0), "1970-01-01 00:00:00 Thursday 001");
-        assert_eq!(strftime("%d %b %y, %I:%M %p (%-d.%-m.)", 951_782_399), "28 Feb 00, 11:59 PM (28.2.)");
+        assert_eq!(
+            strftime("%Y-%m-%d %H:%M:%S %A %j", 0),
+            "1970-01-01 00:00:00 Thursday 001"
+        );
+        assert_eq!(
+            strftime("%d %b %y, %I:%M %p (%-d.%-m.)", 951_782_399),
+            "28 Feb 00, 11:59 PM (28.2.)"
+        );
         assert_eq!(strftime("%F %a %j", 951_782_400), "2000-02-29 Tue 060");
-        assert_eq!(strftime("%B %T %% %Q %-Q %", 1_735_689_599), "December 23:59:59 % %Q %-Q %");
+        assert_eq!(
+            strftime("%B %T %% %Q %-Q %", 1_735_689_599),
+            "December 23:59:59 % %Q %-Q %"
+        );
     }
 }

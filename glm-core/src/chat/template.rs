@@ -16,7 +16,7 @@ use super::python::{self, JsonStyle};
 use super::{methods, strftime};
 
 /// Instructions one rendering may take: a chat of a thousand turns needs a few hundred thousand.
-const FUEL: u64 = 20_000_000;
+const FUEL: u64 = 5_000_000;
 
 /// Bytes one prompt may have; the longest context of the family is far below.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
@@ -36,10 +36,19 @@ pub(super) struct Templates {
 
 impl Templates {
     /// Compiles a template.
-    pub fn new(source: &str, special_tokens: Map<String, Json>, file: &Path) -> Result<Self, TemplateError> {
+    pub fn new(
+        source: &str,
+        special_tokens: Map<String, Json>,
+        file: &Path,
+    ) -> Result<Self, TemplateError> {
         let mut env = environment();
         add_template(&mut env, DEFAULT, source, file)?;
-        Ok(Self { env, special_tokens, source: source.to_owned(), file: file.to_owned() })
+        Ok(Self {
+            env,
+            special_tokens,
+            source: source.to_owned(),
+            file: file.to_owned(),
+        })
     }
 
     /// Adds the template for requests with tools.
@@ -48,25 +57,66 @@ impl Templates {
         Ok(self)
     }
 
+    /// The same templates on a smaller budget, for trying them out.
+    pub fn with_fuel(&self, fuel: u64) -> Self {
+        let mut env = self.env.clone();
+        env.set_fuel(Some(fuel));
+        let (special_tokens, source) = (self.special_tokens.clone(), self.source.clone());
+        Self {
+            env,
+            special_tokens,
+            source,
+            file: self.file.clone(),
+        }
+    }
+
     /// The default template's text.
     pub fn source(&self) -> &str {
         &self.source
     }
 
     /// Renders messages and tools with the request's other variables.
-    pub fn render(&self, messages: &[Json], tools: &[Json], variables: &Map<String, Json>) -> Result<String, TemplateError> {
-        let name = if tools.is_empty() || self.env.get_template(TOOL_USE).is_err() { DEFAULT } else { TOOL_USE };
+    pub fn render(
+        &self,
+        messages: &[Json],
+        tools: &[Json],
+        variables: &Map<String, Json>,
+    ) -> Result<String, TemplateError> {
+        let name = if tools.is_empty() || self.env.get_template(TOOL_USE).is_err() {
+            DEFAULT
+        } else {
+            TOOL_USE
+        };
         let list = |items: &[Json]| python::from_json(&Json::Array(items.to_vec()));
-        let tools = if tools.is_empty() { Value::from(()) } else { list(tools) };
-        let json = self.special_tokens.iter().chain(variables).map(|(key, value)| (key.clone(), python::from_json(value)));
-        let own = [("messages", list(messages)), ("tools", tools), ("documents", Value::from(()))];
-        let context = Value::from_pairs(json.chain(own.map(|(key, value)| (key.to_owned(), value))));
+        let tools = if tools.is_empty() {
+            Value::from(())
+        } else {
+            list(tools)
+        };
+        let json = self
+            .special_tokens
+            .iter()
+            .chain(variables)
+            .map(|(key, value)| (key.clone(), python::from_json(value)));
+        let own = [
+            ("messages", list(messages)),
+            ("tools", tools),
+            ("documents", Value::from(())),
+        ];
+        let context =
+            Value::from_pairs(json.chain(own.map(|(key, value)| (key.to_owned(), value))));
 
         let mut output = BoundedOutput::default();
-        let rendered = self.env.get_template(name).and_then(|template| template.render_captured_to(context, &mut output).map(drop));
+        let rendered = self
+            .env
+            .get_template(name)
+            .and_then(|template| template.render_captured_to(context, &mut output).map(drop));
         match rendered {
             Ok(()) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
-            Err(_) if output.is_full => Err(TemplateError::TooLong { file: self.file.clone(), limit: MAX_OUTPUT_BYTES }),
+            Err(_) if output.is_full => Err(TemplateError::TooLong {
+                file: self.file.clone(),
+                limit: MAX_OUTPUT_BYTES,
+            }),
             Err(error) => Err(self.render_error(&error)),
         }
     }
@@ -76,14 +126,23 @@ impl Templates {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(inner) = cause {
             if let Some(Raised(message)) = inner.downcast_ref() {
-                return TemplateError::Raised { message: message.clone() };
+                return TemplateError::Raised {
+                    message: message.clone(),
+                };
             }
-            if inner.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
+            if inner
+                .downcast_ref::<Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::OutOfFuel)
+            {
                 return TemplateError::Endless { file, limit: FUEL };
             }
             cause = inner.source();
         }
-        TemplateError::Render { file, line: error.line().unwrap_or(0), reason: reason(error) }
+        TemplateError::Render {
+            file,
+            line: error.line().unwrap_or(0),
+            reason: reason(error),
+        }
     }
 }
 
@@ -95,11 +154,21 @@ fn reason(error: &Error) -> String {
     }
 }
 
-fn add_template(env: &mut Environment<'static>, name: &'static str, source: &str, file: &Path) -> Result<(), TemplateError> {
-    env.add_template_owned(name, without_generation_tags(source)).map_err(|error| {
-        let line = error.line().unwrap_or(0);
-        TemplateError::Syntax { file: file.to_owned(), line, reason: reason(&error) }
-    })
+fn add_template(
+    env: &mut Environment<'static>,
+    name: &'static str,
+    source: &str,
+    file: &Path,
+) -> Result<(), TemplateError> {
+    env.add_template_owned(name, without_generation_tags(source))
+        .map_err(|error| {
+            let line = error.line().unwrap_or(0);
+            TemplateError::Syntax {
+                file: file.to_owned(),
+                line,
+                reason: reason(&error),
+            }
+        })
 }
 
 /// Replaces transformers' `{% generation %}` block, which marks assistant text for training and writes nothing, by a plain scope.
@@ -107,7 +176,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else { break };
+        let Some(len) = rest[start..].find("%}") else {
+            break;
+        };
         let (tag_start, tag_end) = (start + 2, start + len);
         let tag = &rest[tag_start..tag_end];
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
@@ -128,7 +199,10 @@ fn without_generation_tags(source: &str) -> String {
 
 fn environment() -> Environment<'static> {
     let mut env = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     env.set_syntax(syntax.unwrap_or_default());
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_fuel(Some(FUEL));
@@ -137,7 +211,9 @@ fn environment() -> Environment<'static> {
     env.add_filter("tojson", tojson);
     env.add_filter("trim", trim);
     env.add_test("sequence", is_sequence);
-    env.add_function("cycler", |items: Rest<Value>| minijinja_contrib::globals::cycler(items.to_vec()));
+    env.add_function("cycler", |items: Rest<Value>| {
+        minijinja_contrib::globals::cycler(items.to_vec())
+    });
     env.add_function("joiner", minijinja_contrib::globals::joiner);
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", |format: &str| strftime::now(format));
@@ -150,12 +226,16 @@ fn environment() -> Environment<'static> {
 struct Raised(String);
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message.to_owned())))
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
+        .with_source(Raised(message.to_owned())))
 }
 
 /// Jinja's `is sequence`: whatever has a length and can be indexed.
 fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+    matches!(
+        value.kind(),
+        ValueKind::String | ValueKind::Seq | ValueKind::Map
+    )
 }
 
 /// Python's `str.strip`, as the filter of that engine.
@@ -164,8 +244,17 @@ fn trim(value: &Value, chars: Option<&str>) -> String {
 }
 
 /// transformers' `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: `json.dumps` without HTML escapes.
-fn tojson(value: &Value, ensure_ascii: Option<Value>, indent: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
-    let flag = |name: &'static str| kwargs.get::<Option<Value>>(name).map(|value| value.is_some_and(|value| value.is_true()));
+fn tojson(
+    value: &Value,
+    ensure_ascii: Option<Value>,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let flag = |name: &'static str| {
+        kwargs
+            .get::<Option<Value>>(name)
+            .map(|value| value.is_some_and(|value| value.is_true()))
+    };
     let indent = indent.or(kwargs.get("indent")?);
     let indent = match &indent {
         Some(text) if text.as_str().is_some() => text.as_str().map(str::to_owned),
@@ -175,12 +264,23 @@ fn tojson(value: &Value, ensure_ascii: Option<Value>, indent: Option<Value>, kwa
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two strings")),
+        Some(_) => {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "separators must be two strings",
+            ));
+        }
         None if indent.is_some() => (",".into(), ": ".into()),
         None => (", ".into(), ": ".into()),
     };
     let ensure_ascii = ensure_ascii.map_or(flag("ensure_ascii")?, |value| value.is_true());
-    let style = JsonStyle { ensure_ascii, indent, item_separator, key_separator, sort_keys: flag("sort_keys")? };
+    let style = JsonStyle {
+        ensure_ascii,
+        indent,
+        item_separator,
+        key_separator,
+        sort_keys: flag("sort_keys")?,
+    };
     kwargs.assert_all_used()?;
     python::dumps(value, &style)
 }

@@ -40,12 +40,16 @@ impl AddedTokens {
     pub fn new(tokens: Vec<AddedToken>) -> Self {
         let mut added = Self::default();
         for token in tokens {
-            let Some(&first) = token.content.as_bytes().first() else { continue };
+            let Some(&first) = token.content.as_bytes().first() else {
+                continue;
+            };
             let lengths = added.lengths.entry(first).or_default();
             if let Err(at) = lengths.binary_search_by(|length| token.content.len().cmp(length)) {
                 lengths.insert(at, token.content.len());
             }
-            added.by_content.insert(token.content.as_str().into(), added.tokens.len());
+            added
+                .by_content
+                .insert(token.content.as_str().into(), added.tokens.len());
             added.tokens.push(token);
         }
         added
@@ -53,7 +57,9 @@ impl AddedTokens {
 
     /// The id of the token with exactly this content.
     pub fn id(&self, content: &str) -> Option<u32> {
-        self.by_content.get(content).map(|&index| self.tokens[index].id)
+        self.by_content
+            .get(content)
+            .map(|&index| self.tokens[index].id)
     }
 
     /// All tokens, in the file's order.
@@ -62,7 +68,11 @@ impl AddedTokens {
     }
 
     /// Cuts `text` at added tokens. Matches for which `accept` says no are passed over as plain text.
-    pub fn split<'t>(&self, text: &'t str, accept: impl Fn(&AddedToken, Range<usize>) -> bool) -> Vec<Segment<'t>> {
+    pub fn split<'t>(
+        &self,
+        text: &'t str,
+        accept: impl Fn(&AddedToken, Range<usize>) -> bool,
+    ) -> Vec<Segment<'t>> {
         let mut segments = Vec::new();
         let mut done = 0; // bytes already in a segment
         let mut at = 0;
@@ -94,7 +104,10 @@ impl AddedTokens {
     /// Length in bytes of the longest token that `text` begins with.
     pub fn match_at_start(&self, text: &str) -> Option<usize> {
         let lengths = self.lengths.get(text.as_bytes().first()?)?;
-        lengths.iter().copied().find(|&length| text.get(..length).is_some_and(|content| self.by_content.contains_key(content)))
+        lengths.iter().copied().find(|&length| {
+            text.get(..length)
+                .is_some_and(|content| self.by_content.contains_key(content))
+        })
     }
 
     /// The first token at or after byte `from`, and the bytes it covers.
@@ -122,7 +135,11 @@ mod tests {
     use super::*;
 
     fn token(id: u32, content: &str) -> AddedToken {
-        AddedToken { id, content: content.into(), ..AddedToken::default() }
+        AddedToken {
+            id,
+            content: content.into(),
+            ..AddedToken::default()
+        }
     }
 
     #[test]
@@ -136,17 +153,33 @@ mod tests {
     #[test]
     fn refused_matches_stay_text() {
         let added = AddedTokens::new(vec![token(1, "<a>")]);
-        assert_eq!(added.split("<a>é<a>", |_, at| at.start > 0), [Segment::Text("<a>é"), Segment::Token(1)]);
+        assert_eq!(
+            added.split("<a>é<a>", |_, at| at.start > 0),
+            [Segment::Text("<a>é"), Segment::Token(1)]
+        );
         assert!(added.split("", |_, _| true).is_empty());
     }
 
     #[test]
     fn flags_are_those_of_the_tokenizers_crate() {
-        let strip = AddedToken { lstrip: true, rstrip: true, ..token(1, "<m>") };
-        let word = AddedToken { single_word: true, ..token(2, "cat") };
+        let strip = AddedToken {
+            lstrip: true,
+            rstrip: true,
+            ..token(1, "<m>")
+        };
+        let word = AddedToken {
+            single_word: true,
+            ..token(2, "cat")
+        };
         let added = AddedTokens::new(vec![strip, word]);
         use Segment::{Text, Token};
-        assert_eq!(added.split("a  <m> \n b", |_, _| true), [Text("a"), Token(1), Text("b")]);
-        assert_eq!(added.split("cats cat concat", |_, _| true), [Text("cats "), Token(2), Text(" concat")]);
+        assert_eq!(
+            added.split("a  <m> \n b", |_, _| true),
+            [Text("a"), Token(1), Text("b")]
+        );
+        assert_eq!(
+            added.split("cats cat concat", |_, _| true),
+            [Text("cats "), Token(2), Text(" concat")]
+        );
     }
 }

@@ -34,17 +34,28 @@ static BYTE_TO_CHAR: LazyLock<[char; 256]> = LazyLock::new(|| {
     table
 });
 
-static CHAR_TO_BYTE: LazyLock<HashMap<char, u8>> =
-    LazyLock::new(|| BYTE_TO_CHAR.iter().zip(0..=255u8).map(|(&c, byte)| (c, byte)).collect());
+static CHAR_TO_BYTE: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    BYTE_TO_CHAR
+        .iter()
+        .zip(0..=255u8)
+        .map(|(&c, byte)| (c, byte))
+        .collect()
+});
 
 /// Writes bytes in GPT-2's characters.
 pub(crate) fn to_chars(bytes: &[u8]) -> String {
-    bytes.iter().map(|&byte| BYTE_TO_CHAR[byte as usize]).collect()
+    bytes
+        .iter()
+        .map(|&byte| BYTE_TO_CHAR[byte as usize])
+        .collect()
 }
 
 /// Reads GPT-2's characters back; a token with any other character stands for its own text, as in the `tokenizers` crate.
 pub(crate) fn to_bytes(token: &str) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = token.chars().map(|c| CHAR_TO_BYTE.get(&c).copied()).collect();
+    let bytes: Option<Vec<u8>> = token
+        .chars()
+        .map(|c| CHAR_TO_BYTE.get(&c).copied())
+        .collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
@@ -73,24 +84,45 @@ impl ByteBpe {
         // The crate's builder writes past its buffer (and panics) on a merge that is longer than every token: check first.
         for (rank, (left, right)) in merges.iter().enumerate() {
             let joined = format!("{left}{right}");
-            if let Some(missing) = [left, right, &joined].into_iter().find(|token| !vocab.contains_key(*token)) {
+            if let Some(missing) = [left, right, &joined]
+                .into_iter()
+                .find(|token| !vocab.contains_key(*token))
+            {
                 let (left, right, missing) = (left.clone(), right.clone(), missing.clone());
-                return Err(TokenizerError::Merge { file: file.into(), rank, left, right, missing });
+                return Err(TokenizerError::Merge {
+                    file: file.into(),
+                    rank,
+                    left,
+                    right,
+                    missing,
+                });
             }
         }
-        let missing = (0..=255u8).filter(|&byte| !vocab.contains_key(&to_chars(&[byte]))).collect();
+        let missing = (0..=255u8)
+            .filter(|&byte| !vocab.contains_key(&to_chars(&[byte])))
+            .collect();
         let model = BPE::builder()
-            .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+            .vocab_and_merges(
+                vocab
+                    .into_iter()
+                    .collect::<tokenizers::models::bpe::Vocab>(),
+                merges,
+            )
             .ignore_merges(ignore_merges)
             .build()
             .map_err(TokenizerError::Encode)?;
-        Ok(Self { model, pre_tokenizer, missing })
+        Ok(Self {
+            model,
+            pre_tokenizer,
+            missing,
+        })
     }
 
     /// The pre-split of GLM's own vocabularies, for files that do not carry it.
     pub fn glm_pre_tokenizer() -> Result<PreTokenizerWrapper, TokenizerError> {
         let pattern = SplitPattern::Regex(GLM_SPLIT.into());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(TokenizerError::Encode)?;
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+            .map_err(TokenizerError::Encode)?;
         let byte_level = ByteLevel::new(false, true, false);
         Ok(Sequence::new(vec![split.into(), byte_level.into()]).into())
     }
@@ -102,9 +134,15 @@ impl ByteBpe {
             return Err(TokenizerError::Unencodable { byte });
         }
         let mut pieces = PreTokenizedString::from(text);
-        self.pre_tokenizer.pre_tokenize(&mut pieces).map_err(TokenizerError::Encode)?;
-        pieces.tokenize(|piece| self.model.tokenize(piece.get())).map_err(TokenizerError::Encode)?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(TokenizerError::Encode)?;
+        self.pre_tokenizer
+            .pre_tokenize(&mut pieces)
+            .map_err(TokenizerError::Encode)?;
+        pieces
+            .tokenize(|piece| self.model.tokenize(piece.get()))
+            .map_err(TokenizerError::Encode)?;
+        let encoding = pieces
+            .into_encoding(None, 0, OffsetType::None)
+            .map_err(TokenizerError::Encode)?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
     }
@@ -123,14 +161,22 @@ impl ByteBpe {
         }
         serde_json::to_value(&self.model)
             .and_then(serde_json::from_value::<Merges>)
-            .map(|model| model.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect())
+            .map(|model| {
+                model
+                    .merges
+                    .into_iter()
+                    .map(|(left, right)| format!("{left} {right}"))
+                    .collect()
+            })
             .unwrap_or_default()
     }
 }
 
 impl std::fmt::Debug for ByteBpe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ByteBpe").field("vocab_size", &self.model.get_vocab_size()).finish_non_exhaustive()
+        f.debug_struct("ByteBpe")
+            .field("vocab_size", &self.model.get_vocab_size())
+            .finish_non_exhaustive()
     }
 }
 

@@ -62,21 +62,40 @@ impl Tokenizer {
     /// # Ok::<(), glm_core::tokenizer::TokenizerError>(())
     /// ```
     pub fn from_gguf(parts: GgufVocab, file: &Path) -> Result<Self, TokenizerError> {
-        let refuse = |field, expected, found| Err(TokenizerError::Unsupported { file: file.into(), field, expected, found });
+        let refuse = |field, expected, found| {
+            Err(TokenizerError::Unsupported {
+                file: file.into(),
+                field,
+                expected,
+                found,
+            })
+        };
         let (tokens, limit) = (parts.tokens.len() as u64, MAX_VOCAB_SIZE as u64);
         if tokens == 0 || tokens > limit {
-            return Err(TokenizerError::VocabSize { file: file.into(), found: tokens, limit });
+            return Err(TokenizerError::VocabSize {
+                file: file.into(),
+                found: tokens,
+                limit,
+            });
         }
         let types = parts.token_types.len();
         if types != 0 && types != parts.tokens.len() {
-            return refuse("tokenizer.ggml.token_type", "one entry per token", format!("{types} for {tokens} tokens"));
+            return refuse(
+                "tokenizer.ggml.token_type",
+                "one entry per token",
+                format!("{types} for {tokens} tokens"),
+            );
         }
         match (parts.model.as_str(), parts.pre.as_deref()) {
             ("gpt2", None | Some("chatglm-bpe" | "glm4")) => byte_bpe_from_gguf(parts, file),
-            ("llama", None | Some("chatglm-spm" | "default")) => sentencepiece_from_gguf(parts, file),
-            ("gpt2" | "llama", pre) => {
-                refuse("tokenizer.ggml.pre", "chatglm-bpe, glm4 or chatglm-spm", pre.unwrap_or_default().to_owned())
+            ("llama", None | Some("chatglm-spm" | "default")) => {
+                sentencepiece_from_gguf(parts, file)
             }
+            ("gpt2" | "llama", pre) => refuse(
+                "tokenizer.ggml.pre",
+                "chatglm-bpe, glm4 or chatglm-spm",
+                pre.unwrap_or_default().to_owned(),
+            ),
             (model, _) => refuse("tokenizer.ggml.model", "gpt2 or llama", model.to_owned()),
         }
     }
@@ -94,7 +113,11 @@ impl Tokenizer {
     pub fn to_gguf(&self, rows: usize) -> GgufVocab {
         let inner = &*self.0;
         let len = inner.vocab.len().max(rows);
-        let mut parts = GgufVocab { tokens: Vec::with_capacity(len), token_types: Vec::with_capacity(len), ..GgufVocab::default() };
+        let mut parts = GgufVocab {
+            tokens: Vec::with_capacity(len),
+            token_types: Vec::with_capacity(len),
+            ..GgufVocab::default()
+        };
         for id in 0..len as u32 {
             let (text, kind) = match inner.vocab.text(id) {
                 Some(text) => (text.to_owned(), inner.vocab.kind(id)),
@@ -136,24 +159,41 @@ fn padding_text(id: usize) -> String {
 
 /// The kind of token `id`; `None` for a number that names no kind.
 fn kind_of(parts: &GgufVocab, id: usize) -> Option<TokenKind> {
-    parts.token_types.get(id).map_or(Some(TokenKind::Normal), |&code| TokenKind::from_code(code))
+    parts
+        .token_types
+        .get(id)
+        .map_or(Some(TokenKind::Normal), |&code| TokenKind::from_code(code))
 }
 
 /// Fills the table of tokens and collects those that are found in text before the model sees it.
-fn read_tokens(parts: &GgufVocab, file: &Path, is_added: impl Fn(u32, TokenKind) -> bool) -> Result<(Vocab, AddedTokens), TokenizerError> {
+fn read_tokens(
+    parts: &GgufVocab,
+    file: &Path,
+    is_added: impl Fn(u32, TokenKind) -> bool,
+) -> Result<(Vocab, AddedTokens), TokenizerError> {
     let mut vocab = Vocab::default();
     let mut added = Vec::new();
     for (index, token) in parts.tokens.iter().enumerate() {
         let id = index as u32; // from_gguf has bounded the list
         let Some(kind) = kind_of(parts, index) else {
             let reason = "its type is not one of GGUF's (1 to 6)";
-            return Err(TokenizerError::Token { file: file.into(), id: id.into(), token: token.clone(), reason });
+            return Err(TokenizerError::Token {
+                file: file.into(),
+                id: id.into(),
+                token: token.clone(),
+                reason,
+            });
         };
         let is_padding = kind == TokenKind::Unused && *token == padding_text(index);
         let text = if is_padding { "" } else { token.as_str() };
         vocab.insert(id.into(), text, kind, file)?;
         if is_added(id, kind) {
-            added.push(AddedToken { id, content: token.clone(), special: kind.is_special(), ..AddedToken::default() });
+            added.push(AddedToken {
+                id,
+                content: token.clone(),
+                special: kind.is_special(),
+                ..AddedToken::default()
+            });
         }
     }
     Ok((vocab, AddedTokens::new(added)))
@@ -162,39 +202,84 @@ fn read_tokens(parts: &GgufVocab, file: &Path, is_added: impl Fn(u32, TokenKind)
 fn byte_bpe_from_gguf(parts: GgufVocab, file: &Path) -> Result<Tokenizer, TokenizerError> {
     let is_added = |_, kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
     let (vocab, added) = read_tokens(&parts, file, is_added)?;
-    let prefix = ["[gMASK]", "<sop>"].iter().filter_map(|content| added.id(content)).collect();
+    let prefix = ["[gMASK]", "<sop>"]
+        .iter()
+        .filter_map(|content| added.id(content))
+        .collect();
 
     // Added tokens stay out of the model: text that spells one (`/nothink` is one piece of the pre-split) must not become it.
     let mut by_text = HashMap::with_capacity(parts.tokens.len());
-    for (id, text, _) in vocab.iter().filter(|(_, _, kind)| *kind == TokenKind::Normal) {
+    for (id, text, _) in vocab
+        .iter()
+        .filter(|(_, _, kind)| *kind == TokenKind::Normal)
+    {
         if by_text.insert(text.to_owned(), id).is_some() {
             let reason = "an earlier token has the same text";
-            return Err(TokenizerError::Token { file: file.into(), id: id.into(), token: text.into(), reason });
+            return Err(TokenizerError::Token {
+                file: file.into(),
+                id: id.into(),
+                token: text.into(),
+                reason,
+            });
         }
     }
     let lines = parts.merges.iter().enumerate();
-    let merges = lines.map(|(rank, line)| split_merge_line(line, rank, file)).collect::<Result<_, _>>()?;
+    let merges = lines
+        .map(|(rank, line)| split_merge_line(line, rank, file))
+        .collect::<Result<_, _>>()?;
     let bpe = ByteBpe::new(by_text, merges, true, ByteBpe::glm_pre_tokenizer()?, file)?;
-    Inner { vocab, added, model: Model::ByteBpe(bpe), prefix, file: file.into() }.finish()
+    Inner {
+        vocab,
+        added,
+        model: Model::ByteBpe(bpe),
+        prefix,
+        file: file.into(),
+    }
+    .finish()
 }
 
 fn sentencepiece_from_gguf(parts: GgufVocab, file: &Path) -> Result<Tokenizer, TokenizerError> {
     let (scores, tokens) = (parts.scores.len(), parts.tokens.len());
     if scores != tokens {
-        let (field, found) = ("tokenizer.ggml.scores", format!("{scores} for {tokens} tokens"));
-        return Err(TokenizerError::Unsupported { file: file.into(), field, expected: "one entry per token", found });
+        let (field, found) = (
+            "tokenizer.ggml.scores",
+            format!("{scores} for {tokens} tokens"),
+        );
+        return Err(TokenizerError::Unsupported {
+            file: file.into(),
+            field,
+            expected: "one entry per token",
+            found,
+        });
     }
     // `<s>`, `</s>` and `<unk>` are never text; ChatGLM3's files call the first two `<bos>` and `<eos>`.
-    let own = [parts.bos.unwrap_or(1), parts.eos.unwrap_or(2), parts.unk.unwrap_or(0)];
-    let is_added = |id, kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined) && !own.contains(&id);
+    let own = [
+        parts.bos.unwrap_or(1),
+        parts.eos.unwrap_or(2),
+        parts.unk.unwrap_or(0),
+    ];
+    let is_added = |id, kind| {
+        matches!(kind, TokenKind::Control | TokenKind::UserDefined) && !own.contains(&id)
+    };
     let (vocab, added) = read_tokens(&parts, file, is_added)?;
-    let prefix = ["[gMASK]", "sop"].iter().filter_map(|content| added.id(content)).collect();
+    let prefix = ["[gMASK]", "sop"]
+        .iter()
+        .filter_map(|content| added.id(content))
+        .collect();
     let spec = NormalizerSpec {
         add_dummy_prefix: parts.add_space_prefix.unwrap_or(true),
         remove_extra_whitespaces: false,
         ..NormalizerSpec::default()
     };
-    let mut model = SentencePiece::new_bpe(&vocab, &added, parts.scores, parts.unk.unwrap_or(0), spec);
+    let mut model =
+        SentencePiece::new_bpe(&vocab, &added, parts.scores, parts.unk.unwrap_or(0), spec);
     (model.bos_id, model.eos_id) = (parts.bos, parts.eos);
-    Inner { vocab, added, model: Model::SentencePiece(model), prefix, file: file.into() }.finish()
+    Inner {
+        vocab,
+        added,
+        model: Model::SentencePiece(model),
+        prefix,
+        file: file.into(),
+    }
+    .finish()
 }

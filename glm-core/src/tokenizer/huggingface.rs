@@ -44,13 +44,31 @@ pub(crate) struct AddedTokenEntry {
 
 impl AddedTokenEntry {
     pub fn kind(&self) -> TokenKind {
-        if self.special { TokenKind::Control } else { TokenKind::UserDefined }
+        if self.special {
+            TokenKind::Control
+        } else {
+            TokenKind::UserDefined
+        }
     }
 
     /// The token under an id that [`Vocab::insert`] has accepted.
     pub fn into_token(self, id: u32) -> AddedToken {
-        let Self { content, special, lstrip, rstrip, single_word, .. } = self;
-        AddedToken { id, content, special, lstrip, rstrip, single_word }
+        let Self {
+            content,
+            special,
+            lstrip,
+            rstrip,
+            single_word,
+            ..
+        } = self;
+        AddedToken {
+            id,
+            content,
+            special,
+            lstrip,
+            rstrip,
+            single_word,
+        }
     }
 }
 
@@ -98,7 +116,10 @@ impl Tokenizer {
     /// # Ok::<(), glm_core::tokenizer::TokenizerError>(())
     /// ```
     pub fn from_hf_json(bytes: &[u8], file: &Path) -> Result<Self, TokenizerError> {
-        let json_error = |source| TokenizerError::Json { file: file.into(), source };
+        let json_error = |source| TokenizerError::Json {
+            file: file.into(),
+            source,
+        };
         let parsed: TokenizerFile = serde_json::from_slice(bytes).map_err(json_error)?;
         check_pipeline(&parsed, file)?;
 
@@ -116,27 +137,60 @@ impl Tokenizer {
         let prefix = template_prefix(parsed.post_processor.as_ref(), &added);
 
         let pre_tokenizer = parsed.pre_tokenizer.unwrap_or_default();
-        let pre_tokenizer: PreTokenizerWrapper = serde_json::from_value(pre_tokenizer).map_err(json_error)?;
+        let pre_tokenizer: PreTokenizerWrapper =
+            serde_json::from_value(pre_tokenizer).map_err(json_error)?;
         let merges = split_merges(parsed.model.merges, file)?;
-        let bpe = ByteBpe::new(parsed.model.vocab, merges, parsed.model.ignore_merges, pre_tokenizer, file)?;
-        Inner { vocab, added, model: Model::ByteBpe(bpe), prefix, file: file.into() }.finish()
+        let bpe = ByteBpe::new(
+            parsed.model.vocab,
+            merges,
+            parsed.model.ignore_merges,
+            pre_tokenizer,
+            file,
+        )?;
+        Inner {
+            vocab,
+            added,
+            model: Model::ByteBpe(bpe),
+            prefix,
+            file: file.into(),
+        }
+        .finish()
     }
 }
 
 /// Refuses every pipeline that is not GLM's, naming the first part that differs.
 fn check_pipeline(parsed: &TokenizerFile, file: &Path) -> Result<(), TokenizerError> {
-    let refuse = |field, expected, found: String| Err(TokenizerError::Unsupported { file: file.into(), field, expected, found });
+    let refuse = |field, expected, found: String| {
+        Err(TokenizerError::Unsupported {
+            file: file.into(),
+            field,
+            expected,
+            found,
+        })
+    };
     let model = &parsed.model;
     // Files older than the `type` field hold a BPE exactly when they have merges.
     if model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
         return refuse("model.type", "BPE", model.kind.clone().unwrap_or_default());
     }
     let decorations = [&model.continuing_subword_prefix, &model.end_of_word_suffix];
-    if let Some(text) = decorations.into_iter().flatten().find(|text| !text.is_empty()) {
-        return refuse("model.continuing_subword_prefix or end_of_word_suffix", "none", format!("`{text}`"));
+    if let Some(text) = decorations
+        .into_iter()
+        .flatten()
+        .find(|text| !text.is_empty())
+    {
+        return refuse(
+            "model.continuing_subword_prefix or end_of_word_suffix",
+            "none",
+            format!("`{text}`"),
+        );
     }
     if let Some(unk) = &model.unk_token {
-        return refuse("model.unk_token", "null: bytes are never unknown", format!("`{unk}`"));
+        return refuse(
+            "model.unk_token",
+            "null: bytes are never unknown",
+            format!("`{unk}`"),
+        );
     }
     if model.byte_fallback {
         return refuse("model.byte_fallback", "false", "true".into());
@@ -148,12 +202,22 @@ fn check_pipeline(parsed: &TokenizerFile, file: &Path) -> Result<(), TokenizerEr
         return refuse("normalizer", "null", type_name(normalizer));
     }
     if !has_byte_level(parsed.decoder.as_ref(), "decoders") {
-        return refuse("decoder", "ByteLevel", parsed.decoder.as_ref().map_or("null".into(), type_name));
+        return refuse(
+            "decoder",
+            "ByteLevel",
+            parsed.decoder.as_ref().map_or("null".into(), type_name),
+        );
     }
     let pre_tokenizer = parsed.pre_tokenizer.as_ref();
-    if !has_byte_level(pre_tokenizer, "pretokenizers") || !is_known_split(pre_tokenizer.unwrap_or(&Value::Null)) {
+    if !has_byte_level(pre_tokenizer, "pretokenizers")
+        || !is_known_split(pre_tokenizer.unwrap_or(&Value::Null))
+    {
         let expected = "Split by a regular expression, then ByteLevel";
-        return refuse("pre_tokenizer", expected, pre_tokenizer.map_or("null".into(), type_name));
+        return refuse(
+            "pre_tokenizer",
+            expected,
+            pre_tokenizer.map_or("null".into(), type_name),
+        );
     }
     Ok(())
 }
@@ -167,7 +231,10 @@ fn has_byte_level(part: Option<&Value>, list: &str) -> bool {
     let Some(part) = part else { return false };
     match part["type"].as_str() {
         Some("ByteLevel") => true,
-        Some("Sequence") => part[list].as_array().and_then(|parts| parts.last()).is_some_and(|last| last["type"] == "ByteLevel"),
+        Some("Sequence") => part[list]
+            .as_array()
+            .and_then(|parts| parts.last())
+            .is_some_and(|last| last["type"] == "ByteLevel"),
         _ => false,
     }
 }
@@ -176,44 +243,71 @@ fn is_known_split(part: &Value) -> bool {
     match part["type"].as_str() {
         Some("ByteLevel" | "Split" | "Digits") => true,
         // one level is what files have; deeper nesting would only serve to exhaust the stack
-        Some("Sequence") => part["pretokenizers"]
-            .as_array()
-            .is_some_and(|parts| parts.iter().all(|part| part["type"] != "Sequence" && is_known_split(part))),
+        Some("Sequence") => part["pretokenizers"].as_array().is_some_and(|parts| {
+            parts
+                .iter()
+                .all(|part| part["type"] != "Sequence" && is_known_split(part))
+        }),
         _ => false,
     }
 }
 
 fn split_merges(merges: Vec<Merge>, file: &Path) -> Result<Vec<(String, String)>, TokenizerError> {
-    let pairs = merges.into_iter().enumerate().map(|(rank, merge)| match merge {
-        Merge::Pair(left, right) => Ok((left, right)),
-        Merge::Line(line) => split_merge_line(&line, rank, file),
-    });
+    let pairs = merges
+        .into_iter()
+        .enumerate()
+        .map(|(rank, merge)| match merge {
+            Merge::Pair(left, right) => Ok((left, right)),
+            Merge::Line(line) => split_merge_line(&line, rank, file),
+        });
     pairs.collect()
 }
 
 /// Splits `left right`; the tokens themselves hold no blank, since the byte-level table has none.
-pub(crate) fn split_merge_line(line: &str, rank: usize, file: &Path) -> Result<(String, String), TokenizerError> {
+pub(crate) fn split_merge_line(
+    line: &str,
+    rank: usize,
+    file: &Path,
+) -> Result<(String, String), TokenizerError> {
     match line.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
         _ => {
             let (left, missing) = (line.to_owned(), line.to_owned());
-            Err(TokenizerError::Merge { file: file.into(), rank, left, right: String::new(), missing })
+            Err(TokenizerError::Merge {
+                file: file.into(),
+                rank,
+                left,
+                right: String::new(),
+                missing,
+            })
         }
     }
 }
 
 /// The special tokens that a `TemplateProcessing` post-processor puts before a single text.
 fn template_prefix(post_processor: Option<&Value>, added: &AddedTokens) -> Vec<u32> {
-    let Some(post_processor) = post_processor else { return Vec::new() };
+    let Some(post_processor) = post_processor else {
+        return Vec::new();
+    };
     match post_processor["type"].as_str() {
         Some("TemplateProcessing") => {
-            let pieces = post_processor["single"].as_array().map_or(&[][..], Vec::as_slice);
-            let before_text = pieces.iter().map_while(|piece| piece["SpecialToken"]["id"].as_str());
-            before_text.filter_map(|content| added.id(content)).collect()
+            let pieces = post_processor["single"]
+                .as_array()
+                .map_or(&[][..], Vec::as_slice);
+            let before_text = pieces
+                .iter()
+                .map_while(|piece| piece["SpecialToken"]["id"].as_str());
+            before_text
+                .filter_map(|content| added.id(content))
+                .collect()
         }
         Some("Sequence") => {
-            let parts = post_processor["processors"].as_array().map_or(&[][..], Vec::as_slice);
-            let template = parts.iter().find(|part| part["type"] == "TemplateProcessing");
+            let parts = post_processor["processors"]
+                .as_array()
+                .map_or(&[][..], Vec::as_slice);
+            let template = parts
+                .iter()
+                .find(|part| part["type"] == "TemplateProcessing");
             template_prefix(template, added)
         }
         _ => Vec::new(),

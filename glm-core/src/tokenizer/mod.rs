@@ -82,7 +82,11 @@ impl Inner {
     fn finish(self) -> Result<Tokenizer, TokenizerError> {
         if self.vocab.len() == 0 {
             let limit = MAX_VOCAB_SIZE as u64;
-            return Err(TokenizerError::VocabSize { file: self.file, found: 0, limit });
+            return Err(TokenizerError::VocabSize {
+                file: self.file,
+                found: 0,
+                limit,
+            });
         }
         Ok(Tokenizer(Arc::new(self)))
     }
@@ -98,7 +102,9 @@ impl Inner {
         }
         match (&self.model, self.vocab.kind(id)) {
             (Model::ByteBpe(_), _) => byte_level::to_bytes(text),
-            (Model::SentencePiece(_), TokenKind::Byte) => sentencepiece::byte_of(text).into_iter().collect(),
+            (Model::SentencePiece(_), TokenKind::Byte) => {
+                sentencepiece::byte_of(text).into_iter().collect()
+            }
             (Model::SentencePiece(_), TokenKind::Control | TokenKind::Unknown) => Vec::new(),
             (Model::SentencePiece(_), _) => text.replace('▁', " ").into_bytes(),
         }
@@ -106,16 +112,6 @@ impl Inner {
 }
 
 impl Tokenizer {
-    /// Reads a file called `tokenizer.model`, which is a tiktoken rank file (GLM-4-9B) or a sentencepiece model (ChatGLM2, ChatGLM3).
-    ///
-    /// # Errors
-    /// As [`from_tiktoken`](Self::from_tiktoken) and [`from_sentencepiece`](Self::from_sentencepiece).
-    pub fn from_model_file(bytes: &[u8], config_json: Option<&str>, file: &Path) -> Result<Self, TokenizerError> {
-        // A rank file is base64, blanks and digits; the first byte of a sentencepiece model, a field key, is none of these.
-        let is_text = bytes.first().is_some_and(|&byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='));
-        if is_text { Self::from_tiktoken(bytes, config_json, file) } else { Self::from_sentencepiece(bytes, config_json, file) }
-    }
-
     /// Ids of `text`. Never adds a [`prefix`](Self::prefix).
     ///
     /// In a sentencepiece vocabulary every stretch of text between special tokens gets its own dummy blank, as ChatGLM3 does.
@@ -130,10 +126,17 @@ impl Tokenizer {
     }
 
     /// As [`SpecialTokens::Parse`], but special tokens that touch one of the `guarded` byte ranges (sorted, disjoint) are text.
-    pub(crate) fn encode_guarded(&self, text: &str, guarded: &[Range<usize>]) -> Result<Vec<u32>, TokenizerError> {
+    pub(crate) fn encode_guarded(
+        &self,
+        text: &str,
+        guarded: &[Range<usize>],
+    ) -> Result<Vec<u32>, TokenizerError> {
         let is_free = |token: &AddedToken, found: Range<usize>| {
             let next = guarded.partition_point(|range| range.end <= found.start);
-            !token.special || guarded.get(next).is_none_or(|range| found.end <= range.start)
+            !token.special
+                || guarded
+                    .get(next)
+                    .is_none_or(|range| found.end <= range.start)
         };
         self.encode_segments(self.0.added.split(text, is_free))
     }
@@ -216,12 +219,18 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::MissingToken`].
     pub(crate) fn required_id(&self, token: &str) -> Result<u32, TokenizerError> {
-        self.token_to_id(token).ok_or_else(|| TokenizerError::MissingToken { token: token.to_owned() })
+        self.token_to_id(token)
+            .ok_or_else(|| TokenizerError::MissingToken {
+                token: token.to_owned(),
+            })
     }
 
     /// The bytes a token stands for; half a character is possible. Empty for ids without a token.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        self.0.vocab.text(id).map_or_else(Vec::new, |text| self.0.bytes_of(id, text))
+        self.0
+            .vocab
+            .text(id)
+            .map_or_else(Vec::new, |text| self.0.bytes_of(id, text))
     }
 
     /// Whether `decode` leaves this id out when special tokens are skipped.
@@ -241,7 +250,10 @@ impl Tokenizer {
 
     /// The added tokens (special or visible) as text and id, in the file's order.
     pub fn added_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.0.added.iter().map(|token| (token.content.as_str(), token.id))
+        self.0
+            .added
+            .iter()
+            .map(|token| (token.content.as_str(), token.id))
     }
 
     /// The kind of vocabulary, for people: "byte-level BPE" or "sentencepiece".
@@ -267,17 +279,34 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::VocabMismatch`].
     pub fn check_vocab(&self, rows: usize) -> Result<(), TokenizerError> {
-        let Some((id, token, _)) = self.0.vocab.iter().filter(|(_, text, _)| !text.is_empty()).last() else { return Ok(()) };
+        let Some((id, token, _)) = self
+            .0
+            .vocab
+            .iter()
+            .filter(|(_, text, _)| !text.is_empty())
+            .last()
+        else {
+            return Ok(());
+        };
         if (id as usize) < rows {
             return Ok(());
         }
-        Err(TokenizerError::VocabMismatch { file: self.0.file.clone(), id, token: token.to_owned(), rows })
+        Err(TokenizerError::VocabMismatch {
+            file: self.0.file.clone(),
+            id,
+            token: token.to_owned(),
+            rows,
+        })
     }
 }
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, file) = (self.kind(), &self.0.file);
-        f.debug_struct("Tokenizer").field("kind", &kind).field("vocab_size", &self.vocab_size()).field("file", file).finish()
+        f.debug_struct("Tokenizer")
+            .field("kind", &kind)
+            .field("vocab_size", &self.vocab_size())
+            .field("file", file)
+            .finish()
     }
 }

@@ -17,13 +17,18 @@ pub(crate) struct TextDecoder {
 
 impl TextDecoder {
     pub fn new() -> Self {
-        Self { pending: Vec::new(), at_start: true }
+        Self {
+            pending: Vec::new(),
+            at_start: true,
+        }
     }
 
     /// Appends what `id` completes. Ids without a token decode to nothing.
     pub fn push(&mut self, inner: &Inner, id: u32, skip_special: bool, out: &mut String) {
         let kind = inner.vocab.kind(id);
-        let Some(text) = inner.vocab.text(id) else { return };
+        let Some(text) = inner.vocab.text(id) else {
+            return;
+        };
         if skip_special && kind.is_special() {
             return;
         }
@@ -42,7 +47,13 @@ impl TextDecoder {
                     self.at_start = true; // each stretch between visible special tokens was encoded on its own
                 } else {
                     self.end_run(inner, out);
-                    self.push_piece(text, kind, model.strips_dummy_prefix(), model.removes_extra_whitespaces(), out);
+                    self.push_piece(
+                        text,
+                        kind,
+                        model.strips_dummy_prefix(),
+                        model.removes_extra_whitespaces(),
+                        out,
+                    );
                 }
             }
         }
@@ -54,12 +65,23 @@ impl TextDecoder {
     }
 
     /// One piece of text, as sentencepiece's `Decode`: the first `▁` of a run is the dummy blank and is dropped, the others are blanks.
-    fn push_piece(&mut self, piece: &str, kind: TokenKind, strip: bool, strip_all: bool, out: &mut String) {
+    fn push_piece(
+        &mut self,
+        piece: &str,
+        kind: TokenKind,
+        strip: bool,
+        strip_all: bool,
+        out: &mut String,
+    ) {
         // control pieces have no surface; the unknown piece doubles as padding in ChatGLM
         if kind.is_special() {
             return;
         }
-        let rest = if self.at_start && strip { piece.strip_prefix('▁') } else { None };
+        let rest = if self.at_start && strip {
+            piece.strip_prefix('▁')
+        } else {
+            None
+        };
         let dropped_dummy = rest.is_some() && !strip_all;
         let text = rest.unwrap_or(piece);
         out.extend(text.chars().map(|c| if c == '▁' { ' ' } else { c }));
@@ -133,13 +155,18 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(crate) fn new(tokenizer: Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, decoder: TextDecoder::new(), skip_special }
+        Self {
+            tokenizer,
+            decoder: TextDecoder::new(),
+            skip_special,
+        }
     }
 
     /// Takes the next id; the text it completes, if any.
     pub fn push(&mut self, id: u32) -> Option<String> {
         let mut out = String::new();
-        self.decoder.push(&self.tokenizer.0, id, self.skip_special, &mut out);
+        self.decoder
+            .push(&self.tokenizer.0, id, self.skip_special, &mut out);
         (!out.is_empty()).then_some(out)
     }
 

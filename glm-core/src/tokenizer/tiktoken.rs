@@ -44,7 +44,9 @@ pub(crate) struct TokenizerConfig {
 
 impl TokenizerConfig {
     pub fn parse(json: Option<&str>, file: &Path) -> Result<Self, TokenizerError> {
-        let Some(json) = json else { return Ok(Self::default()) };
+        let Some(json) = json else {
+            return Ok(Self::default());
+        };
         let file = file.with_file_name("tokenizer_config.json");
         serde_json::from_str(json).map_err(|source| TokenizerError::Json { file, source })
     }
@@ -64,7 +66,11 @@ impl Tokenizer {
     /// assert_eq!(tokenizer.encode("ab<|user|>", SpecialTokens::Parse)?, [2, 10]);
     /// # Ok::<(), glm_core::tokenizer::TokenizerError>(())
     /// ```
-    pub fn from_tiktoken(bytes: &[u8], config_json: Option<&str>, file: &Path) -> Result<Self, TokenizerError> {
+    pub fn from_tiktoken(
+        bytes: &[u8],
+        config_json: Option<&str>,
+        file: &Path,
+    ) -> Result<Self, TokenizerError> {
         let ranks = parse_ranks(bytes, file)?;
         let merges = merges_from_ranks(&ranks);
         let mut vocab = Vocab::default();
@@ -80,18 +86,37 @@ impl Tokenizer {
         let pre_tokenizer = ByteBpe::glm_pre_tokenizer()?;
         // tiktoken looks a whole piece up before it merges
         let bpe = ByteBpe::new(by_text, merges, true, pre_tokenizer, file)?;
-        let prefix = ["[gMASK]", "<sop>"].iter().filter_map(|content| added.id(content)).collect();
-        Inner { vocab, added, model: Model::ByteBpe(bpe), prefix, file: file.into() }.finish()
+        let prefix = ["[gMASK]", "<sop>"]
+            .iter()
+            .filter_map(|content| added.id(content))
+            .collect();
+        Inner {
+            vocab,
+            added,
+            model: Model::ByteBpe(bpe),
+            prefix,
+            file: file.into(),
+        }
+        .finish()
     }
 }
 
-fn added_tokens(config: TokenizerConfig, vocab: &mut Vocab, file: &Path) -> Result<AddedTokens, TokenizerError> {
+fn added_tokens(
+    config: TokenizerConfig,
+    vocab: &mut Vocab,
+    file: &Path,
+) -> Result<AddedTokens, TokenizerError> {
     let mut tokens = Vec::new();
     if config.added_tokens_decoder.is_empty() {
         for content in GLM4_SPECIAL_TOKENS {
             let id = vocab.len() as u32;
             vocab.insert(id.into(), content, TokenKind::Control, file)?;
-            tokens.push(AddedToken { id, content: content.into(), special: true, ..AddedToken::default() });
+            tokens.push(AddedToken {
+                id,
+                content: content.into(),
+                special: true,
+                ..AddedToken::default()
+            });
         }
     }
     for (id, entry) in config.added_tokens_decoder {
@@ -109,14 +134,22 @@ fn parse_ranks(bytes: &[u8], file: &Path) -> Result<HashMap<Vec<u8>, u32>, Token
         if line.is_empty() {
             continue;
         }
-        let error = |reason| TokenizerError::RankLine { file: file.into(), line: number + 1, reason };
+        let error = |reason| TokenizerError::RankLine {
+            file: file.into(),
+            line: number + 1,
+            reason,
+        };
         let (token, rank) = parse_rank_line(line).map_err(error)?;
         if ranks.insert(token, rank).is_some() {
             return Err(error("this token was there before"));
         }
     }
     if ranks.is_empty() {
-        return Err(TokenizerError::RankLine { file: file.into(), line: 1, reason: "the file has no ranks" });
+        return Err(TokenizerError::RankLine {
+            file: file.into(),
+            line: 1,
+            reason: "the file has no ranks",
+        });
     }
     Ok(ranks)
 }
@@ -124,11 +157,18 @@ fn parse_ranks(bytes: &[u8], file: &Path) -> Result<HashMap<Vec<u8>, u32>, Token
 fn parse_rank_line(line: &[u8]) -> Result<(Vec<u8>, u32), &'static str> {
     let line = std::str::from_utf8(line).map_err(|_| "not text")?;
     let (token, rank) = line.split_once(' ').ok_or("no blank")?;
-    let token = STANDARD.decode(token).map_err(|_| "the token is not base64")?;
+    let token = STANDARD
+        .decode(token)
+        .map_err(|_| "the token is not base64")?;
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
         return Err("the token is empty or longer than 1024 bytes");
     }
-    Ok((token, rank.trim().parse().map_err(|_| "the rank is not a number")?))
+    Ok((
+        token,
+        rank.trim()
+            .parse()
+            .map_err(|_| "the rank is not a number")?,
+    ))
 }
 
 /// The merges a rank file implies: every split of a token into two tokens, the lowest rank first, as transformers' own conversion
@@ -145,5 +185,8 @@ fn merges_from_ranks(ranks: &HashMap<Vec<u8>, u32>) -> Vec<(String, String)> {
     }
     merges.sort_unstable();
     let in_chars = |bytes| byte_level::to_chars(bytes);
-    merges.into_iter().map(|(_, _, _, left, right)| (in_chars(left), in_chars(right))).collect()
+    merges
+        .into_iter()
+        .map(|(_, _, _, left, right)| (in_chars(left), in_chars(right)))
+        .collect()
 }

@@ -63,10 +63,20 @@ impl Vocab {
     ///
     /// # Errors
     /// [`TokenizerError::VocabSize`] if `id` is absurdly large; [`TokenizerError::Token`] if another text has it.
-    pub fn insert(&mut self, id: u64, text: &str, kind: TokenKind, file: &Path) -> Result<(), TokenizerError> {
+    pub fn insert(
+        &mut self,
+        id: u64,
+        text: &str,
+        kind: TokenKind,
+        file: &Path,
+    ) -> Result<(), TokenizerError> {
         if id >= MAX_VOCAB_SIZE as u64 {
             let limit = MAX_VOCAB_SIZE as u64;
-            return Err(TokenizerError::VocabSize { file: file.into(), found: id.saturating_add(1), limit });
+            return Err(TokenizerError::VocabSize {
+                file: file.into(),
+                found: id.saturating_add(1),
+                limit,
+            });
         }
         let index = id as usize;
         if index >= self.texts.len() {
@@ -76,7 +86,12 @@ impl Vocab {
         let taken = self.kinds[index] != TokenKind::Unused;
         if taken && *self.texts[index] != *text {
             let reason = "another token has this id";
-            return Err(TokenizerError::Token { file: file.into(), id, token: text.into(), reason });
+            return Err(TokenizerError::Token {
+                file: file.into(),
+                id,
+                token: text.into(),
+                reason,
+            });
         }
         self.texts[index] = text.into();
         self.kinds[index] = kind;
@@ -96,11 +111,18 @@ impl Vocab {
 
     /// Kind of `id`.
     pub fn kind(&self, id: u32) -> TokenKind {
-        self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Unused)
+        self.kinds
+            .get(id as usize)
+            .copied()
+            .unwrap_or(TokenKind::Unused)
     }
 
     /// All ids with text and kind, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &str, TokenKind)> {
-        self.texts.iter().zip(&self.kinds).zip(0u32..).map(|((text, kind), id)| (id, &**text, *kind))
+        self.texts
+            .iter()
+            .zip(&self.kinds)
+            .zip(0u32..)
+            .map(|((text, kind), id)| (id, &**text, *kind))
     }
 }

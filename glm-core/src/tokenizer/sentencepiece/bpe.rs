@@ -28,7 +28,9 @@ struct Candidate {
 impl Ord for Candidate {
     /// Best score first, then leftmost.
     fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
+        self.score
+            .total_cmp(&other.score)
+            .then(other.left.cmp(&self.left))
     }
 }
 
@@ -48,7 +50,13 @@ impl Eq for Candidate {}
 
 /// Cuts normalised text into pieces of the vocabulary and single characters outside it.
 pub(super) fn segment<'t>(model: &SentencePiece, text: &'t str) -> Vec<&'t str> {
-    let mut merger = Merger { model, text, symbols: initial_symbols(model, text), agenda: BinaryHeap::new(), unused: HashMap::new() };
+    let mut merger = Merger {
+        model,
+        text,
+        symbols: initial_symbols(model, text),
+        agenda: BinaryHeap::new(),
+        unused: HashMap::new(),
+    };
     merger.merge_all();
     merger.into_pieces()
 }
@@ -60,7 +68,13 @@ fn initial_symbols(model: &SentencePiece, text: &str) -> Vec<Symbol> {
         let user_defined = model.user_defined.match_at_start(&text[start..]);
         let len = user_defined.unwrap_or(first.len_utf8());
         let index = symbols.len();
-        symbols.push(Symbol { start, len, prev: index.checked_sub(1), next: None, frozen: user_defined.is_some() });
+        symbols.push(Symbol {
+            start,
+            len,
+            prev: index.checked_sub(1),
+            next: None,
+            frozen: user_defined.is_some(),
+        });
         if let Some(prev) = index.checked_sub(1) {
             symbols[prev].next = Some(index);
         }
@@ -83,7 +97,10 @@ impl<'t> Merger<'_, 't> {
         for left in 0..self.symbols.len() {
             self.propose(Some(left), self.symbols[left].next);
         }
-        while let Some(Candidate { left, right, len, .. }) = self.agenda.pop() {
+        while let Some(Candidate {
+            left, right, len, ..
+        }) = self.agenda.pop()
+        {
             let (left_len, right_len) = (self.symbols[left].len, self.symbols[right].len);
             // either side has been merged with something else since
             if left_len == 0 || right_len == 0 || left_len + right_len != len {
@@ -103,15 +120,24 @@ impl<'t> Merger<'_, 't> {
 
     /// Puts a pair on the agenda if it makes a piece.
     fn propose(&mut self, left: Option<usize>, right: Option<usize>) {
-        let (Some(left), Some(right)) = (left, right) else { return };
+        let (Some(left), Some(right)) = (left, right) else {
+            return;
+        };
         let (l, r) = (&self.symbols[left], &self.symbols[right]);
         if l.frozen || r.frozen {
             return;
         }
         let (split, len) = (l.len, l.len + r.len);
         let piece = &self.text[l.start..l.start + len];
-        let Some(&id) = self.model.pieces.get(piece) else { return };
-        self.agenda.push(Candidate { score: self.model.score(id), left, right, len });
+        let Some(&id) = self.model.pieces.get(piece) else {
+            return;
+        };
+        self.agenda.push(Candidate {
+            score: self.model.score(id),
+            left,
+            right,
+            len,
+        });
         if self.model.is_unused(id) {
             self.unused.insert(piece, split);
         }
@@ -124,7 +150,11 @@ impl<'t> Merger<'_, 't> {
         for symbol in self.symbols.iter().filter(|symbol| symbol.len > 0) {
             stack.push(&self.text[symbol.start..symbol.start + symbol.len]);
             while let Some(piece) = stack.pop() {
-                let unused = self.model.pieces.get(piece).is_some_and(|&id| self.model.is_unused(id));
+                let unused = self
+                    .model
+                    .pieces
+                    .get(piece)
+                    .is_some_and(|&id| self.model.is_unused(id));
                 match self.unused.get(piece).filter(|_| unused) {
                     Some(&split) => stack.extend([&piece[split..], &piece[..split]]),
                     None => pieces.push(piece),

@@ -19,8 +19,17 @@ use super::{Inner, Model, Tokenizer, TokenizerError};
 
 /// Special tokens that ChatGLM2 and ChatGLM3 put after the pieces, in id order (64789 to 64797). ChatGLM2 has the first five; its
 /// embedding table has rows for the other ids too, which text never reaches.
-const CHATGLM_SPECIAL_TOKENS: [&str; 9] =
-    ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"];
+const CHATGLM_SPECIAL_TOKENS: [&str; 9] = [
+    "[MASK]",
+    "[gMASK]",
+    "[sMASK]",
+    "sop",
+    "eop",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
@@ -61,7 +70,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TokenizerError`] if the bytes are not such a model, or it is of another type.
-    pub fn from_sentencepiece(bytes: &[u8], config_json: Option<&str>, file: &Path) -> Result<Self, TokenizerError> {
+    pub fn from_sentencepiece(
+        bytes: &[u8],
+        config_json: Option<&str>,
+        file: &Path,
+    ) -> Result<Self, TokenizerError> {
         let proto = ModelProto::parse(bytes, file)?;
         let algorithm = match proto.model_type {
             1 => Algorithm::Unigram,
@@ -69,20 +82,37 @@ impl Tokenizer {
             other => {
                 let found = format!("type {other}");
                 let (field, expected) = ("trainer_spec.model_type", "1 (unigram) or 2 (BPE)");
-                return Err(TokenizerError::Unsupported { file: file.into(), field, expected, found });
+                return Err(TokenizerError::Unsupported {
+                    file: file.into(),
+                    field,
+                    expected,
+                    found,
+                });
             }
         };
         let mut vocab = Vocab::default();
         for (id, piece) in (0u64..).zip(&proto.pieces) {
-            let invalid = |reason| TokenizerError::Token { file: file.into(), id, token: piece.text.clone(), reason };
-            let kind = TokenKind::from_code(piece.kind).ok_or_else(|| invalid("its type is not one of sentencepiece's (1 to 6)"))?;
+            let invalid = |reason| TokenizerError::Token {
+                file: file.into(),
+                id,
+                token: piece.text.clone(),
+                reason,
+            };
+            let kind = TokenKind::from_code(piece.kind)
+                .ok_or_else(|| invalid("its type is not one of sentencepiece's (1 to 6)"))?;
             if piece.text.is_empty() {
                 return Err(invalid("the piece is empty"));
             }
             vocab.insert(id, &piece.text, kind, file)?;
         }
         let scores = proto.pieces.iter().map(|piece| piece.score).collect();
-        let mut model = SentencePiece::new(algorithm, &vocab, |_| true, scores, proto.normalizer.clone());
+        let mut model = SentencePiece::new(
+            algorithm,
+            &vocab,
+            |_| true,
+            scores,
+            proto.normalizer.clone(),
+        );
         model.unk_id = u32::try_from(proto.unk_id).unwrap_or(0);
         model.bos_id = u32::try_from(proto.bos_id).ok();
         model.eos_id = u32::try_from(proto.eos_id).ok();
@@ -91,17 +121,36 @@ impl Tokenizer {
         }
 
         let added = appended_tokens(&mut vocab, config_json, file)?;
-        let prefix = ["[gMASK]", "sop"].iter().filter_map(|content| added.id(content)).collect();
-        Inner { vocab, added, model: Model::SentencePiece(model), prefix, file: file.into() }.finish()
+        let prefix = ["[gMASK]", "sop"]
+            .iter()
+            .filter_map(|content| added.id(content))
+            .collect();
+        Inner {
+            vocab,
+            added,
+            model: Model::SentencePiece(model),
+            prefix,
+            file: file.into(),
+        }
+        .finish()
     }
 }
 
-fn appended_tokens(vocab: &mut Vocab, config_json: Option<&str>, file: &Path) -> Result<AddedTokens, TokenizerError> {
+fn appended_tokens(
+    vocab: &mut Vocab,
+    config_json: Option<&str>,
+    file: &Path,
+) -> Result<AddedTokens, TokenizerError> {
     let pieces = vocab.len() as u64;
     let mut tokens = Vec::new();
     for (id, content) in (pieces..).zip(CHATGLM_SPECIAL_TOKENS) {
         vocab.insert(id, content, TokenKind::Control, file)?;
-        tokens.push(AddedToken { id: id as u32, content: content.into(), special: true, ..AddedToken::default() });
+        tokens.push(AddedToken {
+            id: id as u32,
+            content: content.into(),
+            special: true,
+            ..AddedToken::default()
+        });
     }
     // The configuration repeats pieces such as `</s>` too; those are the model's.
     for (id, entry) in TokenizerConfig::parse(config_json, file)?.added_tokens_decoder {
@@ -115,21 +164,36 @@ fn appended_tokens(vocab: &mut Vocab, config_json: Option<&str>, file: &Path) ->
 
 impl SentencePiece {
     /// A BPE model from a GGUF vocabulary, in which `added` tokens are no pieces.
-    pub fn new_bpe(vocab: &Vocab, added: &AddedTokens, scores: Vec<f32>, unk_id: u32, spec: NormalizerSpec) -> Self {
+    pub fn new_bpe(
+        vocab: &Vocab,
+        added: &AddedTokens,
+        scores: Vec<f32>,
+        unk_id: u32,
+        spec: NormalizerSpec,
+    ) -> Self {
         let is_piece = |text: &str| added.id(text).is_none();
         let mut model = Self::new(Algorithm::Bpe, vocab, is_piece, scores, spec);
         model.unk_id = unk_id;
         model
     }
 
-    fn new(algorithm: Algorithm, vocab: &Vocab, is_piece: impl Fn(&str) -> bool, scores: Vec<f32>, spec: NormalizerSpec) -> Self {
-        let mut pieces = HashMap::new();
+    fn new(
+        algorithm: Algorithm,
+        vocab: &Vocab,
+        is_piece: impl Fn(&str) -> bool,
+        scores: Vec<f32>,
+        spec: NormalizerSpec,
+    ) -> Self {
+        let mut pieces: HashMap<Box<str>, u32> = HashMap::new();
         let mut reserved = HashMap::new();
         let mut unused = Vec::new();
         let mut user_defined = Vec::new();
         let mut bytes = [None; 256];
         let (mut min_score, mut max_score) = (f32::MAX, f32::MIN);
-        for (id, text, kind) in vocab.iter().filter(|(_, text, _)| !text.is_empty() && is_piece(text)) {
+        for (id, text, kind) in vocab
+            .iter()
+            .filter(|(_, text, _)| !text.is_empty() && is_piece(text))
+        {
             match kind {
                 TokenKind::Byte => {
                     if let Some(byte) = byte_of(text) {
@@ -143,7 +207,11 @@ impl SentencePiece {
                     continue;
                 }
                 TokenKind::UserDefined => {
-                    user_defined.push(AddedToken { id, content: text.into(), ..AddedToken::default() });
+                    user_defined.push(AddedToken {
+                        id,
+                        content: text.into(),
+                        ..AddedToken::default()
+                    });
                 }
                 TokenKind::Unused => unused.push(id),
                 TokenKind::Normal => {
@@ -153,7 +221,7 @@ impl SentencePiece {
             }
             pieces.insert(text.into(), id);
         }
-        let mut piece_lengths: Vec<usize> = pieces.keys().map(|piece: &Box<str>| piece.len()).collect();
+        let mut piece_lengths: Vec<usize> = pieces.keys().map(|piece| piece.len()).collect();
         piece_lengths.sort_unstable();
         piece_lengths.dedup();
         let all_bytes: Option<Vec<u32>> = bytes.into_iter().collect();
@@ -186,7 +254,9 @@ impl SentencePiece {
         for piece in pieces {
             match (self.pieces.get(piece), &self.bytes) {
                 (Some(&id), _) => ids.push(id),
-                (None, Some(bytes)) => ids.extend(piece.bytes().map(|byte| bytes[usize::from(byte)])),
+                (None, Some(bytes)) => {
+                    ids.extend(piece.bytes().map(|byte| bytes[usize::from(byte)]))
+                }
                 // neighbouring unknown pieces become one token
                 (None, None) if after_unknown => {}
                 (None, None) => ids.push(self.unk_id),
@@ -196,7 +266,10 @@ impl SentencePiece {
     }
 
     pub fn id(&self, piece: &str) -> Option<u32> {
-        self.pieces.get(piece).or_else(|| self.reserved.get(piece)).copied()
+        self.pieces
+            .get(piece)
+            .or_else(|| self.reserved.get(piece))
+            .copied()
     }
 
     pub fn score(&self, id: u32) -> f32 {
@@ -229,5 +302,7 @@ impl SentencePiece {
 /// The byte that a byte piece (`<0x0A>`) stands for.
 pub(crate) fn byte_of(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+    (digits.len() == 2)
+        .then(|| u8::from_str_radix(digits, 16).ok())
+        .flatten()
 }

@@ -18,12 +18,20 @@ impl CharsMap {
     fn parse(blob: &[u8]) -> Option<Self> {
         let (size, rest) = blob.split_first_chunk::<4>()?;
         let size = u32::from_le_bytes(*size) as usize;
-        if size == 0 || size % 4 != 0 {
+        if size == 0 || !size.is_multiple_of(4) {
             return None;
         }
         let (trie, replacements) = rest.split_at_checked(size)?;
-        let units = trie.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit)).collect();
-        Some(Self { units, replacements: replacements.to_vec() })
+        let units = trie
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|unit| u32::from_le_bytes(*unit))
+            .collect();
+        Some(Self {
+            units,
+            replacements: replacements.to_vec(),
+        })
     }
 
     /// The replacement for the longest prefix of `text` that the map has, and that prefix's length in bytes.
@@ -33,7 +41,9 @@ impl CharsMap {
         let mut found = None;
         for (index, byte) in text.bytes().enumerate() {
             node ^= usize::from(byte);
-            let Some(&unit) = self.units.get(node) else { break };
+            let Some(&unit) = self.units.get(node) else {
+                break;
+            };
             if unit & (1 << 31 | 0xff) != u32::from(byte) {
                 break;
             }
@@ -44,7 +54,11 @@ impl CharsMap {
             }
         }
         let (at, len) = found.filter(|&(_, len)| text.is_char_boundary(len))?;
-        let replacement = self.replacements.get(at..)?.split(|&byte| byte == 0).next()?;
+        let replacement = self
+            .replacements
+            .get(at..)?
+            .split(|&byte| byte == 0)
+            .next()?;
         Some((std::str::from_utf8(replacement).ok()?, len))
     }
 }
@@ -95,7 +109,11 @@ impl Normalizer {
                 replacement = replacement.trim_start_matches(' ');
             }
             if !replacement.is_empty() {
-                out.extend(replacement.chars().map(|c| if c == ' ' { blank } else { c }));
+                out.extend(
+                    replacement
+                        .chars()
+                        .map(|c| if c == ' ' { blank } else { c }),
+                );
                 after_blank = spec.remove_extra_whitespaces && replacement.ends_with(' ');
             }
             rest = &rest[len..];
@@ -114,7 +132,11 @@ impl Normalizer {
         if let Some(len) = user_defined.match_at_start(text) {
             return (&text[..len], len);
         }
-        if let Some(found) = self.charsmap.as_ref().and_then(|map| map.longest_match(text)) {
+        if let Some(found) = self
+            .charsmap
+            .as_ref()
+            .and_then(|map| map.longest_match(text))
+        {
             return found;
         }
         let len = text.chars().next().map_or(0, char::len_utf8);

@@ -68,7 +68,13 @@ impl ModelProto {
             eos_id: 2,
             normalizer: NormalizerSpec::default(),
         };
-        model.read(bytes).map_err(|Malformed { offset, reason }| TokenizerError::Protobuf { file: file.into(), offset, reason })?;
+        model
+            .read(bytes)
+            .map_err(|Malformed { offset, reason }| TokenizerError::Protobuf {
+                file: file.into(),
+                offset,
+                reason,
+            })?;
         Ok(model)
     }
 
@@ -78,7 +84,12 @@ impl ModelProto {
                 (1, Field::Bytes(piece)) => self.pieces.push(read_piece(piece, at)?),
                 (2, Field::Bytes(trainer)) => self.read_trainer_spec(trainer, at)?,
                 (3, Field::Bytes(normalizer)) => self.read_normalizer_spec(normalizer, at)?,
-                (1..=3, _) => return Err(Malformed { offset: at, reason: "a message field has another type" }),
+                (1..=3, _) => {
+                    return Err(Malformed {
+                        offset: at,
+                        reason: "a message field has another type",
+                    });
+                }
                 _ => {}
             }
             Ok(())
@@ -89,7 +100,9 @@ impl ModelProto {
         for_each_field(bytes, at, |number, value, _| {
             match (number, value) {
                 (3, Field::Varint(value)) => self.model_type = value,
-                (24, Field::Varint(value)) => self.normalizer.treat_whitespace_as_suffix = value != 0,
+                (24, Field::Varint(value)) => {
+                    self.normalizer.treat_whitespace_as_suffix = value != 0
+                }
                 (35, Field::Varint(value)) => self.byte_fallback = value != 0,
                 (40, Field::Varint(value)) => self.unk_id = value as i32, // int32: negative values are sign-extended to 64 bits
                 (41, Field::Varint(value)) => self.bos_id = value as i32,
@@ -103,7 +116,9 @@ impl ModelProto {
     fn read_normalizer_spec(&mut self, bytes: &[u8], at: usize) -> Result<(), Malformed> {
         for_each_field(bytes, at, |number, value, _| {
             match (number, value) {
-                (2, Field::Bytes(charsmap)) => self.normalizer.precompiled_charsmap = charsmap.to_vec(),
+                (2, Field::Bytes(charsmap)) => {
+                    self.normalizer.precompiled_charsmap = charsmap.to_vec()
+                }
                 (3, Field::Varint(value)) => self.normalizer.add_dummy_prefix = value != 0,
                 (4, Field::Varint(value)) => self.normalizer.remove_extra_whitespaces = value != 0,
                 (5, Field::Varint(value)) => self.normalizer.escape_whitespaces = value != 0,
@@ -115,11 +130,17 @@ impl ModelProto {
 }
 
 fn read_piece(bytes: &[u8], at: usize) -> Result<Piece, Malformed> {
-    let mut piece = Piece { kind: 1, ..Piece::default() };
+    let mut piece = Piece {
+        kind: 1,
+        ..Piece::default()
+    };
     for_each_field(bytes, at, |number, value, offset| {
         match (number, value) {
             (1, Field::Bytes(text)) => {
-                let text = std::str::from_utf8(text).map_err(|_| Malformed { offset, reason: "a piece is not UTF-8" })?;
+                let text = std::str::from_utf8(text).map_err(|_| Malformed {
+                    offset,
+                    reason: "a piece is not UTF-8",
+                })?;
                 piece.text = text.to_owned();
             }
             (2, Field::Fixed32(bits)) => piece.score = f32::from_bits(bits),
@@ -152,8 +173,13 @@ fn for_each_field<'b>(
 ) -> Result<(), Malformed> {
     let mut at = 0;
     while at < bytes.len() {
-        let truncated = Malformed { offset: base + at, reason: "a field is cut off" };
-        let Some(key) = varint(bytes, &mut at) else { return Err(truncated) };
+        let truncated = Malformed {
+            offset: base + at,
+            reason: "a field is cut off",
+        };
+        let Some(key) = varint(bytes, &mut at) else {
+            return Err(truncated);
+        };
         let field = match key & 7 {
             0 => varint(bytes, &mut at).map(Field::Varint),
             1 => take(bytes, &mut at, 8).map(|_| Field::Fixed64),
@@ -161,10 +187,19 @@ fn for_each_field<'b>(
                 .and_then(|len| usize::try_from(len).ok())
                 .and_then(|len| take(bytes, &mut at, len))
                 .map(Field::Bytes),
-            5 => take(bytes, &mut at, 4).and_then(|raw| raw.try_into().ok()).map(|raw| Field::Fixed32(u32::from_le_bytes(raw))),
-            _ => return Err(Malformed { offset: base + at, reason: "a field has a type that protobuf does not know" }),
+            5 => take(bytes, &mut at, 4)
+                .and_then(|raw| raw.try_into().ok())
+                .map(|raw| Field::Fixed32(u32::from_le_bytes(raw))),
+            _ => {
+                return Err(Malformed {
+                    offset: base + at,
+                    reason: "a field has a type that protobuf does not know",
+                });
+            }
         };
-        let Some(field) = field else { return Err(truncated) };
+        let Some(field) = field else {
+            return Err(truncated);
+        };
         let value_at = match &field {
             Field::Bytes(value) => at - value.len(),
             _ => at,

@@ -19,7 +19,11 @@ pub(super) fn segment<'t>(model: &SentencePiece, text: &'t str) -> Vec<&'t str> 
     let unknown_score = model.min_score - UNKNOWN_PENALTY;
     let mut best: Vec<Option<Best>> = vec![None; text.len() + 1];
     for (start, first) in text.char_indices() {
-        let score_here = if start == 0 { 0.0 } else { best[start].map_or(0.0, |best| best.score) };
+        let score_here = if start == 0 {
+            0.0
+        } else {
+            best[start].map_or(0.0, |best| best.score)
+        };
         let mut offer = |end: usize, score: f64| {
             let score = (score + f64::from(score_here)) as f32;
             if best[end].is_none_or(|best| score > best.score) {
@@ -28,8 +32,12 @@ pub(super) fn segment<'t>(model: &SentencePiece, text: &'t str) -> Vec<&'t str> 
         };
         let mut has_single_character = false;
         for &len in &model.piece_lengths {
-            let Some(piece) = text.get(start..start + len) else { continue };
-            let Some(&id) = model.pieces.get(piece).filter(|&&id| !model.is_unused(id)) else { continue };
+            let Some(piece) = text.get(start..start + len) else {
+                continue;
+            };
+            let Some(&id) = model.pieces.get(piece).filter(|&&id| !model.is_unused(id)) else {
+                continue;
+            };
             let score = if model.user_defined.id(piece).is_some() {
                 len as f64 * f64::from(model.max_score) - 0.1
             } else {
