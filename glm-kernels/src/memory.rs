@@ -3,10 +3,12 @@
 //!
 //! Sizes are rounded up to one of eight steps per power of two, and each size has a free list. A
 //! freed block goes back to its list and is handed out last-in first-out, so the next request of
-//! that size finds it warm in the cache.
+//! that size finds it warm in the cache. Prompts come in any length, and each would leave blocks of
+//! its own sizes behind: so a large request also takes a block up to twice its size, and when the
+//! system must be asked, blocks that nobody wanted for long are given back first.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +20,12 @@ const ALIGNMENT: usize = 64;
 /// A block of this size or more starts on a page boundary of the same size, and the system is asked
 /// to back it with such pages: streaming weights through 4 KiB pages costs a TLB miss each 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
+
+/// A request of this size or more takes a free block of up to twice its size.
+const LARGE: usize = 1 << 20;
+
+/// Requests after which a block that none of them took counts as idle: some ten steps of a model.
+const IDLE_REQUESTS: u64 = 4096;
 
 /// What an allocator holds, in bytes and calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,8 +42,50 @@ pub struct AllocatorStats {
 
 #[derive(Default)]
 struct State {
-    free: HashMap<usize, Vec<Block>>,
+    /// By size, and within a size by when they came back, the latest last.
+    free: BTreeMap<usize, Vec<FreeBlock>>,
+    requests: u64,
     stats: AllocatorStats,
+}
+
+struct FreeBlock {
+    block: Block,
+    /// The value of [`State::requests`] when it came back.
+    since: u64,
+}
+
+impl State {
+    fn take_free(&mut self, capacity: usize) -> Option<Block> {
+        let largest = if capacity >= LARGE {
+            capacity.saturating_mul(2)
+        } else {
+            capacity
+        };
+        let fitting = self.free.range_mut(capacity..=largest);
+        let block = fitting
+            .into_iter()
+            .find_map(|(_, blocks)| blocks.pop())?
+            .block;
+        self.stats.cached_bytes -= block.capacity;
+        self.count_live(block.capacity);
+        Some(block)
+    }
+
+    fn count_live(&mut self, capacity: usize) {
+        self.stats.live_bytes += capacity;
+        self.stats.peak_bytes = self.stats.peak_bytes.max(self.stats.live_bytes);
+    }
+
+    /// Takes out the blocks that none of the last [`IDLE_REQUESTS`] requests took.
+    fn take_idle(&mut self) -> Vec<FreeBlock> {
+        let mut idle = Vec::new();
+        for blocks in self.free.values_mut() {
+            let count = blocks.partition_point(|free| self.requests - free.since > IDLE_REQUESTS);
+            idle.extend(blocks.drain(..count));
+        }
+        self.stats.cached_bytes -= idle.iter().map(|free| free.block.capacity).sum::<usize>();
+        idle
+    }
 }
 
 /// Hands out [`Buffer`]s and keeps the returned ones.
@@ -49,27 +99,34 @@ impl Allocator {
     /// what its last user left.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Buffer, KernelError> {
         let capacity = bucket_size(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
-        let cached = self.lock().free.get_mut(&capacity).and_then(Vec::pop);
-        let (block, is_new) = match cached {
-            Some(block) => (block, false),
-            None => (
-                Block::new(capacity).ok_or(KernelError::OutOfMemory { bytes })?,
-                true,
-            ),
+        let (cached, idle) = {
+            let mut state = self.lock();
+            state.requests += 1;
+            match state.take_free(capacity) {
+                Some(block) => (Some(block), Vec::new()),
+                None => (None, state.take_idle()),
+            }
         };
-        let stats = &mut self.lock().stats;
-        if is_new {
-            stats.system_allocations += 1;
-        } else {
-            stats.cached_bytes -= capacity;
-        }
-        stats.live_bytes += capacity;
-        stats.peak_bytes = stats.peak_bytes.max(stats.live_bytes);
+        drop(idle); // outside the lock, as are the calls to the system: both may take long
+        let block = match cached {
+            Some(block) => block,
+            None => self
+                .new_block(capacity)
+                .ok_or(KernelError::OutOfMemory { bytes })?,
+        };
         Ok(Buffer {
             block: Some(block),
             len: bytes,
             home: Arc::clone(self),
         })
+    }
+
+    fn new_block(&self, capacity: usize) -> Option<Block> {
+        let block = Block::new(capacity)?;
+        let mut state = self.lock();
+        state.stats.system_allocations += 1;
+        state.count_live(capacity);
+        Some(block)
     }
 
     pub(crate) fn stats(&self) -> AllocatorStats {
@@ -88,10 +145,14 @@ impl Allocator {
 
     fn take_back(&self, block: Block) {
         let mut state = self.lock();
-        let capacity = block.capacity();
+        let (capacity, since) = (block.capacity, state.requests);
         state.stats.live_bytes -= capacity;
         state.stats.cached_bytes += capacity;
-        state.free.entry(capacity).or_default().push(block);
+        state
+            .free
+            .entry(capacity)
+            .or_default()
+            .push(FreeBlock { block, since });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -148,10 +209,6 @@ impl Block {
             system,
             system_layout,
         })
-    }
-
-    fn capacity(&self) -> usize {
-        self.capacity
     }
 }
 
@@ -339,6 +396,52 @@ mod tests {
         assert_eq!(allocator.stats().cached_bytes, 0);
         drop(allocator.allocate(100).unwrap());
         assert_eq!(allocator.stats().system_allocations, 2);
+    }
+
+    #[test]
+    fn a_large_request_takes_a_block_of_up_to_twice_its_size() {
+        let allocator = Arc::new(Allocator::default());
+        drop(allocator.allocate(2 * LARGE).unwrap());
+        let fits = allocator.allocate(LARGE).unwrap();
+        assert_eq!(allocator.stats().system_allocations, 1);
+        drop(fits);
+        drop(allocator.allocate(LARGE - LARGE / 8).unwrap());
+        assert_eq!(allocator.stats().system_allocations, 2);
+    }
+
+    #[test]
+    fn blocks_that_nobody_wants_are_given_back_when_others_are_needed() {
+        let allocator = Arc::new(Allocator::default());
+        drop(allocator.allocate(1 << 16).unwrap());
+        for _ in 0..=IDLE_REQUESTS {
+            drop(allocator.allocate(64).unwrap());
+        }
+        assert_eq!(allocator.stats().cached_bytes, (1 << 16) + 64);
+        drop(allocator.allocate(128).unwrap());
+        assert_eq!(allocator.stats().cached_bytes, 64 + 128);
+    }
+
+    #[test]
+    fn threads_may_share_an_allocator() {
+        let allocator = Arc::new(Allocator::default());
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let allocator = &allocator;
+                scope.spawn(move || {
+                    for bytes in 1..60 {
+                        let mut buffer = allocator.allocate(bytes * 40).unwrap();
+                        buffer.as_bytes_mut().fill(thread);
+                        assert!(buffer.as_bytes().iter().all(|byte| *byte == thread));
+                        if bytes == 30 {
+                            allocator.release_cached();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(allocator.stats().live_bytes, 0);
+        allocator.release_cached();
+        assert_eq!(allocator.stats().cached_bytes, 0);
     }
 
     #[test]
