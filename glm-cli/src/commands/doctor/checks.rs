@@ -161,9 +161,10 @@ fn driver_version(text: &str) -> Option<&str> {
 
 /// Where downloaded checkpoints go, and whether downloading is allowed.
 pub fn hub(offline: bool) -> Check {
-    let offline = offline || env::var("HF_HUB_OFFLINE").is_ok_and(|value| !["", "0"].contains(&value.as_str()));
+    let switch = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_uppercase();
+    let offline = offline || ["1", "ON", "YES", "TRUE"].contains(&switch.as_str());
     let mode = if offline { "downloads are off" } else { "downloads are on" };
-    let Some(folder) = glm_core::hub_cache_dir() else {
+    let Some(folder) = hub_cache() else {
         return Check::wrong("hub", "no folder for downloaded checkpoints", "set HOME or HF_HUB_CACHE");
     };
     let found = format!("{}, {mode}", folder.display());
@@ -171,6 +172,14 @@ pub fn hub(offline: bool) -> Check {
         Some(Ok(false)) => Check::well("hub", found),
         _ => Check::wrong("hub", format!("{found}, not writable"), "set HF_HUB_CACHE to a folder that you may write to"),
     }
+}
+
+/// `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`: the rule of every program that shares this cache.
+fn hub_cache() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("HF_HUB_CACHE")
+        .or_else(|| Some(variable("HF_HOME")?.join("hub")))
+        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
 }
 
 fn existing_ancestor(path: &Path) -> Option<&Path> {
