@@ -9,6 +9,8 @@ pub mod chat;
 mod checkpoint;
 mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 mod names;
 mod pytorch;
@@ -18,8 +20,6 @@ mod tensor;
 pub mod tokenizer;
 
 pub use chat::{ChatFormat, TemplateError};
-#[doc(hidden)] // for the fuzz target
-pub use checkpoint::parse_index;
 pub use checkpoint::{Checkpoint, Format, OpenOptions, Progress};
 pub use config::{DenseConfig, GenerationConfig, ModelConfig, RopeScaling};
 pub use error::{LoadError, LoadErrorKind};

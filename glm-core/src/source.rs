@@ -16,6 +16,7 @@ pub(crate) struct SourceFile {
 enum Data {
     Mapped(Mmap),
     Static(&'static [u8]),
+    Owned(Vec<u8>),
 }
 
 impl SourceFile {
@@ -49,6 +50,14 @@ impl SourceFile {
         }
     }
 
+    /// A file already in memory; `path` is only its name in messages.
+    pub(crate) fn in_memory(path: PathBuf, bytes: Vec<u8>) -> Self {
+        Self {
+            path,
+            data: Data::Owned(bytes),
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -57,6 +66,7 @@ impl SourceFile {
         match &self.data {
             Data::Mapped(map) => map,
             Data::Static(bytes) => bytes,
+            Data::Owned(bytes) => bytes,
         }
     }
 

@@ -16,7 +16,10 @@ struct Index {
 ///
 /// # Errors
 /// [`LoadError::Json`]; [`LoadError::Header`] if it names no shard, or a shard outside its directory.
-pub fn parse_index(text: &str, file: &Path) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+pub(crate) fn parse_index(
+    text: &str,
+    file: &Path,
+) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
     let index: Index = serde_json::from_str(text).map_err(|source| LoadError::Json {
         file: file.to_path_buf(),
         source,

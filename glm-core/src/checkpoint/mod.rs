@@ -25,8 +25,7 @@ use crate::source::SourceFile;
 use crate::tensor::{RawTensor, TensorData, TensorInfo};
 use crate::tokenizer::Tokenizer;
 
-#[doc(hidden)]
-pub use index::parse_index;
+pub(crate) use index::parse_index;
 
 /// Reports of a slow operation: downloading, loading, quantising.
 ///

@@ -13,13 +13,12 @@ use crate::tokenizer::Tokenizer;
 /// Larger than any tokenizer by an order of magnitude.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// A file's path and content.
+type SideFile = (PathBuf, Cow<'static, [u8]>);
+
 impl SideFiles {
-    /// A small file beside the weights: its path and content.
-    fn read(
-        &self,
-        root: &Path,
-        name: &str,
-    ) -> Result<Option<(PathBuf, Cow<'static, [u8]>)>, LoadError> {
+    /// A small file beside the weights.
+    fn read(&self, root: &Path, name: &str) -> Result<Option<SideFile>, LoadError> {
         let path = root.join(name);
         match self {
             Self::Gguf(_) => Ok(None),

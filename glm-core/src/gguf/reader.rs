@@ -45,12 +45,12 @@ impl Reader {
         Self::from_source(Arc::new(SourceFile::open(path.as_ref())?))
     }
 
-    /// Reads a file that is embedded in the program; `name` stands for the path in messages.
+    /// Reads a file that is already in memory; `name` stands for the path in messages.
     ///
     /// # Errors
     /// As [`Reader::open`].
-    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, LoadError> {
-        Self::from_source(Arc::new(SourceFile::embedded(name.into(), bytes)))
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, LoadError> {
+        Self::from_source(Arc::new(SourceFile::in_memory(name.into(), bytes)))
     }
 
     pub(crate) fn from_source(file: Arc<SourceFile>) -> Result<Self, LoadError> {

@@ -89,11 +89,11 @@ pub fn tokenizer_metadata(tokenizer: Option<&Tokenizer>, rows: usize) -> Vec<(St
     );
     put(
         "merges",
-        (!vocabulary.merges.is_empty()).then(|| Value::Array(Array::String(vocabulary.merges))),
+        (!vocabulary.merges.is_empty()).then_some(Value::Array(Array::String(vocabulary.merges))),
     );
     put(
         "scores",
-        (!vocabulary.scores.is_empty()).then(|| Value::Array(Array::F32(vocabulary.scores))),
+        (!vocabulary.scores.is_empty()).then_some(Value::Array(Array::F32(vocabulary.scores))),
     );
     put("bos_token_id", vocabulary.bos.map(Value::U32));
     put("eos_token_id", vocabulary.eos.map(Value::U32));

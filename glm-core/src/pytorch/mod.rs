@@ -79,6 +79,12 @@ pub(crate) fn read_header(
         .collect()
 }
 
+/// Number of tensors in a bare pickle, without the archive around it.
+pub(crate) fn count_tensors(program: &[u8]) -> Option<usize> {
+    let objects = pickle::run(program).ok()?;
+    Some(state_dict::tensors(&objects).ok()?.len())
+}
+
 /// Finds the bytes of a tensor in its storage.
 fn locate(
     file: &SourceFile,

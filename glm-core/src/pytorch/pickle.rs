@@ -106,7 +106,7 @@ impl Machine<'_> {
                 self.marks.push(self.stack.len()); // MARK
                 Ok(())
             }
-            b't' | b'd' | b'l' | 0x91 | 0x90 | b'1' => self.from_mark(opcode),
+            b't' | b'd' | b'l' | 0x91 | 0x90 | b'1' => self.consume_to_mark(opcode),
             0x85..=0x87 => self.small_tuple(usize::from(opcode - 0x84)),
             b's' | b'u' => self.set_items(opcode),
             b'a' | b'e' => self.append(opcode),
@@ -170,7 +170,7 @@ impl Machine<'_> {
     }
 
     /// Opcodes that consume everything above the last mark.
-    fn from_mark(&mut self, opcode: u8) -> Result<(), PickleError> {
+    fn consume_to_mark(&mut self, opcode: u8) -> Result<(), PickleError> {
         let items = self.pop_to_mark()?;
         match opcode {
             b't' => self.push(Object::Tuple(items)),
