@@ -71,6 +71,10 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         _mm256_loadu_si256(bytes.cast())
     }
     #[inline(always)]
+    unsafe fn prefetch(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.cast());
+    }
+    #[inline(always)]
     unsafe fn zero() -> Self::I {
         _mm256_setzero_si256()
     }

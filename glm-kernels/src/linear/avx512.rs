@@ -50,6 +50,10 @@ impl Lanes for Zmm {
         _mm512_loadu_si512(bytes.cast())
     }
     #[inline(always)]
+    unsafe fn prefetch(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(bytes.cast());
+    }
+    #[inline(always)]
     unsafe fn zero() -> Self::I {
         _mm512_setzero_si512()
     }

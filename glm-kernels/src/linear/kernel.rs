@@ -25,6 +25,10 @@ use crate::parallel::SharedMut;
 /// panels of a thread pass by.
 const TOKEN_RUN_BYTES: usize = 512 << 10;
 
+/// How far ahead of its use a weight is fetched when one token streams all of them: the processor's own prefetcher follows the stream, but not
+/// far enough ahead for a core to use its share of the bandwidth. Beyond the end of a weight a prefetch does nothing.
+const PREFETCH_BYTES: usize = 4096;
+
 /// Columns whose products with float weights are summed before the sum joins the total: shorter chains round less.
 const FLOAT_RUN: usize = 256;
 
@@ -215,6 +219,12 @@ unsafe fn quantized_tile<L: Lanes, C: Codec, const T: usize>(
             L::load_f16(group.add(layout.m_at() + 2 * first_lane))
         };
         for payload in 0..const { C::LAYOUT.payloads() } {
+            if T == 1 {
+                let at = layout.payload_at() + payload * layout.payload_bytes();
+                for line in (0..layout.payload_bytes()).step_by(64) {
+                    L::prefetch(group.wrapping_add(at + line + PREFETCH_BYTES));
+                }
+            }
             let unpacked = unpack::<L, C>(group, first_lane, payload, d, m);
             let block = index * layout.payloads() + payload;
             for i in 0..T {
@@ -437,7 +447,11 @@ unsafe fn float_tile<L: Lanes, E: Float, const V: usize, const T: usize>(
         for col in start..(start + FLOAT_RUN).min(job.cols) {
             let mut w = [L::splat(0.0); V];
             for v in 0..V {
-                w[v] = E::load::<L>(weights[v].add(col * PANEL_ROWS * E::BYTES));
+                let at = weights[v].add(col * PANEL_ROWS * E::BYTES);
+                if T == 1 {
+                    L::prefetch(at.wrapping_add(PREFETCH_BYTES));
+                }
+                w[v] = E::load::<L>(at);
             }
             for i in 0..T {
                 let x = L::splat(*x[i].add(col));

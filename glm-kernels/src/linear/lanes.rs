@@ -19,6 +19,8 @@ pub(super) trait Lanes {
 
     /// Loads `4 * ROWS` bytes.
     unsafe fn load(bytes: *const u8) -> Self::I;
+    /// Asks for the cache line of an address, which need not be valid.
+    unsafe fn prefetch(bytes: *const u8);
     /// All lanes zero.
     unsafe fn zero() -> Self::I;
     /// The same byte everywhere.

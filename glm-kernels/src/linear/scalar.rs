@@ -56,6 +56,8 @@ impl Lanes for Scalar {
             .map(u32::from_le_bytes)
     }
     #[inline(always)]
+    unsafe fn prefetch(_bytes: *const u8) {}
+    #[inline(always)]
     unsafe fn zero() -> Self::I {
         [0; PANEL_ROWS]
     }
