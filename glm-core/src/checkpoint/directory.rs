@@ -49,25 +49,19 @@ pub(super) fn open(directory: &Path, name: String) -> Result<Parts, LoadError> {
             hint: "it needs model.safetensors, model.safetensors.index.json with its shards, or pytorch_model.bin".into(),
         });
     };
-    let (mut files, mut tensors) = (Vec::new(), Vec::new());
+    let mut opened = OpenedWeights::new(weights.format);
     for (shard, promised) in &weights.files {
-        let file = SourceFile::open(&directory.join(shard))?;
-        let listed = match weights.format {
-            Format::Safetensors => safetensors::read_header(&file, files.len())?,
-            _ => pytorch::read_header(&file, files.len())?,
-        };
-        check_promised(&file, promised, &listed)?;
-        tensors.extend(listed);
-        files.push(Arc::new(file));
+        opened.add(SourceFile::open(&directory.join(shard))?, promised)?;
     }
-    let side = SideFiles::Directory(directory.to_path_buf());
+    let path = directory.to_path_buf();
+    let side = SideFiles::Directory(path.clone());
     Ok(texts.into_parts(
-        name,
-        directory.to_path_buf(),
-        false,
-        weights.format,
-        files,
-        tensors,
+        Place {
+            name,
+            path,
+            embedded: false,
+        },
+        opened,
         side,
     ))
 }
@@ -93,22 +87,19 @@ pub(super) fn open_embedded(
         text(GENERATION_CONFIG).as_deref(),
         &path.join(GENERATION_CONFIG),
     )?;
-    let (mut files, mut tensors) = (Vec::new(), Vec::new());
+    let mut opened = OpenedWeights::new(Format::Safetensors);
     for weights in embedded.iter().filter(|e| e.name.ends_with(".safetensors")) {
-        let file = SourceFile::embedded(path.join(weights.name), weights.bytes);
-        tensors.extend(safetensors::read_header(&file, files.len())?);
-        files.push(Arc::new(file));
+        opened.add(
+            SourceFile::embedded(path.join(weights.name), weights.bytes),
+            &[],
+        )?;
     }
-    let side = SideFiles::Embedded(embedded);
-    Ok(texts.into_parts(
-        name.to_owned(),
+    let place = Place {
+        name: name.to_owned(),
         path,
-        true,
-        Format::Safetensors,
-        files,
-        tensors,
-        side,
-    ))
+        embedded: true,
+    };
+    Ok(texts.into_parts(place, opened, SideFiles::Embedded(embedded)))
 }
 
 /// What the JSON files say.
@@ -149,36 +140,56 @@ impl Texts {
         })
     }
 
-    #[allow(clippy::too_many_arguments)] // plain data, named at the one place each comes from
-    fn into_parts(
-        self,
-        name: String,
-        path: PathBuf,
-        embedded: bool,
-        format: Format,
-        files: Vec<Arc<SourceFile>>,
-        tensors: Vec<RawTensor>,
-        side: SideFiles,
-    ) -> Parts {
-        let Self {
-            config,
-            generation,
-            note,
-            warnings,
-        } = self;
+    fn into_parts(self, place: Place, weights: OpenedWeights, side: SideFiles) -> Parts {
         Parts {
-            name,
-            path,
-            embedded,
-            format,
-            config,
-            generation,
-            note,
-            warnings,
-            files,
-            tensors,
+            name: place.name,
+            path: place.path,
+            embedded: place.embedded,
+            format: weights.format,
+            config: self.config,
+            generation: self.generation,
+            note: self.note,
+            warnings: self.warnings,
+            files: weights.files,
+            tensors: weights.tensors,
             side,
         }
+    }
+}
+
+/// What the checkpoint is called and where it is.
+struct Place {
+    name: String,
+    path: PathBuf,
+    embedded: bool,
+}
+
+/// Weight files with their headers read.
+struct OpenedWeights {
+    format: Format,
+    files: Vec<Arc<SourceFile>>,
+    tensors: Vec<RawTensor>,
+}
+
+impl OpenedWeights {
+    fn new(format: Format) -> Self {
+        Self {
+            format,
+            files: Vec::new(),
+            tensors: Vec::new(),
+        }
+    }
+
+    /// Adds a file, which must hold the promised tensors.
+    fn add(&mut self, file: SourceFile, promised: &[String]) -> Result<(), LoadError> {
+        let listed = match self.format {
+            Format::PyTorch => pytorch::read_header(&file, self.files.len())?,
+            _ => safetensors::read_header(&file, self.files.len())?,
+        };
+        check_promised(&file, promised, &listed)?;
+        self.tensors.extend(listed);
+        self.files.push(Arc::new(file));
+        Ok(())
     }
 }
 
