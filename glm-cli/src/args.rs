@@ -122,7 +122,7 @@ impl KvChoice {
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// 0 always takes the likeliest token; higher is more varied
-    #[arg(long, value_name = "T", value_parser = values::non_negative)]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = values::non_negative)]
     pub temperature: Option<f32>,
 
     /// Choose among the likeliest tokens that make up this much probability
@@ -427,11 +427,17 @@ pub struct ManArgs {
 /// A weight format that this build can produce.
 fn quantization(text: &str) -> Result<WeightFormat, String> {
     let known = || {
-        let names: Vec<_> = glm_runtime::quantize::formats().map(|format| format.to_string()).collect();
+        let names: Vec<_> = glm_runtime::quantize::formats()
+            .map(|format| format.to_string())
+            .collect();
         format!("expected one of {}, found `{text}`", names.join(", "))
     };
     let format: WeightFormat = text.parse().map_err(|_| known())?;
-    if glm_runtime::quantize::formats().any(|candidate| candidate == format) { Ok(format) } else { Err(known()) }
+    if glm_runtime::quantize::formats().any(|candidate| candidate == format) {
+        Ok(format)
+    } else {
+        Err(known())
+    }
 }
 
 #[cfg(test)]
@@ -451,9 +457,25 @@ mod tests {
             if ["completions", "man"].contains(&command.get_name()) {
                 continue;
             }
-            let options: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
-            for option in ["model", "threads", "device", "quantize", "kv-dtype", "max-model-len", "seed", "offline"] {
-                assert!(options.contains(&option), "{} lacks --{option}", command.get_name());
+            let options: Vec<_> = command
+                .get_arguments()
+                .filter_map(|arg| arg.get_long())
+                .collect();
+            for option in [
+                "model",
+                "threads",
+                "device",
+                "quantize",
+                "kv-dtype",
+                "max-model-len",
+                "seed",
+                "offline",
+            ] {
+                assert!(
+                    options.contains(&option),
+                    "{} lacks --{option}",
+                    command.get_name()
+                );
             }
         }
     }
@@ -471,8 +493,11 @@ mod tests {
 
     #[test]
     fn lists_are_split_at_commas() {
-        let cli = Cli::try_parse_from("glm-cli bench --batch 1,8 --depth 0,4096".split(' ')).unwrap();
-        let Command::Bench(args) = cli.command else { panic!("bench") };
+        let cli =
+            Cli::try_parse_from("glm-cli bench --batch 1,8 --depth 0,4096".split(' ')).unwrap();
+        let Command::Bench(args) = cli.command else {
+            panic!("bench")
+        };
         assert_eq!((args.batch, args.depth), (vec![1, 8], vec![0, 4096]));
         assert!(Cli::try_parse_from("glm-cli bench --batch 0".split(' ')).is_err());
     }

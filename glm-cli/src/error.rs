@@ -86,6 +86,9 @@ mod tests {
         let root = Link("no such file", None);
         let middle = Link("cannot open x: no such file", Some(Box::new(root)));
         let top = Link("cannot load\n  the model", Some(Box::new(middle)));
-        assert_eq!(one_line(&top), "cannot load the model: cannot open x: no such file");
+        assert_eq!(
+            one_line(&top),
+            "cannot load the model: cannot open x: no such file"
+        );
     }
 }

@@ -71,30 +71,31 @@ pub fn positive(text: &str) -> Result<usize, String> {
 
 /// A finite number that is at least zero: a temperature.
 pub fn non_negative(text: &str) -> Result<f32, String> {
-    number(text).filter(|&value| value >= 0.0).ok_or_else(|| {
-        format!("expected a number of at least 0, found `{text}`")
-    })
+    number(text)
+        .filter(|&value| value >= 0.0)
+        .ok_or_else(|| format!("expected a number of at least 0, found `{text}`"))
 }
 
 /// A number above zero: a repetition penalty.
 pub fn above_zero(text: &str) -> Result<f32, String> {
-    number(text).filter(|&value| value > 0.0).ok_or_else(|| {
-        format!("expected a number above 0, found `{text}`")
-    })
+    number(text)
+        .filter(|&value| value > 0.0)
+        .ok_or_else(|| format!("expected a number above 0, found `{text}`"))
 }
 
 /// A probability from 0 to 1, both included.
 pub fn probability(text: &str) -> Result<f32, String> {
-    number(text).filter(|value| (0.0..=1.0).contains(value)).ok_or_else(|| {
-        format!("expected a number from 0 to 1, found `{text}`")
-    })
+    number(text)
+        .filter(|value| (0.0..=1.0).contains(value))
+        .ok_or_else(|| format!("expected a number from 0 to 1, found `{text}`"))
 }
 
 /// A probability above 0: nucleus sampling needs some mass to choose from.
 pub fn nucleus(text: &str) -> Result<f32, String> {
-    probability(text).ok().filter(|&value| value > 0.0).ok_or_else(|| {
-        format!("expected a number above 0 and at most 1, found `{text}`")
-    })
+    probability(text)
+        .ok()
+        .filter(|&value| value > 0.0)
+        .ok_or_else(|| format!("expected a number above 0 and at most 1, found `{text}`"))
 }
 
 fn number(text: &str) -> Option<f32> {

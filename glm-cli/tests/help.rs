@@ -5,16 +5,31 @@ mod common;
 use common::glm;
 
 const COMMANDS: [&str; 10] = [
-    "chat", "generate", "tokenize", "inspect", "perplexity", "quantize", "bench", "doctor", "completions", "man",
+    "chat",
+    "generate",
+    "tokenize",
+    "inspect",
+    "perplexity",
+    "quantize",
+    "bench",
+    "doctor",
+    "completions",
+    "man",
 ];
 
 #[test]
 fn the_help_of_every_command_shows_an_example() {
     let overview = glm(&["--help"]).ok();
     for command in COMMANDS {
-        assert!(overview.contains(command), "{command} is not in the overview");
+        assert!(
+            overview.contains(command),
+            "{command} is not in the overview"
+        );
         let help = glm(&[command, "--help"]).ok();
-        assert!(help.contains("Example") && help.contains(&format!("glm-cli {command}")), "{command}:\n{help}");
+        assert!(
+            help.contains("Example") && help.contains(&format!("glm-cli {command}")),
+            "{command}:\n{help}"
+        );
     }
 }
 
@@ -23,7 +38,10 @@ fn completions_for_each_shell_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = glm(&["completions", shell]).ok();
         for command in COMMANDS {
-            assert!(script.contains(command), "{shell} does not complete {command}");
+            assert!(
+                script.contains(command),
+                "{shell} does not complete {command}"
+            );
         }
         assert!(script.contains("max-model-len"), "{shell}");
     }
@@ -40,5 +58,8 @@ fn the_manual_pages_are_pages() {
 
 #[test]
 fn the_version_is_the_packages() {
-    assert_eq!(glm(&["--version"]).ok().trim(), concat!("glm-cli ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        glm(&["--version"]).ok().trim(),
+        concat!("glm-cli ", env!("CARGO_PKG_VERSION"))
+    );
 }

@@ -193,7 +193,9 @@ fn byte_len(spec: &TensorSpec) -> u64 {
 
 /// The value, or `None` and one more problem.
 fn noting<T>(result: Result<T, LoadError>, problems: &mut Vec<String>) -> Option<T> {
-    result.map_err(|error| problems.push(error.to_string())).ok()
+    result
+        .map_err(|error| problems.push(error.to_string()))
+        .ok()
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Result<TokenizerSummary, LoadError> {
@@ -218,29 +220,41 @@ fn chat(checkpoint: &Checkpoint) -> Result<ChatSummary, LoadError> {
 }
 
 fn generation(source: &ModelSource) -> GenerationSummary {
-    source.generation_config().map_or_else(GenerationSummary::default, |config| GenerationSummary {
-        eos_token_ids: config.eos_token_ids.clone(),
-        do_sample: config.do_sample,
-        temperature: config.temperature,
-        top_p: config.top_p,
-        top_k: config.top_k,
-    })
+    source
+        .generation_config()
+        .map_or_else(GenerationSummary::default, |config| GenerationSummary {
+            eos_token_ids: config.eos_token_ids.clone(),
+            do_sample: config.do_sample,
+            temperature: config.temperature,
+            top_p: config.top_p,
+            top_k: config.top_k,
+        })
 }
 
 fn memory(source: &ModelSource, options: &InspectOptions) -> MemorySummary {
     let dense = source.config().dense();
-    let max_model_len = options.max_model_len.unwrap_or(dense.max_position_embeddings);
-    let kv_dtype = options.kv_dtype.unwrap_or_else(|| auto_kv_dtype(dense, max_model_len));
+    let max_model_len = options
+        .max_model_len
+        .unwrap_or(dense.max_position_embeddings);
+    let kv_dtype = options
+        .kv_dtype
+        .unwrap_or_else(|| auto_kv_dtype(dense, max_model_len));
     let weights = weight_bytes(source, options.quantize);
-    let sizes =
-        EstimateOptions { kv_dtype, kv_tokens: max_model_len, max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS };
+    let sizes = EstimateOptions {
+        kv_dtype,
+        kv_tokens: max_model_len,
+        max_num_batched_tokens: MAX_NUM_BATCHED_TOKENS,
+    };
     let estimate = MemoryEstimate::new(source.config(), weights, sizes);
     MemorySummary {
         max_model_len,
         kv_dtype: kv_name(kv_dtype).to_owned(),
         total: estimate.total(),
         fits: estimate.fits(),
-        advice: estimate.check(options.quantize.is_some()).err().map(|shortage| shortage.advice),
+        advice: estimate
+            .check(options.quantize.is_some())
+            .err()
+            .map(|shortage| shortage.advice),
         estimate,
     }
 }

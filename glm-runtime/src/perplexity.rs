@@ -64,7 +64,11 @@ pub fn perplexity(
     let max_model_len = engine.model_info().max_model_len;
     let unscored = prefix.len().max(1);
     if !(unscored + 1..=max_model_len).contains(&window) {
-        return Err(PerplexityError::Window { found: window, least: unscored + 1, max_model_len });
+        return Err(PerplexityError::Window {
+            found: window,
+            least: unscored + 1,
+            max_model_len,
+        });
     }
     if prefix.len() + ids.len() <= unscored {
         return Err(PerplexityError::TooShort(ids.len()));
@@ -85,7 +89,11 @@ fn summary(tokens: usize, window: usize, nll: Vec<f32>) -> Perplexity {
     let count = nll.len() as f64;
     let mean = nll.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
     let squares: f64 = nll.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum();
-    let standard_error = if nll.len() > 1 { (squares / (count - 1.0) / count).sqrt() } else { 0.0 };
+    let standard_error = if nll.len() > 1 {
+        (squares / (count - 1.0) / count).sqrt()
+    } else {
+        0.0
+    };
     Perplexity {
         tokens,
         scored: nll.len(),

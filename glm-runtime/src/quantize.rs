@@ -35,7 +35,13 @@ pub struct QuantizeOptions {
 impl QuantizeOptions {
     /// The plain case: this format, all threads, an existing file is kept.
     pub fn new(format: WeightFormat) -> Self {
-        Self { format, overwrite: false, threads: None, progress: None, stop: None }
+        Self {
+            format,
+            overwrite: false,
+            threads: None,
+            progress: None,
+            stop: None,
+        }
     }
 }
 
@@ -89,7 +95,9 @@ pub enum QuantizeError {
         possible: String,
     },
     /// Quantising twice only adds error.
-    #[error("{model} is quantised already (`{tensor}` is {found}): start from the original weights, or ask for {found}, f32, f16 or bf16")]
+    #[error(
+        "{model} is quantised already (`{tensor}` is {found}): start from the original weights, or ask for {found}, f32, f16 or bf16"
+    )]
     Already {
         /// The model.
         model: String,
@@ -123,7 +131,10 @@ pub enum QuantizeError {
 
 /// The formats that [`quantize_to_gguf`] and in-situ quantisation can produce.
 pub fn formats() -> impl Iterator<Item = WeightFormat> {
-    TensorType::ALL.into_iter().filter_map(|ty| ty.name().parse().ok()).filter(|&format| quant::can_quantize(format))
+    TensorType::ALL
+        .into_iter()
+        .filter_map(|ty| ty.name().parse().ok())
+        .filter(|&format| quant::can_quantize(format))
 }
 
 /// Writes `source` to `output` with its matrices in `options.format`.
@@ -143,7 +154,9 @@ pub fn quantize_to_gguf(
     let metadata = metadata(source, options.format)?;
     let mut job = Job {
         source,
-        threads: options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        threads: options
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         progress: options.progress.as_deref(),
         stop: options.stop.as_deref(),
         writer: Writer::create(output, &metadata, &specs).map_err(write_error)?,
@@ -170,8 +183,16 @@ struct Planned {
 }
 
 fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
-    let wrong = |reason| Err(QuantizeError::Output { path: output.to_path_buf(), reason });
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |reason| {
+        Err(QuantizeError::Output {
+            path: output.to_path_buf(),
+            reason,
+        })
+    };
+    let folder = output
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     match () {
         () if output.file_name().is_none() || output.is_dir() => wrong("it is a directory"),
         () if !folder.is_dir() => wrong("its directory does not exist"),
@@ -182,25 +203,50 @@ fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
 
 fn plan(source: &ModelSource, requested: WeightFormat) -> Result<Vec<Planned>, QuantizeError> {
     if !quant::can_quantize(requested) {
-        let possible = formats().map(|format| format.to_string()).collect::<Vec<_>>().join(", ");
-        return Err(QuantizeError::Format { format: requested, possible });
+        let possible = formats()
+            .map(|format| format.to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        return Err(QuantizeError::Format {
+            format: requested,
+            possible,
+        });
     }
-    source.tensors().iter().map(|stored| planned(source, stored.clone(), requested)).collect()
+    source
+        .tensors()
+        .iter()
+        .map(|stored| planned(source, stored.clone(), requested))
+        .collect()
 }
 
-fn planned(source: &ModelSource, stored: TensorSpec, requested: WeightFormat) -> Result<Planned, QuantizeError> {
+fn planned(
+    source: &ModelSource,
+    stored: TensorSpec,
+    requested: WeightFormat,
+) -> Result<Planned, QuantizeError> {
     let model = || source.name().to_owned();
     let format = target_format(&stored, requested).ok_or_else(|| QuantizeError::Already {
         model: model(),
         tensor: stored.name.clone(),
         found: stored.format,
     })?;
-    let name = gguf::tensor_name(&stored.name)
-        .ok_or_else(|| QuantizeError::Name { model: model(), tensor: stored.name.clone() })?;
+    let name = gguf::tensor_name(&stored.name).ok_or_else(|| QuantizeError::Name {
+        model: model(),
+        tensor: stored.name.clone(),
+    })?;
     let ty = tensor_type(format);
     let bytes = ty.byte_len(&stored.shape).unwrap_or(0); // `target_format` divides rows into whole blocks
-    let target = gguf::TensorSpec { name, shape: stored.shape.clone(), ty };
-    Ok(Planned { stored, format, target, bytes })
+    let target = gguf::TensorSpec {
+        name,
+        shape: stored.shape.clone(),
+        ty,
+    };
+    Ok(Planned {
+        stored,
+        format,
+        target,
+        bytes,
+    })
 }
 
 /// The format a tensor is written in; `None` if it would be quantised a second time.
@@ -216,7 +262,10 @@ fn target_format(stored: &TensorSpec, requested: WeightFormat) -> Option<WeightF
 /// glm-core's name for a format; both crates list the same ones and do not know each other.
 fn tensor_type(format: WeightFormat) -> TensorType {
     let same = |ty: &TensorType| ty.name().parse() == Ok(format);
-    TensorType::ALL.into_iter().find(same).expect("both crates list GGML's types, as a test checks")
+    TensorType::ALL
+        .into_iter()
+        .find(same)
+        .expect("both crates list GGML's types, as a test checks")
 }
 
 /// `general.file_type` for a file whose matrices are mostly of `format`; source: `llama_ftype` in llama.cpp's `llama.h`.
@@ -236,11 +285,17 @@ fn file_type(format: WeightFormat) -> u32 {
     }
 }
 
-fn metadata(source: &ModelSource, format: WeightFormat) -> Result<Vec<(String, Value)>, QuantizeError> {
+fn metadata(
+    source: &ModelSource,
+    format: WeightFormat,
+) -> Result<Vec<(String, Value)>, QuantizeError> {
     let mut metadata = gguf::gguf_metadata(source.config());
     metadata.extend([
         ("general.name".to_owned(), Value::from(source.name())),
-        ("general.file_type".to_owned(), Value::from(file_type(format))),
+        (
+            "general.file_type".to_owned(),
+            Value::from(file_type(format)),
+        ),
         ("general.quantization_version".to_owned(), Value::from(2u32)), // GGML_QNT_VERSION
     ]);
     let model = |error| QuantizeError::Model(BuildError::Load(error));
@@ -249,7 +304,10 @@ fn metadata(source: &ModelSource, format: WeightFormat) -> Result<Vec<(String, V
         None | Some(Err(LoadError::NoTokenizer { .. })) => None,
         Some(tokenizer) => Some(tokenizer.map_err(model)?),
     };
-    metadata.extend(gguf::tokenizer_metadata(tokenizer.as_ref(), source.config().dense().vocab_size));
+    metadata.extend(gguf::tokenizer_metadata(
+        tokenizer.as_ref(),
+        source.config().dense().vocab_size,
+    ));
     if tokenizer.is_some()
         && let Some(checkpoint) = source.checkpoint()
         && let Some(template) = checkpoint.chat_format().map_err(model)?.template_source()
@@ -259,13 +317,22 @@ fn metadata(source: &ModelSource, format: WeightFormat) -> Result<Vec<(String, V
     Ok(metadata)
 }
 
-fn report(source: &ModelSource, output: &Path, format: WeightFormat, plan: &[Planned]) -> QuantizeReport {
+fn report(
+    source: &ModelSource,
+    output: &Path,
+    format: WeightFormat,
+    plan: &[Planned],
+) -> QuantizeReport {
     let mut formats = BTreeMap::new();
     for tensor in plan {
         *formats.entry(tensor.format.to_string()).or_default() += tensor.bytes;
     }
-    let stored_bytes = |spec: &TensorSpec| tensor_type(spec.format).byte_len(&spec.shape).unwrap_or(0);
-    let parameters = plan.iter().map(|tensor| tensor.stored.elements()).sum::<u64>();
+    let stored_bytes =
+        |spec: &TensorSpec| tensor_type(spec.format).byte_len(&spec.shape).unwrap_or(0);
+    let parameters = plan
+        .iter()
+        .map(|tensor| tensor.stored.elements())
+        .sum::<u64>();
     let bytes = plan.iter().map(|tensor| tensor.bytes).sum::<u64>();
     QuantizeReport {
         model: source.name().to_owned(),
@@ -303,7 +370,10 @@ impl Job<'_> {
             ModelSource::Random(random) => Rows::Drawn(random, stored),
             _ => {
                 data = self.source.read(&stored.name)?;
-                Rows::Stored { format: stored.format, bytes: &data.bytes }
+                Rows::Stored {
+                    format: stored.format,
+                    bytes: &data.bytes,
+                }
             }
         };
         let (count, columns) = dimensions(stored);
@@ -340,7 +410,10 @@ fn dimensions(spec: &TensorSpec) -> (usize, usize) {
 /// The values of a tensor, row by row.
 enum Rows<'a> {
     /// In the source's own format, one row after the other.
-    Stored { format: WeightFormat, bytes: &'a [u8] },
+    Stored {
+        format: WeightFormat,
+        bytes: &'a [u8],
+    },
     /// Drawn from a seed.
     Drawn(&'a RandomWeights, &'a TensorSpec),
 }
@@ -378,14 +451,20 @@ fn convert(
         source.read(first..first + count, columns, &mut values)?;
         quant::quantize(format, &values, out)
     };
-    let mut pieces = rows.step_by(per_thread).zip(out.chunks_mut(per_thread * row_bytes));
+    let mut pieces = rows
+        .step_by(per_thread)
+        .zip(out.chunks_mut(per_thread * row_bytes));
     std::thread::scope(|scope| {
         let own = pieces.next();
-        let others: Vec<_> = pieces.map(|(first, out)| scope.spawn(move || piece(first, out))).collect();
+        let others: Vec<_> = pieces
+            .map(|(first, out)| scope.spawn(move || piece(first, out)))
+            .collect();
         let own = own.map_or(Ok(()), |(first, out)| piece(first, out));
         // A panic in a piece is a bug in a kernel: it goes on in this thread.
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         others.into_iter().map(join).fold(own, Result::and)
     })
@@ -410,9 +489,18 @@ mod tests {
 
     /// The values of a tensor in a file, as f32.
     fn values(reader: &Reader, name: &str) -> Vec<f32> {
-        let entry = reader.tensors().iter().find(|entry| entry.name == name).unwrap();
+        let entry = reader
+            .tensors()
+            .iter()
+            .find(|entry| entry.name == name)
+            .unwrap();
         let mut values = vec![f32::NAN; entry.shape.iter().product()];
-        quant::dequantize(entry.ty.name().parse().unwrap(), reader.data(entry), &mut values).unwrap();
+        quant::dequantize(
+            entry.ty.name().parse().unwrap(),
+            reader.data(entry),
+            &mut values,
+        )
+        .unwrap();
         values
     }
 
@@ -420,7 +508,11 @@ mod tests {
     fn both_crates_list_the_same_formats() {
         for format in WeightFormat::ALL {
             let ty = tensor_type(format);
-            assert_eq!((ty.block_len(), ty.block_bytes()), (format.block_len(), format.block_bytes()), "{format}");
+            assert_eq!(
+                (ty.block_len(), ty.block_bytes()),
+                (format.block_len(), format.block_bytes()),
+                "{format}"
+            );
         }
         assert!(formats().any(|format| format == WeightFormat::Q4K));
         assert!(formats().all(quant::can_quantize));
@@ -432,7 +524,10 @@ mod tests {
         let output = folder.path().join("out.gguf");
         let random = random();
         let source = ModelSource::Random(random.clone());
-        let options = QuantizeOptions { threads: Some(3), ..QuantizeOptions::new(WeightFormat::Q4K) };
+        let options = QuantizeOptions {
+            threads: Some(3),
+            ..QuantizeOptions::new(WeightFormat::Q4K)
+        };
         let report = quantize_to_gguf(&source, &output, &options).unwrap();
         let reader = Reader::open(&output).unwrap();
         assert_eq!(reader.tensors().len(), report.tensors);
@@ -447,15 +542,24 @@ mod tests {
             quant::dequantize(format, &bytes, &mut expected).unwrap();
             assert_eq!(values(&reader, &entry.name), expected, "{}", spec.name);
         }
-        assert!(report.formats.contains_key("q4_k") && report.formats.contains_key("f32"), "{report:?}");
-        assert!(report.formats.contains_key("q8_0"), "rows of 96 do not divide into blocks of 256");
+        assert!(
+            report.formats.contains_key("q4_k") && report.formats.contains_key("f32"),
+            "{report:?}"
+        );
+        assert!(
+            report.formats.contains_key("q8_0"),
+            "rows of 96 do not divide into blocks of 256"
+        );
     }
 
     #[test]
     fn a_stopped_job_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let stop = Arc::new(AtomicBool::new(true));
-        let options = QuantizeOptions { stop: Some(stop), ..QuantizeOptions::new(WeightFormat::Q8_0) };
+        let options = QuantizeOptions {
+            stop: Some(stop),
+            ..QuantizeOptions::new(WeightFormat::Q8_0)
+        };
         let source = ModelSource::Random(random());
         let stopped = quantize_to_gguf(&source, &folder.path().join("out.gguf"), &options);
         assert!(matches!(stopped, Err(QuantizeError::Stopped)));
@@ -468,17 +572,29 @@ mod tests {
         let file = folder.path().join("there");
         std::fs::write(&file, "kept").unwrap();
         let source = ModelSource::Random(random());
-        let run = |output: &Path| quantize_to_gguf(&source, output, &QuantizeOptions::new(WeightFormat::Q8_0));
+        let run = |output: &Path| {
+            quantize_to_gguf(&source, output, &QuantizeOptions::new(WeightFormat::Q8_0))
+        };
         assert!(matches!(run(&file), Err(QuantizeError::Exists(_))));
-        assert!(matches!(run(folder.path()), Err(QuantizeError::Output { .. })));
-        assert!(matches!(run(&folder.path().join("no/such")), Err(QuantizeError::Output { .. })));
+        assert!(matches!(
+            run(folder.path()),
+            Err(QuantizeError::Output { .. })
+        ));
+        assert!(matches!(
+            run(&folder.path().join("no/such")),
+            Err(QuantizeError::Output { .. })
+        ));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
     }
 
     #[test]
     fn blocks_are_not_rounded_twice_but_can_become_floats() {
         use WeightFormat as W;
-        let stored = |format| TensorSpec { name: "w".to_owned(), shape: vec![4, 256], format };
+        let stored = |format| TensorSpec {
+            name: "w".to_owned(),
+            shape: vec![4, 256],
+            format,
+        };
         assert_eq!(target_format(&stored(W::Q6K), W::Q4K), None);
         assert_eq!(target_format(&stored(W::Q6K), W::Q6K), Some(W::Q6K));
         assert_eq!(target_format(&stored(W::Q6K), W::F16), Some(W::F16));

@@ -1,7 +1,9 @@
 //! `bench`: speed and memory of a model on this machine.
 
 use glm_runtime::EngineHandle;
-use glm_runtime::bench::{self, BenchError, BenchOptions, BenchReport, Decode, Machine, Measurement, Prefill};
+use glm_runtime::bench::{
+    self, BenchError, BenchOptions, BenchReport, Decode, Machine, Measurement, Prefill,
+};
 use indicatif::BinaryBytes;
 use serde_json::json;
 
@@ -22,13 +24,12 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
     check_device(args.model.device)?;
     let machine = Machine::measure(args.model.threads).map_err(CliError::usage)?;
     let engine = start(args, &options)?;
-    if !args.json {
-        output::print(&heading(&machine, engine.model_info()))?;
-    }
+    let mut heading = Some(heading(&machine, engine.model_info()));
     let mut printed = Ok(());
     let report = bench::run(&engine, machine, &options, |measurement| {
         if !args.json && printed.is_ok() {
-            printed = output::print_line(&line(measurement));
+            let heading = heading.take().unwrap_or_default(); // before the first line only
+            printed = output::print(&format!("{heading}{}\n", line(measurement)));
         }
     });
     printed?;
@@ -36,13 +37,23 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         BenchError::Engine(error) => engine_error(error),
         wrong => CliError::usage(wrong),
     })?;
-    if args.json { output::print_json(&json!(report)) } else { output::print(&footer(&report)) }
+    if args.json {
+        output::print_json(&json!(report))
+    } else {
+        output::print(&footer(&report))
+    }
 }
 
 /// An engine whose context and KV cache hold what is to be measured, unless the caller has fixed the context.
 fn start(args: &BenchArgs, options: &BenchOptions) -> Result<EngineHandle, CliError> {
-    let limit = open_source(&args.model)?.config().dense().max_position_embeddings;
-    let max_model_len = args.model.max_model_len.unwrap_or_else(|| options.max_model_len(limit));
+    let limit = open_source(&args.model)?
+        .config()
+        .dense()
+        .max_position_embeddings;
+    let max_model_len = args
+        .model
+        .max_model_len
+        .unwrap_or_else(|| options.max_model_len(limit));
     builder(&args.model)?
         .max_model_len(max_model_len)
         .kv_cache_tokens(options.kv_cache_tokens(max_model_len))
@@ -67,12 +78,29 @@ fn heading(machine: &Machine, model: &glm_runtime::ModelInfo) -> String {
 
 fn line(measurement: &Measurement) -> String {
     match measurement {
-        Measurement::Prefill(Prefill { tokens, tok_s, tok_s_min, tok_s_max, ttft_ms, .. }) => format!(
+        Measurement::Prefill(Prefill {
+            tokens,
+            tok_s,
+            tok_s_min,
+            tok_s_max,
+            ttft_ms,
+            ..
+        }) => format!(
             "prefill   {tokens:>5} tokens             {tok_s:>9.1} tok/s  ({tok_s_min:.1} to {tok_s_max:.1})  TTFT {ttft_ms:.0} ms"
         ),
         Measurement::Decode(decode) => {
-            let Decode { batch, depth, tok_s, tok_s_min, tok_s_max, itl_ms, itl_p95_ms, gb_s, bandwidth_share, .. } =
-                decode;
+            let Decode {
+                batch,
+                depth,
+                tok_s,
+                tok_s_min,
+                tok_s_max,
+                itl_ms,
+                itl_p95_ms,
+                gb_s,
+                bandwidth_share,
+                ..
+            } = decode;
             format!(
                 "decode    batch {batch:>3}, depth {depth:>6}  {tok_s:>9.1} tok/s  ({tok_s_min:.1} to {tok_s_max:.1})  \
                  ITL {itl_ms:.1} ms (p95 {itl_p95_ms:.1})  {gb_s:.1} GB/s, {:.0} % of this machine's",

@@ -3,11 +3,12 @@
 use std::io::{self, IsTerminal, Read};
 
 use glm_runtime::{
-    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Message, Prompt, RequestStream, Token, Tokenizer,
+    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Message, Prompt, RequestStream,
+    Token, Tokenizer,
 };
 use serde_json::{Value, json};
 
-use super::{build_engine_to_answer, engine_error, read_text_file, sampling};
+use super::{build_engine, engine_error, print_remarks, read_text_file, sampling};
 use crate::args::GenerateArgs;
 use crate::error::CliError;
 use crate::terminal::output;
@@ -15,14 +16,24 @@ use crate::values::TokenIds;
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
-    let engine = build_engine_to_answer(&args.model)?;
+    let engine = build_engine(&args.model)?;
     let stream = start(&engine, prompt, args)?;
+    print_remarks(&engine);
     if args.json {
         let prompt_token_ids = stream.prompt_token_ids().to_vec();
         let completion = stream.wait().map_err(engine_error)?;
-        return output::print_json(&report(&engine, &prompt_token_ids, &completion, args.logprobs.is_some()));
+        return output::print_json(&report(
+            &engine,
+            &prompt_token_ids,
+            &completion,
+            args.logprobs.is_some(),
+        ));
     }
-    if engine.model_info().has_tokenizer { print_text(stream) } else { print_ids(stream) }
+    if engine.model_info().has_tokenizer {
+        print_text(stream)
+    } else {
+        print_ids(stream)
+    }
 }
 
 fn read_prompt(args: &GenerateArgs) -> Result<Prompt, CliError> {
@@ -34,16 +45,24 @@ fn read_prompt(args: &GenerateArgs) -> Result<Prompt, CliError> {
         (None, Some(path)) => read_text_file(path)?,
         (None, None) => read_stdin()?,
     };
-    Ok(Prompt::Text(if args.raw || args.prompt.is_some() { text } else { without_last_line_end(&text).to_owned() }))
+    Ok(Prompt::Text(if args.raw || args.prompt.is_some() {
+        text
+    } else {
+        without_last_line_end(&text).to_owned()
+    }))
 }
 
 pub(super) fn read_stdin() -> Result<String, CliError> {
     let mut stdin = io::stdin();
     if stdin.is_terminal() {
-        return Err(CliError::Usage("no text given: name it on the command line or send it to stdin".to_owned()));
+        return Err(CliError::Usage(
+            "no text given: name it on the command line or send it to stdin".to_owned(),
+        ));
     }
     let mut text = String::new();
-    stdin.read_to_string(&mut text).map_err(|error| CliError::Usage(format!("cannot read stdin: {error}")))?;
+    stdin
+        .read_to_string(&mut text)
+        .map_err(|error| CliError::Usage(format!("cannot read stdin: {error}")))?;
     Ok(text)
 }
 
@@ -53,7 +72,11 @@ fn without_last_line_end(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-fn start(engine: &EngineHandle, prompt: Prompt, args: &GenerateArgs) -> Result<RequestStream, CliError> {
+fn start(
+    engine: &EngineHandle,
+    prompt: Prompt,
+    args: &GenerateArgs,
+) -> Result<RequestStream, CliError> {
     let mut sampling = sampling(&args.sampling, args.model.seed, engine);
     sampling.logprobs = args.logprobs.map(usize::from);
     let options = GenerateOptions {
@@ -64,9 +87,13 @@ fn start(engine: &EngineHandle, prompt: Prompt, args: &GenerateArgs) -> Result<R
         ..GenerateOptions::default()
     };
     match prompt {
-        Prompt::Text(text) if !args.raw => {
-            engine.chat([Message::text("user", text)], ChatOptions { generate: options, ..ChatOptions::default() })
-        }
+        Prompt::Text(text) if !args.raw => engine.chat(
+            [Message::text("user", text)],
+            ChatOptions {
+                generate: options,
+                ..ChatOptions::default()
+            },
+        ),
         prompt => engine.generate(prompt, options),
     }
     .map_err(engine_error)
@@ -74,7 +101,7 @@ fn start(engine: &EngineHandle, prompt: Prompt, args: &GenerateArgs) -> Result<R
 
 fn print_text(stream: RequestStream) -> Result<(), CliError> {
     for piece in stream.texts() {
-        output::print(&piece.map_err(engine_error)?)?;
+        output::print_model_text(&piece.map_err(engine_error)?)?;
     }
     output::print_line("")
 }
@@ -93,7 +120,12 @@ fn print_ids(stream: RequestStream) -> Result<(), CliError> {
     output::print_line("")
 }
 
-fn report(engine: &EngineHandle, prompt_token_ids: &[u32], completion: &Completion, logprobs: bool) -> Value {
+fn report(
+    engine: &EngineHandle,
+    prompt_token_ids: &[u32],
+    completion: &Completion,
+    logprobs: bool,
+) -> Value {
     let finished = &completion.finished;
     let (usage, timings) = (finished.usage, finished.timings);
     let mut object = json!({
@@ -115,14 +147,20 @@ fn report(engine: &EngineHandle, prompt_token_ids: &[u32], completion: &Completi
     });
     if logprobs {
         let tokenizer = engine.tokenizer().ok();
-        let entries: Vec<_> = completion.tokens.iter().map(|token| logprob_entry(token, tokenizer)).collect();
+        let entries: Vec<_> = completion
+            .tokens
+            .iter()
+            .map(|token| logprob_entry(token, tokenizer))
+            .collect();
         object["logprobs"] = Value::Array(entries);
     }
     object
 }
 
 fn logprob_entry(token: &Token, tokenizer: Option<&Tokenizer>) -> Value {
-    let text = |id| tokenizer.map(|tokenizer| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned());
+    let text = |id| {
+        tokenizer.map(|tokenizer| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned())
+    };
     let top: Vec<_> = token
         .top_logprobs
         .iter()

@@ -23,7 +23,11 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         return output::print_json(&json!(inspection));
     }
     output::print(&describe(&inspection))?;
-    if args.tensors { output::print(&tensors(&inspection)) } else { Ok(()) }
+    if args.tensors {
+        output::print(&tensors(&inspection))
+    } else {
+        Ok(())
+    }
 }
 
 fn describe(model: &Inspection) -> String {
@@ -36,21 +40,54 @@ fn describe(model: &Inspection) -> String {
     if let Some(path) = &model.path {
         row("path", path.display().to_string());
     }
-    row("architecture", format!("{} ({})", model.architecture, model.format));
-    row("parameters", format!("{} in {} tensors, {}", count(model.parameters), model.tensors.len(), BinaryBytes(model.tensor_bytes)));
+    row(
+        "architecture",
+        format!("{} ({})", model.architecture, model.format),
+    );
+    row(
+        "parameters",
+        format!(
+            "{} in {} tensors, {}",
+            count(model.parameters),
+            model.tensors.len(),
+            BinaryBytes(model.tensor_bytes)
+        ),
+    );
     for (name, total) in &model.types {
-        row("", format!("{name:<7}{:>6} tensors  {:>12}", total.tensors, BinaryBytes(total.bytes).to_string()));
+        row(
+            "",
+            format!(
+                "{name:<7}{:>6} tensors  {:>12}",
+                total.tensors,
+                BinaryBytes(total.bytes).to_string()
+            ),
+        );
     }
     row("sizes", sizes(&model.config));
     if let Some(tokenizer) = &model.tokenizer {
         let special = tokenizer.special_tokens.len();
-        row("tokenizer", format!("{} tokens, {special} of them special, prefix `{}`", tokenizer.vocab_size, tokenizer.prefix_text));
+        row(
+            "tokenizer",
+            format!(
+                "{} tokens, {special} of them special, prefix `{}`",
+                tokenizer.vocab_size, tokenizer.prefix_text
+            ),
+        );
     }
     if let Some(chat) = &model.chat {
-        let template = if chat.own_template { "the checkpoint's own template" } else { "built-in template" };
+        let template = if chat.own_template {
+            "the checkpoint's own template"
+        } else {
+            "built-in template"
+        };
         row("chat", format!("{}, {template}", chat.generation));
     }
-    let ends: Vec<_> = model.generation.eos_token_ids.iter().map(u32::to_string).collect();
+    let ends: Vec<_> = model
+        .generation
+        .eos_token_ids
+        .iter()
+        .map(u32::to_string)
+        .collect();
     if !ends.is_empty() {
         row("end tokens", ends.join(", "));
     }
@@ -62,7 +99,10 @@ fn describe(model: &Inspection) -> String {
 
 fn memory(memory: &MemorySummary) -> String {
     let estimate = &memory.estimate;
-    let mut text = format!("memory for a context of {} tokens, KV as {}:\n", memory.max_model_len, memory.kv_dtype);
+    let mut text = format!(
+        "memory for a context of {} tokens, KV as {}:\n",
+        memory.max_model_len, memory.kv_dtype
+    );
     for line in estimate.to_string().lines() {
         text += &format!("  {line}\n");
     }
@@ -87,13 +127,21 @@ fn sizes(config: &serde_json::Value) -> String {
         ("vocabulary", "vocab_size"),
         ("context", "max_position_embeddings"),
     ];
-    let known = named.iter().filter_map(|(label, key)| Some(format!("{label} {}", config.get(key)?)));
+    let known = named
+        .iter()
+        .filter_map(|(label, key)| Some(format!("{label} {}", config.get(key)?)));
     known.collect::<Vec<_>>().join(", ")
 }
 
 fn tensors(model: &Inspection) -> String {
     let lines = model.tensors.iter().map(|tensor| {
-        format!("{:<56} {:<7}{:>12}  {:?}\n", tensor.name, tensor.ty, BinaryBytes(tensor.bytes).to_string(), tensor.shape)
+        format!(
+            "{:<56} {:<7}{:>12}  {:?}\n",
+            tensor.name,
+            tensor.ty,
+            BinaryBytes(tensor.bytes).to_string(),
+            tensor.shape
+        )
     });
     lines.collect()
 }
@@ -121,6 +169,9 @@ mod tests {
 
     #[test]
     fn sizes_name_what_the_config_has() {
-        assert_eq!(sizes(&json!({ "hidden_size": 64, "other": 1 })), "hidden 64");
+        assert_eq!(
+            sizes(&json!({ "hidden_size": 64, "other": 1 })),
+            "hidden 64"
+        );
     }
 }

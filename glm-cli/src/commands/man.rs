@@ -14,10 +14,15 @@ pub fn run(args: &ManArgs) -> Result<(), CliError> {
         None => cli,
         Some(name) => cli.find_subcommand(name).cloned().ok_or_else(|| {
             let known: Vec<_> = cli.get_subcommands().map(clap::Command::get_name).collect();
-            CliError::Usage(format!("no command `{name}`; there are {}", known.join(", ")))
+            CliError::Usage(format!(
+                "no command `{name}`; there are {}",
+                known.join(", ")
+            ))
         })?,
     };
     let mut page = Vec::new();
-    Man::new(command).render(&mut page).map_err(CliError::failed)?;
+    Man::new(command)
+        .render(&mut page)
+        .map_err(CliError::failed)?;
     output::print(&String::from_utf8_lossy(&page))
 }

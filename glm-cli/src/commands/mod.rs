@@ -15,7 +15,9 @@ use std::fs;
 use std::path::Path;
 
 use glm_core::OpenOptions;
-use glm_runtime::{Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams};
+use glm_runtime::{
+    Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams,
+};
 
 use crate::args::{ModelArgs, SamplingArgs};
 use crate::error::CliError;
@@ -26,9 +28,9 @@ use crate::values::DeviceChoice;
 fn check_device(device: DeviceChoice) -> Result<(), CliError> {
     match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-        DeviceChoice::Cuda(_) => {
-            Err(CliError::Usage("--device cuda is not in this build yet: use --device cpu or auto".to_owned()))
-        }
+        DeviceChoice::Cuda(_) => Err(CliError::Usage(
+            "--device cuda is not in this build yet: use --device cpu or auto".to_owned(),
+        )),
     }
 }
 
@@ -50,13 +52,13 @@ fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
     builder(args)?.build().map_err(CliError::usage)
 }
 
-/// Loads the model for someone who will read its answers, and says what they should know: that the demo's weights are
-/// random, or what loading did.
-fn build_engine_to_answer(args: &ModelArgs) -> Result<EngineHandle, CliError> {
-    let engine = build_engine(args)?;
+/// Says what a reader of the model's answers should know: that the demo's weights are random, or what loading did.
+fn print_remarks(engine: &EngineHandle) {
     let info = engine.model_info();
-    info.note.iter().chain(&info.load_notes).for_each(|remark| output::note(remark));
-    Ok(engine)
+    info.note
+        .iter()
+        .chain(&info.load_notes)
+        .for_each(|remark| output::note(remark));
 }
 
 /// Opens the model without loading it.
@@ -84,7 +86,9 @@ fn sampling(args: &SamplingArgs, seed: Option<u64>, engine: &EngineHandle) -> Sa
         top_k: args.top_k.unwrap_or(default.top_k),
         top_p: args.top_p.unwrap_or(default.top_p),
         min_p: args.min_p.unwrap_or(default.min_p),
-        repetition_penalty: args.repetition_penalty.unwrap_or(default.repetition_penalty),
+        repetition_penalty: args
+            .repetition_penalty
+            .unwrap_or(default.repetition_penalty),
         seed: seed.or(default.seed),
         ..default
     }
@@ -92,5 +96,6 @@ fn sampling(args: &SamplingArgs, seed: Option<u64>, engine: &EngineHandle) -> Sa
 
 /// A text file named on the command line.
 fn read_text_file(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))
+    fs::read_to_string(path)
+        .map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use glm_runtime::perplexity::{Perplexity, PerplexityError, perplexity};
 use glm_runtime::EngineHandle;
+use glm_runtime::perplexity::{Perplexity, PerplexityError, perplexity};
 use serde_json::json;
 
 use super::{build_engine, engine_error, read_text_file};
@@ -23,19 +23,36 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
         (Some(ids), _) => (Vec::new(), ids),
         (None, text) => encode(&engine, &text.unwrap_or_default())?,
     };
-    let window = args.window.unwrap_or(DEFAULT_WINDOW.min(engine.model_info().max_model_len));
+    let window = args
+        .window
+        .unwrap_or(DEFAULT_WINDOW.min(engine.model_info().max_model_len));
     let bar = progress::counter("scoring", ids.len());
-    let result = perplexity(&engine, &prefix, &ids, window, |done| bar.inc(done as u64)).map_err(|error| match error {
-        PerplexityError::Engine(error) => engine_error(error),
-        wrong => CliError::usage(wrong),
-    });
+    let result =
+        perplexity(&engine, &prefix, &ids, window, |done| bar.inc(done as u64)).map_err(|error| {
+            match error {
+                PerplexityError::Engine(error) => engine_error(error),
+                wrong => CliError::usage(wrong),
+            }
+        });
     bar.finish_and_clear();
     let result = result?;
-    if args.json { output::print_json(&json!(result)) } else { output::print(&describe(&result)) }
+    if args.json {
+        output::print_json(&json!(result))
+    } else {
+        output::print(&describe(&result))
+    }
 }
 
 fn describe(result: &Perplexity) -> String {
-    let Perplexity { tokens, scored, window, mean_nll, standard_error, perplexity, .. } = result;
+    let Perplexity {
+        tokens,
+        scored,
+        window,
+        mean_nll,
+        standard_error,
+        perplexity,
+        ..
+    } = result;
     format!(
         "tokens      {tokens} ({scored} predicted, windows of {window})\n\
          mean nll    {mean_nll:.5} ± {standard_error:.5}\n\
@@ -54,7 +71,8 @@ fn encode(engine: &EngineHandle, text: &str) -> Result<(Vec<u32>, Vec<u32>), Cli
 fn read_ids(path: &Path) -> Result<Vec<u32>, CliError> {
     let text = fs::read_to_string(path)
         .map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))?;
-    let TokenIds(ids) =
-        text.parse().map_err(|error: String| CliError::Usage(format!("{}: {error}", path.display())))?;
+    let TokenIds(ids) = text
+        .parse()
+        .map_err(|error: String| CliError::Usage(format!("{}: {error}", path.display())))?;
     Ok(ids)
 }

@@ -31,12 +31,17 @@ pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
         progress: progress::for_terminal(),
         stop: Some(stop),
     };
-    let report = quantize_to_gguf(&source, &args.output, &options).map_err(|error| match error {
-        QuantizeError::Stopped => CliError::Interrupted,
-        QuantizeError::Write { .. } => CliError::failed(error),
-        wrong => CliError::usage(wrong),
-    })?;
-    if args.json { output::print_json(&json!(report)) } else { output::print(&describe(&report)) }
+    let report =
+        quantize_to_gguf(&source, &args.output, &options).map_err(|error| match error {
+            QuantizeError::Stopped => CliError::Interrupted,
+            QuantizeError::Write { .. } => CliError::failed(error),
+            wrong => CliError::usage(wrong),
+        })?;
+    if args.json {
+        output::print_json(&json!(report))
+    } else {
+        output::print(&describe(&report))
+    }
 }
 
 fn describe(report: &QuantizeReport) -> String {

@@ -31,10 +31,16 @@ pub fn run(args: &TokenizeArgs) -> Result<(), CliError> {
     let (text, ids) = match input {
         Input::Ids(ids) => (decode(&tokenizer, &ids)?, ids),
         Input::Text(text) => {
-            let ids = tokenizer.encode(&text, SpecialTokens::Parse).map_err(CliError::usage)?;
+            let ids = tokenizer
+                .encode(&text, SpecialTokens::Parse)
+                .map_err(CliError::usage)?;
             (text, ids)
         }
-        Input::Chat(chat) => render(&checkpoint.chat_format().map_err(CliError::usage)?, &tokenizer, &chat)?,
+        Input::Chat(chat) => render(
+            &checkpoint.chat_format().map_err(CliError::usage)?,
+            &tokenizer,
+            &chat,
+        )?,
     };
     if args.json {
         output::print_json(&report(&tokenizer, &text, &ids))
@@ -61,27 +67,38 @@ fn read_input(args: &TokenizeArgs) -> Result<Input, CliError> {
 /// A conversation in a file: a list of OpenAI messages, or an object with `messages` and perhaps `tools`.
 pub(super) fn read_chat(path: &Path) -> Result<ChatRequest, CliError> {
     let wrong = |reason: String| CliError::Usage(format!("{}: {reason}", path.display()));
-    let value: Value = serde_json::from_str(&read_text_file(path)?).map_err(|error| wrong(error.to_string()))?;
+    let value: Value =
+        serde_json::from_str(&read_text_file(path)?).map_err(|error| wrong(error.to_string()))?;
     match value {
         Value::Array(_) => serde_json::from_value(value).map(ChatRequest::new),
         Value::Object(mut object) => {
             object.retain(|_, value| !value.is_null()); // clients write `"tools": null` for none
             serde_json::from_value(Value::Object(object))
         }
-        _ => return Err(wrong("expected a list of messages or an object with `messages`".to_owned())),
+        other => serde_json::from_value(other),
     }
-    .map_err(|error| wrong(format!("not a conversation: {error}")))
+    .map_err(|error| {
+        wrong(format!(
+            "expected a list of OpenAI messages or an object with `messages`: {error}"
+        ))
+    })
 }
 
 fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String, CliError> {
     let size = tokenizer.vocab_size();
     match ids.iter().find(|&&id| id as usize >= size) {
-        Some(id) => Err(CliError::Usage(format!("token id {id} is outside the vocabulary of {size} tokens"))),
+        Some(id) => Err(CliError::Usage(format!(
+            "token id {id} is outside the vocabulary of {size} tokens"
+        ))),
         None => Ok(tokenizer.decode(ids, false)),
     }
 }
 
-fn render(format: &ChatFormat, tokenizer: &Tokenizer, chat: &ChatRequest) -> Result<(String, Vec<u32>), CliError> {
+fn render(
+    format: &ChatFormat,
+    tokenizer: &Tokenizer,
+    chat: &ChatRequest,
+) -> Result<(String, Vec<u32>), CliError> {
     let text = format.render(chat).map_err(CliError::usage)?;
     let ids = format.encode(tokenizer, chat).map_err(CliError::usage)?;
     Ok((text, ids))

@@ -37,7 +37,9 @@ impl TurnEditor {
     pub fn new(commands: &'static [&'static str]) -> Result<Self, CliError> {
         let mut editor = Editor::new().map_err(CliError::failed)?;
         editor.set_helper(Some(TurnHelper { commands }));
-        editor.set_max_history_size(2000).map_err(CliError::failed)?;
+        editor
+            .set_max_history_size(2000)
+            .map_err(CliError::failed)?;
         let history = history_file();
         if let Some(path) = &history {
             // The first session has no history yet; a chat without one is still a chat.
@@ -55,7 +57,9 @@ impl TurnEditor {
             }
             Err(ReadlineError::Interrupted) => Ok(Input::Cancelled),
             Err(ReadlineError::Eof) => Ok(Input::End),
-            Err(error) => Err(CliError::Failed(format!("cannot read from the terminal: {error}"))),
+            Err(error) => Err(CliError::Failed(format!(
+                "cannot read from the terminal: {error}"
+            ))),
         }
     }
 }
@@ -73,7 +77,11 @@ impl Drop for TurnEditor {
 
 /// `$XDG_STATE_HOME/glm-cli/history`, by default under `~/.local/state`; on Windows under `%LOCALAPPDATA%`.
 fn history_file() -> Option<PathBuf> {
-    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let state = folder("XDG_STATE_HOME")
         .or_else(|| folder("LOCALAPPDATA"))
         .or_else(|| folder("HOME").map(|home| home.join(".local/state")))?;
@@ -88,7 +96,10 @@ fn is_open(typed: &str) -> bool {
 /// The text that was meant: without the backslashes that joined lines, or without the `"""` around it.
 fn join_lines(typed: &str) -> String {
     let trimmed = typed.trim();
-    match trimmed.strip_prefix("\"\"\"").and_then(|rest| rest.strip_suffix("\"\"\"")) {
+    match trimmed
+        .strip_prefix("\"\"\"")
+        .and_then(|rest| rest.strip_suffix("\"\"\""))
+    {
         Some(quoted) => quoted.trim_matches('\n').to_owned(),
         None if typed.contains("\"\"\"") => typed.to_owned(),
         None => typed.replace("\\\n", "\n"),
@@ -109,16 +120,32 @@ impl Hinter for TurnHelper {
 impl Completer for TurnHelper {
     type Candidate = String;
 
-    fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+    fn complete(
+        &self,
+        line: &str,
+        pos: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = &line[..pos];
         let fits = |command: &&&str| typed.starts_with('/') && command.starts_with(typed);
-        Ok((0, self.commands.iter().filter(fits).map(|command| (*command).to_owned()).collect()))
+        Ok((
+            0,
+            self.commands
+                .iter()
+                .filter(fits)
+                .map(|command| (*command).to_owned())
+                .collect(),
+        ))
     }
 }
 
 impl Validator for TurnHelper {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(if is_open(context.input()) { ValidationResult::Incomplete } else { ValidationResult::Valid(None) })
+        Ok(if is_open(context.input()) {
+            ValidationResult::Incomplete
+        } else {
+            ValidationResult::Valid(None)
+        })
     }
 }
 
@@ -141,6 +168,9 @@ mod tests {
         assert!(!is_open("\"\"\"\none\ntwo\n\"\"\""));
         assert_eq!(join_lines("\"\"\"\none\n\ntwo\n\"\"\""), "one\n\ntwo");
         assert_eq!(join_lines("\"\"\"path\\\nnext\"\"\""), "path\\\nnext");
-        assert_eq!(join_lines("say \"\"\"x\"\"\" aloud"), "say \"\"\"x\"\"\" aloud");
+        assert_eq!(
+            join_lines("say \"\"\"x\"\"\" aloud"),
+            "say \"\"\"x\"\"\" aloud"
+        );
     }
 }

@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar for work counted in bytes, or `None` where nobody would see it.
 pub fn for_terminal() -> Option<Arc<dyn Progress>> {
-    io::stderr().is_terminal().then(|| Arc::new(Bar::default()) as Arc<dyn Progress>)
+    io::stderr()
+        .is_terminal()
+        .then(|| Arc::new(Bar::default()) as Arc<dyn Progress>)
 }
 
 /// One bar at a time; a new piece of work replaces the last.
@@ -29,7 +31,9 @@ impl Progress for Bar {
             "{msg:24!} {wide_bar} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta:>4}",
         )
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(total).with_style(style).with_message(what.to_owned());
+        let bar = ProgressBar::new(total)
+            .with_style(style)
+            .with_message(what.to_owned());
         if let Some(last) = self.current().replace(bar) {
             last.finish_and_clear();
         }
@@ -53,7 +57,10 @@ pub fn counter(what: &'static str, total: usize) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {per_sec:>12} {eta:>4}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total as u64).with_style(style).with_message(what)
+    let style =
+        ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {per_sec:>12} {eta:>4}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total as u64)
+        .with_style(style)
+        .with_message(what)
 }

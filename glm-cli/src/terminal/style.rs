@@ -12,12 +12,16 @@ pub struct Style {
 impl Style {
     /// Attributes for stdout.
     pub fn stdout() -> Self {
-        Self { enabled: io::stdout().is_terminal() && wanted() }
+        Self {
+            enabled: io::stdout().is_terminal() && wanted(),
+        }
     }
 
     /// Attributes for stderr.
     pub fn stderr() -> Self {
-        Self { enabled: io::stderr().is_terminal() && wanted() }
+        Self {
+            enabled: io::stderr().is_terminal() && wanted(),
+        }
     }
 
     /// For a heading.
@@ -28,6 +32,15 @@ impl Style {
     /// For what matters less: thinking, notes.
     pub fn dim(self, text: &str) -> String {
         self.wrap("2", text)
+    }
+
+    /// What [`dim`](Self::dim) puts before and after a text, for text that is printed in another way.
+    pub fn dim_marks(self) -> [&'static str; 2] {
+        if self.enabled {
+            ["\x1b[2m", "\x1b[0m"]
+        } else {
+            ["", ""]
+        }
     }
 
     /// For errors.
@@ -46,7 +59,11 @@ impl Style {
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
-        if self.enabled && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.enabled && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 

@@ -24,7 +24,11 @@ pub struct ThinkingSplitter {
 impl ThinkingSplitter {
     /// `thinking`: the prompt ended with `<think>`, so the text starts inside.
     pub fn new(thinking: bool) -> Self {
-        Self { thinking, before_answer: true, held: String::new() }
+        Self {
+            thinking,
+            before_answer: true,
+            held: String::new(),
+        }
     }
 
     /// Takes more text; returns what is certain by now.
@@ -63,14 +67,21 @@ impl ThinkingSplitter {
             self.before_answer = text.is_empty();
         }
         if !text.is_empty() {
-            parts.push(if self.thinking { Part::Thinking(text) } else { Part::Answer(text) });
+            parts.push(if self.thinking {
+                Part::Thinking(text)
+            } else {
+                Part::Answer(text)
+            });
         }
     }
 }
 
 /// Length of the longest end of `text` that `marker` could start with.
 fn partial_marker(text: &str, marker: &str) -> usize {
-    (1..marker.len()).rev().find(|&len| text.ends_with(&marker[..len])).unwrap_or(0)
+    (1..marker.len())
+        .rev()
+        .find(|&len| text.ends_with(&marker[..len]))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -79,7 +90,10 @@ mod tests {
 
     fn split(inside: bool, pieces: &[&str]) -> (String, String) {
         let mut splitter = ThinkingSplitter::new(inside);
-        let mut parts: Vec<_> = pieces.iter().flat_map(|piece| splitter.push(piece)).collect();
+        let mut parts: Vec<_> = pieces
+            .iter()
+            .flat_map(|piece| splitter.push(piece))
+            .collect();
         parts.extend(splitter.finish());
         let (mut thinking, mut answer) = (String::new(), String::new());
         for part in parts {
@@ -102,12 +116,21 @@ mod tests {
 
     #[test]
     fn a_prompt_may_have_opened_the_thinking() {
-        assert_eq!(split(true, &["why</th", "ink>because"]), ("why".into(), "because".into()));
+        assert_eq!(
+            split(true, &["why</th", "ink>because"]),
+            ("why".into(), "because".into())
+        );
     }
 
     #[test]
     fn text_that_only_looks_like_a_marker_is_kept() {
-        assert_eq!(split(false, &["a <thin", "g"]), (String::new(), "a <thing".into()));
-        assert_eq!(split(false, &["end <thi"]), (String::new(), "end <thi".into()));
+        assert_eq!(
+            split(false, &["a <thin", "g"]),
+            (String::new(), "a <thing".into())
+        );
+        assert_eq!(
+            split(false, &["end <thi"]),
+            (String::new(), "end <thi".into())
+        );
     }
 }

@@ -27,7 +27,11 @@ impl Run {
     /// The single JSON object on stdout of a run that must have succeeded.
     pub fn json(self) -> Value {
         let stdout = self.ok();
-        assert_eq!(stdout.lines().count(), 1, "one line of JSON and nothing else:\n{stdout}");
+        assert_eq!(
+            stdout.lines().count(),
+            1,
+            "one line of JSON and nothing else:\n{stdout}"
+        );
         let value: Value = serde_json::from_str(&stdout).unwrap();
         assert!(value.is_object(), "{value}");
         value
@@ -38,8 +42,16 @@ impl Run {
         assert_eq!(self.code, Some(2), "{self:#?}");
         assert_eq!(self.stdout, "", "{self:#?}");
         assert_eq!(self.stderr.lines().count(), 1, "{self:#?}");
-        let line = self.stderr.trim_end().strip_prefix("error: ").expect("an error line").to_owned();
-        assert!(!line.contains("panicked") && !line.contains('\u{1b}'), "{line}");
+        let line = self
+            .stderr
+            .trim_end()
+            .strip_prefix("error: ")
+            .expect("an error line")
+            .to_owned();
+        assert!(
+            !line.contains("panicked") && !line.contains('\u{1b}'),
+            "{line}"
+        );
         line
     }
 }
@@ -48,8 +60,8 @@ impl From<Output> for Run {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 }
@@ -57,7 +69,10 @@ impl From<Output> for Run {
 /// The program with `args`, shielded from the environment of whoever runs the tests.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glm-cli"));
-    command.args(args).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    command
+        .args(args)
+        .env("HF_HUB_OFFLINE", "1")
+        .stdin(Stdio::null());
     for name in ["GLM_MODEL", "GLM_ISA", "NO_COLOR", "RUST_BACKTRACE"] {
         command.env_remove(name);
     }
@@ -71,15 +86,26 @@ pub fn glm(args: &[&str]) -> Run {
 
 /// Runs the program with `input` on stdin.
 pub fn glm_with_stdin(args: &[&str], input: &str) -> Run {
-    let mut child =
-        command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let mut child = command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap().into()
 }
 
 /// A checkpoint of this repository.
 pub fn model(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models")
+        .join(name)
 }
 
 /// A copy of a checkpoint's files, to be damaged.
@@ -89,7 +115,11 @@ pub fn copy_of(name: &str) -> TempDir {
         let entry = entry.unwrap();
         let is_data = entry.file_name().to_string_lossy().starts_with("golden");
         if entry.file_type().unwrap().is_file() && !is_data {
-            fs::write(copy.path().join(entry.file_name()), fs::read(entry.path()).unwrap()).unwrap();
+            fs::write(
+                copy.path().join(entry.file_name()),
+                fs::read(entry.path()).unwrap(),
+            )
+            .unwrap();
         }
     }
     copy
@@ -120,7 +150,12 @@ pub fn edit_safetensors(dir: &Path, edit: impl FnOnce(&mut Value)) {
     edit(&mut header);
     let mut text = header.to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
-    let changed = [&(text.len() as u64).to_le_bytes(), text.as_slice(), &bytes[8 + length..]].concat();
+    let changed = [
+        &(text.len() as u64).to_le_bytes(),
+        text.as_slice(),
+        &bytes[8 + length..],
+    ]
+    .concat();
     fs::write(path, changed).unwrap();
 }
 
@@ -129,7 +164,12 @@ pub fn listing(dir: &Path) -> Vec<(String, u64)> {
     let mut entries: Vec<_> = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len()))
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                entry.metadata().unwrap().len(),
+            )
+        })
         .collect();
     entries.sort();
     entries

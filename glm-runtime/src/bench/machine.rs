@@ -28,25 +28,40 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine and measures its read bandwidth with as many threads as the engine will use.
+    /// Looks at this machine and measures its read bandwidth with as many threads as the engine will use. Peak memory is
+    /// counted from here on, without the measurement's own buffer.
     ///
     /// # Errors
     /// [`KernelError`] if there is no room for the measurement's buffer or `threads` cannot be.
     pub fn measure(threads: Option<usize>) -> Result<Self, KernelError> {
-        let device = Device::cpu(CpuOptions { threads, ..CpuOptions::default() })?;
+        let device = Device::cpu(CpuOptions {
+            threads,
+            ..CpuOptions::default()
+        })?;
         let system = System::new_with_specifics(
             RefreshKind::nothing()
                 .with_cpu(CpuRefreshKind::nothing())
                 .with_memory(MemoryRefreshKind::nothing().with_ram()),
         );
-        let cpu = system.cpus().first().map(|cpu| cpu.brand().trim()).unwrap_or_default();
+        let cpu = system
+            .cpus()
+            .first()
+            .map(|cpu| cpu.brand().trim())
+            .unwrap_or_default();
+        let bandwidth_gb_s = bandwidth(&device)?;
+        device.release_cached_memory();
+        reset_peak_memory();
         Ok(Self {
-            cpu: if cpu.is_empty() { std::env::consts::ARCH.to_owned() } else { cpu.to_owned() },
+            cpu: if cpu.is_empty() {
+                std::env::consts::ARCH.to_owned()
+            } else {
+                cpu.to_owned()
+            },
             isa: device.isa().to_string(),
             threads: device.num_threads(),
             logical_cores: system.cpus().len(),
             memory_bytes: system.total_memory(),
-            bandwidth_gb_s: bandwidth(&device)?,
+            bandwidth_gb_s,
             peak_memory_bytes: None,
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             version: env!("CARGO_PKG_VERSION"),
@@ -57,9 +72,16 @@ impl Machine {
 /// Largest resident memory of this process so far, in bytes (Linux: `VmHWM`).
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// Starts [`peak_memory`] over. Where the system does not allow it, the old peak stays in the count.
+fn reset_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5"); // proc(5): 5 resets the peak resident set size
 }
 
 #[cfg(test)]
@@ -70,6 +92,10 @@ mod tests {
         let before = super::peak_memory().unwrap();
         let touched = vec![1u8; before as usize + (64 << 20)];
         let after = super::peak_memory().unwrap();
-        assert!(after >= before + (32 << 20), "{before} {after} {}", touched[touched.len() / 2]);
+        assert!(
+            after >= before + (32 << 20),
+            "{before} {after} {}",
+            touched[touched.len() / 2]
+        );
     }
 }

@@ -100,7 +100,9 @@ pub struct Decode {
 #[non_exhaustive]
 pub enum BenchError {
     /// A measurement does not fit into the context.
-    #[error("{what} need a context of {needed} tokens, the model has {max_model_len}: ask for fewer or raise --max-model-len")]
+    #[error(
+        "{what} need a context of {needed} tokens, the model has {max_model_len}: ask for fewer or raise --max-model-len"
+    )]
     Context {
         /// The measurement in words.
         what: String,
@@ -137,8 +139,8 @@ pub enum Measurement {
 
 /// Measures everything that `options` asks for; `report` hears of each result as it comes.
 ///
-/// Repeats of one decode measurement follow one another in the same sequences while the context allows, so that a deep
-/// context is prefilled once: repeat `i` starts `i * gen_tokens` deeper than the first.
+/// Repeats of a decode measurement at a depth follow one another in the same sequences while the context allows, so that a
+/// deep context is prefilled once: repeat `i` starts `i * gen_tokens` deeper than the first.
 ///
 /// # Errors
 /// [`BenchError::Context`] and [`BenchError::Capacity`] before anything runs; [`BenchError::Engine`] if the engine fails.
@@ -148,7 +150,11 @@ pub fn run(
     options: &BenchOptions,
     mut report: impl FnMut(&Measurement),
 ) -> Result<BenchReport, BenchError> {
-    let bench = Bench { engine, options, bandwidth: machine.bandwidth_gb_s };
+    let bench = Bench {
+        engine,
+        options,
+        bandwidth: machine.bandwidth_gb_s,
+    };
     bench.check()?;
     let mut prompts = Prompts::new(options.seed, engine.model_info().vocab_size);
     bench.warm_up(&mut prompts)?;
@@ -165,8 +171,17 @@ pub fn run(
         decode.push(result);
     }
     let info = engine.model_info();
-    let machine = Machine { peak_memory_bytes: peak_memory(), ..machine };
-    Ok(BenchReport { model: info.name.clone(), weight_bytes: info.weight_bytes, prefill, decode, machine })
+    let machine = Machine {
+        peak_memory_bytes: peak_memory(),
+        ..machine
+    };
+    Ok(BenchReport {
+        model: info.name.clone(),
+        weight_bytes: info.weight_bytes,
+        prefill,
+        decode,
+        machine,
+    })
 }
 
 struct Bench<'a> {
@@ -181,7 +196,15 @@ impl Bench<'_> {
         let info = self.engine.model_info();
         let fits = |what: String, needed: usize| {
             let max_model_len = info.max_model_len;
-            if needed <= max_model_len { Ok(()) } else { Err(BenchError::Context { what, needed, max_model_len }) }
+            if needed <= max_model_len {
+                Ok(())
+            } else {
+                Err(BenchError::Context {
+                    what,
+                    needed,
+                    max_model_len,
+                })
+            }
         };
         for &tokens in &self.options.prompt_tokens {
             fits(format!("{tokens} prompt tokens"), tokens + 1)?;
@@ -189,10 +212,17 @@ impl Bench<'_> {
         let gen_tokens = self.options.gen_tokens;
         for (batch, depth) in self.options.decodes() {
             let needed = sequence_tokens(batch, depth, gen_tokens);
-            fits(format!("{gen_tokens} tokens after {depth} in a batch of {batch}"), needed)?;
+            fits(
+                format!("{gen_tokens} tokens after {depth} in a batch of {batch}"),
+                needed,
+            )?;
             let (tokens, capacity) = (needed, info.kv_capacity_tokens);
             if batch.saturating_mul(tokens) > capacity {
-                return Err(BenchError::Capacity { batch, tokens, capacity });
+                return Err(BenchError::Capacity {
+                    batch,
+                    tokens,
+                    capacity,
+                });
             }
         }
         Ok(())
@@ -207,7 +237,11 @@ impl Bench<'_> {
 
     fn prefill(&self, tokens: usize, prompts: &mut Prompts) -> Result<Prefill, BenchError> {
         let seconds = (0..self.options.repeat)
-            .map(|_| Ok(self.time_to_first_token(prompts.take(tokens))?.as_secs_f64()))
+            .map(|_| {
+                Ok(self
+                    .time_to_first_token(prompts.take(tokens))?
+                    .as_secs_f64())
+            })
             .collect::<Result<Vec<_>, BenchError>>()?;
         let rates: Vec<_> = seconds.iter().map(|s| tokens as f64 / s).collect();
         let rate = Spread::of(&rates);
@@ -228,12 +262,18 @@ impl Bench<'_> {
         Ok(started.elapsed())
     }
 
-    fn decode(&self, batch: usize, depth: usize, prompts: &mut Prompts) -> Result<Decode, BenchError> {
+    fn decode(
+        &self,
+        batch: usize,
+        depth: usize,
+        prompts: &mut Prompts,
+    ) -> Result<Decode, BenchError> {
         let gen_tokens = self.options.gen_tokens;
         let mut running = Running::start(self, batch, depth, prompts)?;
         let (mut rates, mut steps) = (Vec::new(), Vec::new());
         for _ in 0..self.options.repeat {
-            if running.room() < gen_tokens {
+            // Without a context to prefill, a fresh start costs nothing and each repeat measures the very same thing.
+            if running.room() < gen_tokens || (depth == 0 && !rates.is_empty()) {
                 drop(running);
                 running = Running::start(self, batch, depth, prompts)?;
             }
@@ -255,7 +295,11 @@ impl Bench<'_> {
             itl_p95_ms: percentile(&steps, 0.95) * 1e3,
             bytes_per_step,
             gb_s,
-            bandwidth_share: if self.bandwidth > 0.0 { gb_s / self.bandwidth } else { 0.0 },
+            bandwidth_share: if self.bandwidth > 0.0 {
+                gb_s / self.bandwidth
+            } else {
+                0.0
+            },
             repeat: self.options.repeat,
         })
     }
@@ -268,8 +312,13 @@ impl Bench<'_> {
     }
 
     fn submit(&self, prompt: Vec<u32>, max_tokens: usize) -> Result<RequestStream, EngineError> {
-        let options = GenerateOptions { max_tokens: Some(max_tokens), ignore_eos: true, ..GenerateOptions::default() };
-        self.engine.submit(Request::new(prompt).with_options(options))
+        let options = GenerateOptions {
+            max_tokens: Some(max_tokens),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        self.engine
+            .submit(Request::new(prompt).with_options(options))
     }
 }
 
@@ -294,7 +343,9 @@ impl BenchOptions {
     /// if the model allows it, and so do the repeats of a decode measurement one after the other.
     pub fn max_model_len(&self, limit: usize) -> usize {
         let prefill = self.prompt_tokens.iter().map(|tokens| tokens + 1);
-        let decode = self.decodes().map(|(batch, depth)| sequence_tokens(batch, depth, self.gen_tokens * self.repeat));
+        let decode = self
+            .decodes()
+            .map(|(batch, depth)| sequence_tokens(batch, depth, self.gen_tokens * self.repeat));
         prefill.chain(decode).max().unwrap_or(1).min(limit)
     }
 
@@ -308,7 +359,9 @@ impl BenchOptions {
     }
 
     fn decodes(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.depth.iter().flat_map(|&depth| self.batch.iter().map(move |&batch| (batch, depth)))
+        self.depth
+            .iter()
+            .flat_map(|&depth| self.batch.iter().map(move |&batch| (batch, depth)))
     }
 }
 
@@ -320,7 +373,12 @@ struct Running {
 
 impl Running {
     /// Prefills `batch` random prompts of `depth` tokens and waits until each has answered once.
-    fn start(bench: &Bench<'_>, batch: usize, depth: usize, prompts: &mut Prompts) -> Result<Self, BenchError> {
+    fn start(
+        bench: &Bench<'_>,
+        batch: usize,
+        depth: usize,
+        prompts: &mut Prompts,
+    ) -> Result<Self, BenchError> {
         let info = bench.engine.model_info();
         let prompt = depth.max(1);
         // A sequence may not take more than its share of the pool, or the engine would have to preempt.
@@ -328,9 +386,13 @@ impl Running {
         let least = sequence_tokens(batch, depth, bench.options.gen_tokens);
         let max_tokens = share.max(least).min(info.max_model_len) - prompt;
         let lead = least - prompt - 1 - bench.options.gen_tokens;
-        let streams =
-            (0..batch).map(|_| bench.submit(prompts.take(prompt), max_tokens)).collect::<Result<Vec<_>, _>>()?;
-        let mut running = Self { streams, room: max_tokens - lead };
+        let streams = (0..batch)
+            .map(|_| bench.submit(prompts.take(prompt), max_tokens))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut running = Self {
+            streams,
+            room: max_tokens - lead,
+        };
         running.steps(1)?;
         Ok(running)
     }
@@ -376,11 +438,16 @@ struct Prompts {
 
 impl Prompts {
     fn new(seed: u64, vocab_size: usize) -> Self {
-        Self { state: seed, vocab_size: vocab_size as u64 }
+        Self {
+            state: seed,
+            vocab_size: vocab_size as u64,
+        }
     }
 
     fn take(&mut self, count: usize) -> Vec<u32> {
-        (0..count).map(|_| (self.next() % self.vocab_size) as u32).collect()
+        (0..count)
+            .map(|_| (self.next() % self.vocab_size) as u32)
+            .collect()
     }
 
     fn next(&mut self) -> u64 {

@@ -19,9 +19,16 @@ impl Spread {
     pub fn of(samples: &[f64]) -> Self {
         let sorted = sorted(samples);
         let middle = sorted.len() / 2;
-        let median =
-            if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        Self { median, min: sorted[0], max: sorted[sorted.len() - 1] }
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            (sorted[middle - 1] + sorted[middle]) / 2.0
+        };
+        Self {
+            median,
+            min: sorted[0],
+            max: sorted[sorted.len() - 1],
+        }
     }
 }
 
@@ -36,7 +43,10 @@ pub fn percentile(samples: &[f64], share: f64) -> f64 {
 }
 
 fn sorted(samples: &[f64]) -> Vec<f64> {
-    assert!(!samples.is_empty(), "a spread needs at least one measurement");
+    assert!(
+        !samples.is_empty(),
+        "a spread needs at least one measurement"
+    );
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
@@ -48,9 +58,30 @@ mod tests {
 
     #[test]
     fn medians() {
-        assert_eq!(Spread::of(&[3.0]), Spread { median: 3.0, min: 3.0, max: 3.0 });
-        assert_eq!(Spread::of(&[5.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 5.0 });
-        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
+        assert_eq!(
+            Spread::of(&[3.0]),
+            Spread {
+                median: 3.0,
+                min: 3.0,
+                max: 3.0
+            }
+        );
+        assert_eq!(
+            Spread::of(&[5.0, 1.0, 2.0]),
+            Spread {
+                median: 2.0,
+                min: 1.0,
+                max: 5.0
+            }
+        );
+        assert_eq!(
+            Spread::of(&[4.0, 1.0, 2.0, 3.0]),
+            Spread {
+                median: 2.5,
+                min: 1.0,
+                max: 4.0
+            }
+        );
     }
 
     #[test]

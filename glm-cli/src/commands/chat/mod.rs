@@ -7,7 +7,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use self::session::Session;
 use self::slash::Slash;
-use super::build_engine_to_answer;
+use super::{build_engine, engine_error, print_remarks};
 use crate::args::ChatArgs;
 use crate::error::CliError;
 use crate::terminal::editor::{Input, TurnEditor};
@@ -15,10 +15,15 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_engine_to_answer(&args.model)?;
-    engine.chat_format().map_err(super::engine_error)?;
+    let engine = build_engine(&args.model)?;
+    engine.chat_format().map_err(engine_error)?;
+    print_remarks(&engine);
     let mut session = Session::new(engine, args);
-    if io::stdin().is_terminal() { converse(&mut session) } else { answer_lines(&mut session) }
+    if io::stdin().is_terminal() {
+        converse(&mut session)
+    } else {
+        answer_lines(&mut session)
+    }
 }
 
 /// Each line of stdin is one turn of the user, to the letter.
@@ -36,7 +41,13 @@ fn answer_lines(session: &mut Session) -> Result<(), CliError> {
 fn converse(session: &mut Session) -> Result<(), CliError> {
     let style = Style::stderr();
     let mut editor = TurnEditor::new(slash::NAMES)?;
-    eprintln!("{}", style.dim(&format!("{}. /help lists the commands, Ctrl-D leaves.", session.model_name())));
+    eprintln!(
+        "{}",
+        style.dim(&format!(
+            "{}. /help lists the commands, Ctrl-D leaves.",
+            session.model_name()
+        ))
+    );
     loop {
         let text = match editor.read("> ")? {
             Input::End => return Ok(()),
@@ -54,7 +65,11 @@ fn converse(session: &mut Session) -> Result<(), CliError> {
             Ok(()) => {}
             Err(CliError::ClosedPipe) => return Err(CliError::ClosedPipe),
             // Nothing that goes wrong in one turn ends the session.
-            Err(error) => eprintln!("{} {}", style.red("error:"), error.message().unwrap_or("interrupted")),
+            Err(error) => eprintln!(
+                "{} {}",
+                style.red("error:"),
+                error.message().unwrap_or("interrupted")
+            ),
         }
     }
 }
@@ -66,7 +81,9 @@ fn obey(session: &mut Session, command: &Slash) -> Result<(), CliError> {
             session.set_system(Some(text.clone()));
             Ok(())
         }
-        Slash::System(None) => output::print_line(session.system().unwrap_or("(no system message)")),
+        Slash::System(None) => {
+            output::print_line(session.system().unwrap_or("(no system message)"))
+        }
         Slash::Reset => {
             session.reset();
             Ok(())

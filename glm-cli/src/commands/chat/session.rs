@@ -37,7 +37,11 @@ impl Session {
         let enable_thinking = (args.thinking == Thinking::Off).then_some(false);
         Self {
             engine,
-            options: ChatOptions { generate, enable_thinking, ..ChatOptions::default() },
+            options: ChatOptions {
+                generate,
+                enable_thinking,
+                ..ChatOptions::default()
+            },
             thinking: args.thinking,
             system: args.system.clone(),
             turns: Vec::new(),
@@ -79,7 +83,10 @@ impl Session {
     }
 
     fn stream_answer(&mut self) -> Result<String, CliError> {
-        let stream = self.engine.chat(self.messages(), self.options.clone()).map_err(engine_error)?;
+        let stream = self
+            .engine
+            .chat(self.messages(), self.options.clone())
+            .map_err(engine_error)?;
         let _instead = interrupt::instead({
             let (engine, id) = (self.engine.clone(), stream.id());
             move || engine.cancel(id)
@@ -101,20 +108,34 @@ impl Session {
     }
 
     fn messages(&self) -> Vec<Message> {
-        self.system.iter().map(|text| Message::text("system", text)).chain(self.turns.iter().cloned()).collect()
+        self.system
+            .iter()
+            .map(|text| Message::text("system", text))
+            .chain(self.turns.iter().cloned())
+            .collect()
     }
 
     /// Whether the template opens the thinking itself, so that the answer starts inside it.
     fn opens_thinking(&self) -> bool {
         let format = self.engine.chat_format();
-        format.is_ok_and(|format| format.generation().prompt_opens_think(self.options.enable_thinking))
+        format.is_ok_and(|format| {
+            format
+                .generation()
+                .prompt_opens_think(self.options.enable_thinking)
+        })
     }
 
     /// Writes the conversation as `{"messages": […]}`.
     pub fn save(&self, path: &Path) -> Result<(), CliError> {
         let text = format!("{:#}\n", json!({ "messages": self.messages() }));
-        fs::write(path, text).map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))?;
-        output::note(&format!("{} messages in {}", self.messages().len(), path.display()));
+        fs::write(path, text).map_err(|error| {
+            CliError::Failed(format!("cannot write {}: {error}", path.display()))
+        })?;
+        output::note(&format!(
+            "{} messages in {}",
+            self.messages().len(),
+            path.display()
+        ));
         Ok(())
     }
 
@@ -129,14 +150,24 @@ impl Session {
             messages.remove(0);
         }
         self.turns = messages;
-        output::note(&format!("{} turns from {}", self.turns.len(), path.display()));
+        output::note(&format!(
+            "{} turns from {}",
+            self.turns.len(),
+            path.display()
+        ));
         Ok(())
     }
 
     /// Tokens and speed, line by line.
     pub fn stats(&self) -> String {
         let info = self.engine.model_info();
-        let mut text = format!("model    {} on {}\nturns    {}\ntokens   {} generated\n", info.name, info.device, self.turns.len(), self.tokens);
+        let mut text = format!(
+            "model    {} on {}\nturns    {}\ntokens   {} generated\n",
+            info.name,
+            info.device,
+            self.turns.len(),
+            self.tokens
+        );
         if let Some(last) = &self.last {
             let usage = last.usage;
             text += &format!(
@@ -165,7 +196,12 @@ struct Printer {
 
 impl Printer {
     fn new(show_thinking: bool) -> Self {
-        Self { style: Style::stdout(), show_thinking, after_thinking: false, answer: String::new() }
+        Self {
+            style: Style::stdout(),
+            show_thinking,
+            after_thinking: false,
+            answer: String::new(),
+        }
     }
 
     fn print(&mut self, parts: Vec<Part>) -> Result<(), CliError> {
@@ -173,14 +209,17 @@ impl Printer {
             match part {
                 Part::Thinking(text) if self.show_thinking => {
                     self.after_thinking = true;
-                    output::print(&self.style.dim(&text))?;
+                    let [start, end] = self.style.dim_marks();
+                    output::print(start)?;
+                    output::print_model_text(&text)?;
+                    output::print(end)?;
                 }
                 Part::Thinking(_) => {}
                 Part::Answer(text) => {
                     if std::mem::take(&mut self.after_thinking) {
                         output::print("\n\n")?;
                     }
-                    output::print(&text)?;
+                    output::print_model_text(&text)?;
                     self.answer.push_str(&text);
                 }
             }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 /// All commands, for completion.
-pub const NAMES: &[&str] = &["/help", "/load ", "/quit", "/reset", "/save ", "/stats", "/system "];
+pub const NAMES: &[&str] = &[
+    "/help", "/load ", "/quit", "/reset", "/save ", "/stats", "/system ",
+];
 
 /// What `/help` prints.
 pub const HELP: &str = "\
@@ -49,7 +51,9 @@ pub fn parse(line: &str) -> Option<Result<Slash, String>> {
         ("save" | "load", "") => Err(format!("/{name} needs a file name")),
         ("save", path) => Ok(Slash::Save(path.into())),
         ("load", path) => Ok(Slash::Load(path.into())),
-        ("help" | "reset" | "stats" | "quit" | "exit", _) => Err(format!("/{name} takes nothing after it")),
+        ("help" | "reset" | "stats" | "quit" | "exit", _) => {
+            Err(format!("/{name} takes nothing after it"))
+        }
         _ => Err(format!("no command /{name}; /help lists them")),
     })
 }
@@ -61,9 +65,15 @@ mod tests {
     #[test]
     fn commands_and_their_arguments() {
         assert_eq!(parse("/help"), Some(Ok(Slash::Help)));
-        assert_eq!(parse(" /system  Be brief. "), Some(Ok(Slash::System(Some("Be brief.".into())))));
+        assert_eq!(
+            parse(" /system  Be brief. "),
+            Some(Ok(Slash::System(Some("Be brief.".into()))))
+        );
         assert_eq!(parse("/system"), Some(Ok(Slash::System(None))));
-        assert_eq!(parse("/save a b.json"), Some(Ok(Slash::Save("a b.json".into()))));
+        assert_eq!(
+            parse("/save a b.json"),
+            Some(Ok(Slash::Save("a b.json".into())))
+        );
         assert_eq!(parse("/quit"), Some(Ok(Slash::Quit)));
     }
 
@@ -85,7 +95,11 @@ mod tests {
     fn every_completed_command_is_one() {
         for name in NAMES {
             let line = format!("{name}x");
-            assert!(parse(name.trim()).is_some_and(|parsed| parsed.is_ok()) || parse(&line).unwrap().is_ok(), "{name}");
+            assert!(
+                parse(name.trim()).is_some_and(|parsed| parsed.is_ok())
+                    || parse(&line).unwrap().is_ok(),
+                "{name}"
+            );
         }
     }
 }

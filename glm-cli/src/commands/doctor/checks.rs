@@ -47,31 +47,60 @@ pub struct Check {
 
 impl Check {
     fn well(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, status: Status::Well, found: found.into(), mend: None }
+        Self {
+            name,
+            status: Status::Well,
+            found: found.into(),
+            mend: None,
+        }
     }
 
     fn note(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, status: Status::Note, found: found.into(), mend: Some(mend.into()) }
+        Self {
+            name,
+            status: Status::Note,
+            found: found.into(),
+            mend: Some(mend.into()),
+        }
     }
 
     fn wrong(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, status: Status::Wrong, found: found.into(), mend: Some(mend.into()) }
+        Self {
+            name,
+            status: Status::Wrong,
+            found: found.into(),
+            mend: Some(mend.into()),
+        }
     }
 }
 
 /// The instruction set that kernels will use, and the ones there are.
 pub fn isa() -> Check {
-    let available = Isa::available().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+    let available = Isa::available()
+        .iter()
+        .map(|isa| isa.name())
+        .collect::<Vec<_>>()
+        .join(", ");
     match Isa::detect() {
-        Err(error) => Check::wrong("isa", error.to_string(), "unset GLM_ISA or set it to one that this CPU has"),
+        Err(error) => Check::wrong(
+            "isa",
+            error.to_string(),
+            "unset GLM_ISA or set it to one that this CPU has",
+        ),
         Ok(isa) => {
             let found = format!("{isa} (this CPU has {available})");
             let best = Isa::available().last().map(|isa| isa.name());
             match (best, isa.name()) {
-                (Some(best), chosen) if best != chosen => {
-                    Check::note("isa", found, format!("GLM_ISA asks for {chosen}; unset it to use {best}"))
-                }
-                (_, "scalar") => Check::note("isa", found, "a CPU with AVX2 or AVX-512 would be many times as fast"),
+                (Some(best), chosen) if best != chosen => Check::note(
+                    "isa",
+                    found,
+                    format!("GLM_ISA asks for {chosen}; unset it to use {best}"),
+                ),
+                (_, "scalar") => Check::note(
+                    "isa",
+                    found,
+                    "a CPU with AVX2 or AVX-512 would be many times as fast",
+                ),
                 _ => Check::well("isa", found),
             }
         }
@@ -85,23 +114,34 @@ pub fn machine(threads: Option<usize>) -> Option<Check> {
     Some(match Machine::measure(threads) {
         Ok(machine) => Check::well(
             "machine",
-            format!("{}, {} threads, memory reads {:.1} GB/s", machine.cpu, machine.threads, machine.bandwidth_gb_s),
+            format!(
+                "{}, {} threads, memory reads {:.1} GB/s",
+                machine.cpu, machine.threads, machine.bandwidth_gb_s
+            ),
         ),
-        Err(error) => Check::wrong("machine", error.to_string(), "free some memory or ask for fewer --threads"),
+        Err(error) => Check::wrong(
+            "machine",
+            error.to_string(),
+            "free some memory or ask for fewer --threads",
+        ),
     })
 }
 
 /// How many processors this process may use.
 pub fn processors(threads: Option<usize>) -> Check {
     let usable = std::thread::available_parallelism().map_or(1, usize::from);
-    let quota = fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| cpu_quota(&text));
+    let quota = fs::read_to_string("/sys/fs/cgroup/cpu.max")
+        .ok()
+        .and_then(|text| cpu_quota(&text));
     let found = match quota {
         Some(quota) => format!("{usable} usable, a container limit of {quota:.1}"),
         None => format!("{usable} usable, no container limit"),
     };
     match threads {
         Some(threads) if threads > usable => {
-            let mend = format!("threads that wait for each other slow every step down: --threads {usable} or fewer");
+            let mend = format!(
+                "threads that wait for each other slow every step down: --threads {usable} or fewer"
+            );
             Check::note("threads", format!("{found}, --threads {threads}"), mend)
         }
         _ => Check::well("threads", found),
@@ -118,13 +158,19 @@ fn cpu_quota(text: &str) -> Option<f64> {
 /// Memory that can still be allocated, container limits included.
 pub fn memory() -> Check {
     const SMALL: u64 = 2 << 30;
-    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
     let limit = match limit {
         Some(bytes) => format!(", container limit {}", BinaryBytes(bytes)),
         None => String::new(),
     };
     match available_memory() {
-        None => Check::note("memory", "this system does not say how much is free", "watch it while loading a model"),
+        None => Check::note(
+            "memory",
+            "this system does not say how much is free",
+            "watch it while loading a model",
+        ),
         Some(bytes) if bytes < SMALL => Check::note(
             "memory",
             format!("{} free{limit}", BinaryBytes(bytes)),
@@ -137,46 +183,81 @@ pub fn memory() -> Check {
 /// Whether there is an NVIDIA driver. Nothing is loaded or linked.
 pub fn cuda() -> Check {
     let version = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let library = library_folders().iter().any(|folder| folder.join("libcuda.so.1").exists());
+    let library = library_folders()
+        .iter()
+        .any(|folder| folder.join("libcuda.so.1").exists());
     match (version.as_deref().and_then(driver_version), library) {
-        (Some(version), true) => Check::well("cuda", format!("driver {version}; this build computes on the CPU")),
-        (Some(version), false) => {
-            Check::well("cuda", format!("driver {version} without libcuda.so.1; this build computes on the CPU"))
-        }
+        (Some(version), true) => Check::well(
+            "cuda",
+            format!("driver {version}; this build computes on the CPU"),
+        ),
+        (Some(version), false) => Check::well(
+            "cuda",
+            format!("driver {version} without libcuda.so.1; this build computes on the CPU"),
+        ),
         (None, _) => Check::well("cuda", "no NVIDIA driver; this build computes on the CPU"),
     }
 }
 
 fn library_folders() -> Vec<PathBuf> {
     let own = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/lib/wsl/lib"];
-    env::split_paths(&own).chain(usual.map(PathBuf::from)).collect()
+    let usual = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib",
+        "/usr/lib/wsl/lib",
+    ];
+    env::split_paths(&own)
+        .chain(usual.map(PathBuf::from))
+        .collect()
 }
 
 /// The version in "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …".
 fn driver_version(text: &str) -> Option<&str> {
-    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_version =
+        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     text.lines().next()?.split_whitespace().find(is_version)
 }
 
 /// Where downloaded checkpoints go, and whether downloading is allowed.
 pub fn hub(offline: bool) -> Check {
-    let switch = env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_uppercase();
+    let switch = env::var("HF_HUB_OFFLINE")
+        .unwrap_or_default()
+        .to_ascii_uppercase();
     let offline = offline || ["1", "ON", "YES", "TRUE"].contains(&switch.as_str());
-    let mode = if offline { "downloads are off" } else { "downloads are on" };
+    let mode = if offline {
+        "downloads are off"
+    } else {
+        "downloads are on"
+    };
     let Some(folder) = hub_cache() else {
-        return Check::wrong("hub", "no folder for downloaded checkpoints", "set HOME or HF_HUB_CACHE");
+        return Check::wrong(
+            "hub",
+            "no folder for downloaded checkpoints",
+            "set HOME or HF_HUB_CACHE",
+        );
     };
     let found = format!("{}, {mode}", folder.display());
-    match existing_ancestor(&folder).map(|path| fs::metadata(path).map(|data| data.permissions().readonly())) {
+    match existing_ancestor(&folder)
+        .map(|path| fs::metadata(path).map(|data| data.permissions().readonly()))
+    {
         Some(Ok(false)) => Check::well("hub", found),
-        _ => Check::wrong("hub", format!("{found}, not writable"), "set HF_HUB_CACHE to a folder that you may write to"),
+        _ => Check::wrong(
+            "hub",
+            format!("{found}, not writable"),
+            "set HF_HUB_CACHE to a folder that you may write to",
+        ),
     }
 }
 
 /// `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`: the rule of every program that shares this cache.
 fn hub_cache() -> Option<PathBuf> {
-    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     variable("HF_HUB_CACHE")
         .or_else(|| Some(variable("HF_HOME")?.join("hub")))
         .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
@@ -192,8 +273,11 @@ fn existing_ancestor(path: &Path) -> Option<&Path> {
 /// The model cannot be opened at all.
 pub fn model(args: &ModelArgs) -> Result<Check, CliError> {
     let source = open_source(args)?;
-    let options =
-        InspectOptions { quantize: args.quantize, kv_dtype: args.kv_dtype.dtype(), max_model_len: args.max_model_len };
+    let options = InspectOptions {
+        quantize: args.quantize,
+        kv_dtype: args.kv_dtype.dtype(),
+        max_model_len: args.max_model_len,
+    };
     let inspection = inspect(&source, &options);
     let found = format!(
         "{}: {}, needs {} for {} tokens",
@@ -202,16 +286,28 @@ pub fn model(args: &ModelArgs) -> Result<Check, CliError> {
         BinaryBytes(inspection.memory.total),
         inspection.memory.max_model_len
     );
-    Ok(match (inspection.problems.first(), inspection.memory.advice) {
-        (Some(problem), _) => Check::wrong("model", format!("{found}; {problem}"), "download the checkpoint again"),
-        (None, Some(advice)) => Check::wrong("model", format!("{found}; it does not fit"), advice),
-        (None, None) => Check::well("model", found),
-    })
+    Ok(
+        match (inspection.problems.first(), inspection.memory.advice) {
+            (Some(problem), _) => Check::wrong(
+                "model",
+                format!("{found}; {problem}"),
+                "download the checkpoint again",
+            ),
+            (None, Some(advice)) => {
+                Check::wrong("model", format!("{found}; it does not fit"), advice)
+            }
+            (None, None) => Check::well("model", found),
+        },
+    )
 }
 
 /// The check of a model that could not be opened.
 pub fn unusable_model(error: &CliError) -> Check {
-    Check::wrong("model", error.message().unwrap_or("interrupted"), "name another --model; `--help` lists the kinds")
+    Check::wrong(
+        "model",
+        error.message().unwrap_or("interrupted"),
+        "name another --model; `--help` lists the kinds",
+    )
 }
 
 #[cfg(test)]
@@ -235,6 +331,9 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_yet_is_judged_by_the_one_above_it() {
-        assert_eq!(existing_ancestor(Path::new("/no/such/folder")), Some(Path::new("/")));
+        assert_eq!(
+            existing_ancestor(Path::new("/no/such/folder")),
+            Some(Path::new("/"))
+        );
     }
 }

@@ -15,28 +15,44 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     super::check_device(args.model.device)?;
     let mut checks = vec![checks::isa()];
     checks.extend(checks::machine(args.model.threads));
-    checks.extend([checks::processors(args.model.threads), checks::memory(), checks::cuda(), checks::hub(args.model.offline)]);
+    checks.extend([
+        checks::processors(args.model.threads),
+        checks::memory(),
+        checks::cuda(),
+        checks::hub(args.model.offline),
+    ]);
     let model = checks::model(&args.model);
     let (model_check, model_error) = match model {
         Ok(check) => (check, None),
         Err(error) => (checks::unusable_model(&error), Some(error)),
     };
     checks.push(model_check);
-    output::print(&if args.json { report(&checks) } else { describe(&checks) })?;
-    let failed = checks.iter().filter(|check| check.status == Status::Wrong).count();
+    output::print(&if args.json {
+        report(&checks)
+    } else {
+        describe(&checks)
+    })?;
+    let failed = checks
+        .iter()
+        .filter(|check| check.status == Status::Wrong)
+        .count();
     match model_error {
         Some(error) => Err(error),
-        None if failed > 0 => Err(CliError::Failed(format!("{failed} of {} checks found something wrong", checks.len()))),
+        None if failed > 0 => Err(CliError::Failed(format!(
+            "{failed} of {} checks found something wrong",
+            checks.len()
+        ))),
         None => Ok(()),
     }
 }
 
 fn report(checks: &[Check]) -> String {
-    let entry = |check: &Check| {
-        json!({ "name": check.name, "status": check.status.word(), "found": check.found, "mend": check.mend })
-    };
+    let entry = |check: &Check| json!({ "name": check.name, "status": check.status.word(), "found": check.found, "mend": check.mend });
     let well = checks.iter().all(|check| check.status != Status::Wrong);
-    format!("{}\n", json!({ "ok": well, "checks": checks.iter().map(entry).collect::<Vec<_>>() }))
+    format!(
+        "{}\n",
+        json!({ "ok": well, "checks": checks.iter().map(entry).collect::<Vec<_>>() })
+    )
 }
 
 fn describe(checks: &[Check]) -> String {
