@@ -29,13 +29,22 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Engine::builder(std::env::args().nth(1).unwrap_or("demo".into())).build()?;
-    let options = GenerateOptions { max_tokens: Some(8), ..GenerateOptions::default() };
-    let first = engine.generate("The sea is", options.clone())?.map(|event| ("sea", event));
-    let second = engine.generate("The sky is", options)?.map(|event| ("sky", event));
-    block_on(stream::select(first, second).for_each(async |(name, event)| match event {
-        Event::Token(token) => println!("{name}: {:?}", token.text),
-        Event::Finished(finished) => println!("{name}: {:?}", finished.reason),
-        Event::Failed(error) => println!("{name}: {error}"),
-    }));
+    let options = GenerateOptions {
+        max_tokens: Some(8),
+        ..GenerateOptions::default()
+    };
+    let first = engine
+        .generate("The sea is", options.clone())?
+        .map(|event| ("sea", event));
+    let second = engine
+        .generate("The sky is", options)?
+        .map(|event| ("sky", event));
+    block_on(
+        stream::select(first, second).for_each(async |(name, event)| match event {
+            Event::Token(token) => println!("{name}: {:?}", token.text),
+            Event::Finished(finished) => println!("{name}: {:?}", finished.reason),
+            Event::Failed(error) => println!("{name}: {error}"),
+        }),
+    );
     Ok(())
 }

@@ -29,18 +29,31 @@ pub struct ForwardBatch {
 impl ForwardBatch {
     /// The batch of a step; logits are wanted for the last row of every sequence that is sampled.
     pub fn from_plan(plan: &StepPlan) -> Self {
-        let max_blocks_per_seq = plan.chunks.iter().map(|chunk| chunk.block_table.len()).max().unwrap_or(0);
-        let mut batch = Self { max_blocks_per_seq, query_start: vec![0], ..Self::default() };
+        let max_blocks_per_seq = plan
+            .chunks
+            .iter()
+            .map(|chunk| chunk.block_table.len())
+            .max()
+            .unwrap_or(0);
+        let mut batch = Self {
+            max_blocks_per_seq,
+            query_start: vec![0],
+            ..Self::default()
+        };
         for chunk in &plan.chunks {
             let end = chunk.start + chunk.tokens.len();
             batch.token_ids.extend(&chunk.tokens);
             batch.positions.extend(chunk.start as u32..end as u32);
-            let slot = |position: usize| chunk.block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE);
+            let slot = |position: usize| {
+                chunk.block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE)
+            };
             batch.slot_mapping.extend((chunk.start..end).map(slot));
             batch.query_start.push(batch.token_ids.len() as u32);
             batch.context_lens.push(end as u32);
             let row_end = batch.block_tables.len() + max_blocks_per_seq;
-            batch.block_tables.extend(chunk.block_table.iter().map(|block| block.0));
+            batch
+                .block_tables
+                .extend(chunk.block_table.iter().map(|block| block.0));
             batch.block_tables.resize(row_end, 0);
             if chunk.samples {
                 batch.logit_rows.push(batch.token_ids.len() as u32 - 1);
@@ -77,7 +90,10 @@ mod tests {
             prefill: tokens.len() > 1,
         };
         let plan = StepPlan {
-            chunks: vec![chunk(0, 16, &[5], &[3, 1], true), chunk(1, 0, &[6, 7, 8], &[2], false)],
+            chunks: vec![
+                chunk(0, 16, &[5], &[3, 1], true),
+                chunk(1, 0, &[6, 7, 8], &[2], false),
+            ],
         };
         let batch = ForwardBatch::from_plan(&plan);
         let expected = ForwardBatch {

@@ -41,7 +41,8 @@ mod scheduler;
 mod text;
 
 pub use engine::{
-    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
+    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, ModelInfo,
+    RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
@@ -50,6 +51,7 @@ pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use load::{ModelSource, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{
-    ChatOptions, Event, FinishReason, Finished, GenerateOptions, Prompt, Request, RequestId, Timings, Token, Usage,
+    ChatOptions, Event, FinishReason, Finished, GenerateOptions, Prompt, Request, RequestId,
+    Timings, Token, Usage,
 };
 pub use sampling::{InvalidSampling, MAX_LOGPROBS, SamplingParams, TokenLogprob};

@@ -13,7 +13,10 @@ pub fn available_memory() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|&bytes| bytes > 0);
-    let group = cgroup_dirs().iter().filter_map(|dir| cgroup_available(dir)).min();
+    let group = cgroup_dirs()
+        .iter()
+        .filter_map(|dir| cgroup_available(dir))
+        .min();
     machine.into_iter().chain(group).min()
 }
 
@@ -21,9 +24,14 @@ pub fn available_memory() -> Option<u64> {
 fn cgroup_dirs() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return Vec::new() };
+    let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return Vec::new();
+    };
     let own = root.join(own);
-    own.ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_path_buf).collect()
+    own.ancestors()
+        .take_while(|dir| dir.starts_with(root))
+        .map(Path::to_path_buf)
+        .collect()
 }
 
 /// `memory.max` less what the group holds. File cache counts as free: the kernel drops it under pressure, and without
@@ -34,7 +42,9 @@ fn cgroup_available(dir: &Path) -> Option<u64> {
     let used: u64 = read("memory.current")?.trim().parse().ok()?;
     let stat = read("memory.stat").unwrap_or_default();
     let field = |key: &str| -> u64 {
-        stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0)
+        stat.lines()
+            .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+            .unwrap_or(0)
     };
     let cache = field("active_file ") + field("inactive_file ");
     Some(limit.saturating_sub(used.saturating_sub(cache)))
@@ -85,12 +95,15 @@ impl MemoryEstimate {
 
     /// Everything together.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv_cache).saturating_add(self.activations)
+        self.weights
+            .saturating_add(self.kv_cache)
+            .saturating_add(self.activations)
     }
 
     /// Whether it fits, as far as is known.
     pub fn fits(&self) -> bool {
-        self.available.is_none_or(|available| self.total() <= available)
+        self.available
+            .is_none_or(|available| self.total() <= available)
     }
 
     /// Refuses what does not fit, with the ways out.
@@ -99,9 +112,11 @@ impl MemoryEstimate {
     /// [`MemoryShortage`] unless [`Self::fits`].
     pub fn check(&self, quantized: bool) -> Result<(), MemoryShortage> {
         match self.available {
-            Some(available) if self.total() > available => {
-                Err(MemoryShortage { needed: self.total(), available, advice: self.advice(available, quantized) })
-            }
+            Some(available) if self.total() > available => Err(MemoryShortage {
+                needed: self.total(),
+                available,
+                advice: self.advice(available, quantized),
+            }),
             _ => Ok(()),
         }
     }
@@ -114,7 +129,9 @@ impl MemoryEstimate {
             (false, true) => format!("try --quantize q4_k or --max-model-len {len}"),
             (true, true) => format!("try --max-model-len {len}"),
             (false, false) => "try --quantize q4_k".to_owned(),
-            (true, false) => "try a smaller format, a smaller model or a machine with more memory".to_owned(),
+            (true, false) => {
+                "try a smaller format, a smaller model or a machine with more memory".to_owned()
+            }
         }
     }
 }
@@ -179,7 +196,11 @@ impl fmt::Display for Bytes {
             }
             (value, unit) = (value / 1024.0, larger);
         }
-        let text = if unit == "B" { format!("{value} B") } else { format!("{value:.1} {unit}") };
+        let text = if unit == "B" {
+            format!("{value} B")
+        } else {
+            format!("{value:.1} {unit}")
+        };
         f.pad(&text)
     }
 }

@@ -106,7 +106,10 @@ pub struct Request {
 impl Request {
     /// A greedy continuation of `prompt`.
     pub fn new(prompt: impl Into<Vec<u32>>) -> Self {
-        Self { prompt: prompt.into(), options: GenerateOptions::default() }
+        Self {
+            prompt: prompt.into(),
+            options: GenerateOptions::default(),
+        }
     }
 
     /// The same prompt with these options.
@@ -191,7 +194,11 @@ pub struct Timings {
 impl Timings {
     /// Tokens per second after the first token, or `None` with fewer than two tokens.
     pub fn decode_tok_s(&self, usage: Usage) -> Option<f64> {
-        let decode = self.total.saturating_sub(self.time_to_first_token).as_secs_f64();
-        (usage.completion_tokens > 1 && decode > 0.0).then(|| (usage.completion_tokens - 1) as f64 / decode)
+        let decode = self
+            .total
+            .saturating_sub(self.time_to_first_token)
+            .as_secs_f64();
+        (usage.completion_tokens > 1 && decode > 0.0)
+            .then(|| (usage.completion_tokens - 1) as f64 / decode)
     }
 }

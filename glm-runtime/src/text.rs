@@ -21,7 +21,10 @@ pub(crate) struct TextStream {
 
 impl TextStream {
     pub(crate) fn new(tokenizer: &Tokenizer, options: &GenerateOptions) -> Self {
-        Self { decode: tokenizer.decode_stream(options.skip_special_tokens), stop: StopFilter::new(&options.stop) }
+        Self {
+            decode: tokenizer.decode_stream(options.skip_special_tokens),
+            stop: StopFilter::new(&options.stop),
+        }
     }
 
     /// One more token.
@@ -34,7 +37,10 @@ impl TextStream {
     pub(crate) fn push_last(&mut self, id: u32) -> Piece {
         let first = self.push(id);
         let rest = self.finish();
-        Piece { text: first.text + &rest.text, stopped: first.stopped || rest.stopped }
+        Piece {
+            text: first.text + &rest.text,
+            stopped: first.stopped || rest.stopped,
+        }
     }
 
     /// The end without a further token.
@@ -44,7 +50,10 @@ impl TextStream {
         if first.stopped {
             return first;
         }
-        Piece { text: first.text + &self.stop.finish(), stopped: false }
+        Piece {
+            text: first.text + &self.stop.finish(),
+            stopped: false,
+        }
     }
 }
 
@@ -59,22 +68,40 @@ struct StopFilter {
 
 impl StopFilter {
     fn new(stops: &[String]) -> Self {
-        Self { stops: stops.to_vec(), held: String::new(), stopped: false }
+        Self {
+            stops: stops.to_vec(),
+            held: String::new(),
+            stopped: false,
+        }
     }
 
     fn push(&mut self, text: &str) -> Piece {
         if self.stopped {
-            return Piece { text: String::new(), stopped: true };
+            return Piece {
+                text: String::new(),
+                stopped: true,
+            };
         }
         self.held.push_str(text);
         if let Some(at) = first_stop(&self.held, &self.stops) {
             self.held.truncate(at);
             self.stopped = true;
-            return Piece { text: std::mem::take(&mut self.held), stopped: true };
+            return Piece {
+                text: std::mem::take(&mut self.held),
+                stopped: true,
+            };
         }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let keep = self
+            .stops
+            .iter()
+            .map(|stop| overlap(&self.held, stop))
+            .max()
+            .unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
-        Piece { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Piece {
+            text: std::mem::replace(&mut self.held, rest),
+            stopped: false,
+        }
     }
 
     /// What was held back was no stop string after all.
@@ -85,7 +112,9 @@ impl StopFilter {
 
 /// Where the stop string that is complete first begins.
 fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
-    let found = stops.iter().filter_map(|stop| text.find(stop.as_str()).map(|at| (at + stop.len(), at)));
+    let found = stops
+        .iter()
+        .filter_map(|stop| text.find(stop.as_str()).map(|at| (at + stop.len(), at)));
     found.min().map(|(_, at)| at)
 }
 
@@ -93,7 +122,9 @@ fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
 fn overlap(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len().saturating_sub(1));
     // Comparing bytes finds no false match: both are UTF-8, and a character boundary in one is one in the other.
-    let ends_with = |len: &usize| stop.is_char_boundary(*len) && text.as_bytes().ends_with(&stop.as_bytes()[..*len]);
+    let ends_with = |len: &usize| {
+        stop.is_char_boundary(*len) && text.as_bytes().ends_with(&stop.as_bytes()[..*len])
+    };
     (1..=longest).rev().find(ends_with).unwrap_or(0)
 }
 
@@ -119,11 +150,20 @@ mod tests {
     fn a_stop_string_across_pieces_never_shows() {
         let stops = ["END".to_owned()];
         let mut filter = StopFilter::new(&stops);
-        let shown: Vec<_> = ["a E", "N", "X E", "ND b"].iter().map(|p| filter.push(p)).collect();
+        let shown: Vec<_> = ["a E", "N", "X E", "ND b"]
+            .iter()
+            .map(|p| filter.push(p))
+            .collect();
         let texts: Vec<_> = shown.iter().map(|p| p.text.as_str()).collect();
         assert_eq!(texts, ["a ", "", "ENX ", ""]);
         assert!(shown[3].stopped);
-        assert_eq!(filter.push("more"), Piece { text: String::new(), stopped: true });
+        assert_eq!(
+            filter.push("more"),
+            Piece {
+                text: String::new(),
+                stopped: true
+            }
+        );
     }
 
     proptest! {

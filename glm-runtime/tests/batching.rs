@@ -10,7 +10,11 @@ type Answer = Vec<(u32, Option<u32>)>;
 
 /// Prompts of very different lengths, greedy and sampled, each with its own seed.
 fn requests() -> Vec<Request> {
-    let prompt = |seed: u32, len: u32| (0..len).map(|i| (seed * 31 + i * i * 7 + i) % 300).collect::<Vec<u32>>();
+    let prompt = |seed: u32, len: u32| {
+        (0..len)
+            .map(|i| (seed * 31 + i * i * 7 + i) % 300)
+            .collect::<Vec<u32>>()
+    };
     let lengths = [1, 15, 16, 17, 40, 90];
     (0..)
         .zip(lengths)
@@ -23,14 +27,23 @@ fn requests() -> Vec<Request> {
                 logprobs: Some(0),
                 ..SamplingParams::default()
             };
-            let options =
-                GenerateOptions { sampling, max_tokens: Some(24), ignore_eos: true, ..GenerateOptions::default() };
+            let options = GenerateOptions {
+                sampling,
+                max_tokens: Some(24),
+                ignore_eos: true,
+                ..GenerateOptions::default()
+            };
             Request::new(prompt(seed, len)).with_options(options)
         })
         .collect()
 }
 
-fn engine(model: &str, max_num_seqs: usize, max_num_batched_tokens: usize, kv_cache_tokens: usize) -> Engine {
+fn engine(
+    model: &str,
+    max_num_seqs: usize,
+    max_num_batched_tokens: usize,
+    kv_cache_tokens: usize,
+) -> Engine {
     let options = EngineOptions {
         max_model_len: Some(128),
         max_num_seqs: Some(max_num_seqs),
@@ -39,14 +52,26 @@ fn engine(model: &str, max_num_seqs: usize, max_num_batched_tokens: usize, kv_ca
         offline: true,
         ..EngineOptions::default()
     };
-    Engine::builder(tiny(model).to_str().unwrap()).options(options).build_engine().unwrap()
+    Engine::builder(tiny(model).to_str().unwrap())
+        .options(options)
+        .build_engine()
+        .unwrap()
 }
 
 /// The answers to all requests, submitted together.
 fn answers(engine: &mut Engine) -> Vec<Answer> {
-    let ids: Vec<_> = requests().into_iter().map(|request| engine.submit(request).unwrap().0).collect();
+    let ids: Vec<_> = requests()
+        .into_iter()
+        .map(|request| engine.submit(request).unwrap().0)
+        .collect();
     let tokens = run(engine);
-    let answer = |id: &u64| tokens.iter().filter(|t| t.0 == *id).map(|&(_, token, bits)| (token, bits)).collect();
+    let answer = |id: &u64| {
+        tokens
+            .iter()
+            .filter(|t| t.0 == *id)
+            .map(|&(_, token, bits)| (token, bits))
+            .collect()
+    };
     ids.iter().map(answer).collect()
 }
 
@@ -54,7 +79,10 @@ fn one_by_one(model: &str) -> Vec<Answer> {
     let mut engine = engine(model, 1, 128, 128);
     let alone = |request| {
         engine.submit(request).unwrap();
-        run(&mut engine).into_iter().map(|(_, token, bits)| (token, bits)).collect()
+        run(&mut engine)
+            .into_iter()
+            .map(|(_, token, bits)| (token, bits))
+            .collect()
     };
     requests().into_iter().map(alone).collect()
 }
@@ -74,7 +102,11 @@ fn a_prompt_in_chunks_equals_a_whole_one() {
         let whole = one_by_one(model);
         for max_num_batched_tokens in [1, 7, 16, 33] {
             let mut engine = engine(model, 8, max_num_batched_tokens, 1024);
-            assert_eq!(answers(&mut engine), whole, "{model}, {max_num_batched_tokens} tokens in a step");
+            assert_eq!(
+                answers(&mut engine),
+                whole,
+                "{model}, {max_num_batched_tokens} tokens in a step"
+            );
         }
     }
 }
@@ -84,5 +116,9 @@ fn a_preempted_request_equals_an_undisturbed_one() {
     let undisturbed = one_by_one("tiny-glm");
     let mut crowded = engine("tiny-glm", 8, 64, 128);
     assert_eq!(answers(&mut crowded), undisturbed);
-    assert!(crowded.stats().preemptions > 0, "the cache was large enough for all: {:?}", crowded.stats());
+    assert!(
+        crowded.stats().preemptions > 0,
+        "the cache was large enough for all: {:?}",
+        crowded.stats()
+    );
 }

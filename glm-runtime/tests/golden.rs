@@ -16,8 +16,15 @@ use common::{greedy, tiny};
 const TOLERANCE: f32 = 1e-4;
 
 /// Checkpoints in Hugging Face layout with goldens beside them.
-const CASES: [&str; 7] =
-    ["tiny-chatglm3", "tiny-chatglm-glm4", "tiny-glm", "tiny-glm-edge", "tiny-glm4", "tiny-glm4-nobias", "tiny-glm4-yarn"];
+const CASES: [&str; 7] = [
+    "tiny-chatglm3",
+    "tiny-chatglm-glm4",
+    "tiny-glm",
+    "tiny-glm-edge",
+    "tiny-glm4",
+    "tiny-glm4-nobias",
+    "tiny-glm4-yarn",
+];
 
 /// The recorded arrays of one checkpoint.
 struct Golden {
@@ -27,65 +34,110 @@ struct Golden {
 
 impl Golden {
     fn open(file: PathBuf) -> Self {
-        let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let bytes =
+            std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         Self { file, bytes }
     }
 
     fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).is_ok()
+        SafeTensors::deserialize(&self.bytes)
+            .unwrap()
+            .tensor(name)
+            .is_ok()
     }
 
     fn words(&self, name: &str, dtype: Dtype) -> Vec<[u8; 4]> {
         let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
-        let tensor = tensors.tensor(name).unwrap_or_else(|error| panic!("{} {name}: {error}", self.file.display()));
+        let tensor = tensors
+            .tensor(name)
+            .unwrap_or_else(|error| panic!("{} {name}: {error}", self.file.display()));
         assert_eq!(tensor.dtype(), dtype, "{name}");
-        tensor.data().chunks_exact(4).map(|word| word.try_into().unwrap()).collect()
+        tensor
+            .data()
+            .chunks_exact(4)
+            .map(|word| word.try_into().unwrap())
+            .collect()
     }
 
     fn f32s(&self, name: &str) -> Vec<f32> {
-        self.words(name, Dtype::F32).into_iter().map(f32::from_le_bytes).collect()
+        self.words(name, Dtype::F32)
+            .into_iter()
+            .map(f32::from_le_bytes)
+            .collect()
     }
 
     fn ids(&self, name: &str) -> Vec<u32> {
-        self.words(name, Dtype::I32).into_iter().map(u32::from_le_bytes).collect()
+        self.words(name, Dtype::I32)
+            .into_iter()
+            .map(u32::from_le_bytes)
+            .collect()
     }
 
     fn prompts(&self) -> Vec<(usize, Vec<u32>)> {
         let name = |p| format!("p{p}.input_ids");
-        (0..).take_while(|&p| self.has(&name(p))).map(|p| (p, self.ids(&name(p)))).collect()
+        (0..)
+            .take_while(|&p| self.has(&name(p)))
+            .map(|p| (p, self.ids(&name(p))))
+            .collect()
     }
 }
 
 fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let largest = want
+        .iter()
+        .fold(0.0f32, |largest, value| largest.max(value.abs()));
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         // Not `<=` the other way round: NaN must fail.
-        assert!((got - want).abs() <= tolerance * largest, "{what}[{i}]: {got} for {want}, largest {largest}");
+        assert!(
+            (got - want).abs() <= tolerance * largest,
+            "{what}[{i}]: {got} for {want}, largest {largest}"
+        );
     }
 }
 
 fn check_trace(what: &str, golden: &Golden, prompt: usize, trace: &Trace, tolerance: f32) {
-    assert_close(&format!("{what} p{prompt}.logits"), &trace.logits, &golden.f32s(&format!("p{prompt}.logits")), tolerance);
+    assert_close(
+        &format!("{what} p{prompt}.logits"),
+        &trace.logits,
+        &golden.f32s(&format!("p{prompt}.logits")),
+        tolerance,
+    );
     if golden.has(&format!("p{prompt}.hidden.0")) {
         for (layer, hidden) in trace.hidden_states.iter().enumerate() {
             let name = format!("p{prompt}.hidden.{layer}");
-            assert_close(&format!("{what} {name}"), hidden, &golden.f32s(&name), tolerance);
+            assert_close(
+                &format!("{what} {name}"),
+                hidden,
+                &golden.f32s(&name),
+                tolerance,
+            );
         }
         let name = format!("p{prompt}.final_norm");
-        assert_close(&format!("{what} {name}"), &trace.final_norm, &golden.f32s(&name), tolerance);
+        assert_close(
+            &format!("{what} {name}"),
+            &trace.final_norm,
+            &golden.f32s(&name),
+            tolerance,
+        );
     }
 }
 
 /// Everything recorded of a checkpoint against one engine.
 fn check(what: &str, golden: &Golden, engine: EngineBuilder) {
-    let mut engine = engine.build_engine().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut engine = engine
+        .build_engine()
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     let prompts = golden.prompts();
     assert!(!prompts.is_empty(), "{what}");
     for (p, ids) in prompts {
         let trace = engine.trace(&ids).unwrap();
         check_trace(what, golden, p, &trace, TOLERANCE);
-        assert_eq!(greedy(&mut engine, &ids, 32), golden.ids(&format!("p{p}.greedy")), "{what} p{p}.greedy");
+        assert_eq!(
+            greedy(&mut engine, &ids, 32),
+            golden.ids(&format!("p{p}.greedy")),
+            "{what} p{p}.greedy"
+        );
     }
 }
 
@@ -98,7 +150,11 @@ fn every_checkpoint_equals_transformers_on_every_isa() {
     for case in CASES {
         let golden = Golden::open(tiny(case).join("golden.safetensors"));
         for isa in Isa::available() {
-            check(&format!("{case} {}", isa.name()), &golden, open(&tiny(case)).isa(isa));
+            check(
+                &format!("{case} {}", isa.name()),
+                &golden,
+                open(&tiny(case)).isa(isa),
+            );
         }
     }
 }
@@ -108,7 +164,11 @@ fn the_same_holds_for_gguf() {
     for case in CASES {
         let golden = Golden::open(tiny(case).join("golden.safetensors"));
         let whole = tiny(case).join("model-bf16.gguf");
-        let file = if whole.exists() { whole } else { tiny(case).join("model-00001-of-00002.gguf") };
+        let file = if whole.exists() {
+            whole
+        } else {
+            tiny(case).join("model-00001-of-00002.gguf")
+        };
         check(&format!("{case} gguf bf16"), &golden, open(&file));
     }
 }
@@ -118,7 +178,8 @@ fn the_same_holds_for_gguf_in_f32() {
     let folder = tempfile::tempdir().unwrap();
     for case in CASES {
         let golden = Golden::open(tiny(case).join("golden.safetensors"));
-        let source = ModelSource::open(tiny(case).to_str().unwrap(), &OpenOptions::default(), 0).unwrap();
+        let source =
+            ModelSource::open(tiny(case).to_str().unwrap(), &OpenOptions::default(), 0).unwrap();
         let output = folder.path().join(format!("{case}.gguf"));
         quantize_to_gguf(&source, &output, &QuantizeOptions::new(WeightFormat::F32)).unwrap();
         check(&format!("{case} gguf f32"), &golden, open(&output));
@@ -140,15 +201,25 @@ fn the_same_holds_for_pytorch_files_and_shards() {
 fn a_prompt_crosses_a_block_boundary_and_its_answer_another() {
     for case in CASES {
         let golden = Golden::open(tiny(case).join("golden.safetensors"));
-        let longest = golden.prompts().iter().map(|(_, ids)| ids.len()).max().unwrap();
-        assert!(longest >= 32, "{case}: blocks hold 16 tokens, the longest prompt {longest}");
+        let longest = golden
+            .prompts()
+            .iter()
+            .map(|(_, ids)| ids.len())
+            .max()
+            .unwrap();
+        assert!(
+            longest >= 32,
+            "{case}: blocks hold 16 tokens, the longest prompt {longest}"
+        );
     }
 }
 
 /// Length of the difference relative to the length of what is wanted.
 fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     assert_eq!(got.len(), want.len());
-    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let length = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+    };
     length(&mut got.iter().zip(want).map(|(g, w)| g - w)) / length(&mut want.iter().copied())
 }
 
@@ -157,8 +228,14 @@ fn relative_error(got: &[f32], want: &[f32]) -> f64 {
 #[test]
 fn block_formats_from_gguf_are_close_to_their_dequantised_weights() {
     for (file, golden) in [
-        ("tiny-glm4/model-q8_0.gguf", "tiny-glm4/golden-q8_0.safetensors"),
-        ("tiny-glm4-kquants/model-mixed.gguf", "tiny-glm4-kquants/golden-mixed.safetensors"),
+        (
+            "tiny-glm4/model-q8_0.gguf",
+            "tiny-glm4/golden-q8_0.safetensors",
+        ),
+        (
+            "tiny-glm4-kquants/model-mixed.gguf",
+            "tiny-glm4-kquants/golden-mixed.safetensors",
+        ),
     ] {
         let golden = Golden::open(tiny(golden));
         for isa in Isa::available() {
@@ -178,16 +255,33 @@ fn quantising_while_loading_stays_close_and_says_what_it_could_not_do() {
     let (p, ids) = golden.prompts().remove(0);
     let want = golden.f32s(&format!("p{p}.logits"));
     let errors = [WeightFormat::Q8_0, WeightFormat::Q4_0].map(|format| {
-        let mut engine = open(&tiny("tiny-glm4")).quantize(format).build_engine().unwrap();
+        let mut engine = open(&tiny("tiny-glm4"))
+            .quantize(format)
+            .build_engine()
+            .unwrap();
         let formats = &engine.model_info().formats;
-        assert!(formats.iter().any(|(name, _)| name == format.name()), "{formats:?}");
+        assert!(
+            formats.iter().any(|(name, _)| name == format.name()),
+            "{formats:?}"
+        );
         relative_error(&engine.trace(&ids).unwrap().logits, &want)
     });
-    assert!(errors[0] < 0.06 && errors[1] < 0.5 && errors[0] < errors[1] / 4.0, "{errors:?}");
+    assert!(
+        errors[0] < 0.06 && errors[1] < 0.5 && errors[0] < errors[1] / 4.0,
+        "{errors:?}"
+    );
 
-    let engine = open(&tiny("tiny-glm4")).quantize(WeightFormat::Q4K).build_engine().unwrap();
+    let engine = open(&tiny("tiny-glm4"))
+        .quantize(WeightFormat::Q4K)
+        .build_engine()
+        .unwrap();
     let notes = &engine.model_info().load_notes;
-    assert!(notes.iter().any(|note| note.contains("q8_0") || note.contains("f16")), "{notes:?}");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("q8_0") || note.contains("f16")),
+        "{notes:?}"
+    );
 }
 
 #[test]
@@ -207,7 +301,10 @@ fn scores_are_the_softmax_of_the_logits() {
             max_num_seqs: Some(1),
             ..EngineOptions::default()
         };
-        let mut engine = open(&tiny("tiny-glm")).options(options).build_engine().unwrap();
+        let mut engine = open(&tiny("tiny-glm"))
+            .options(options)
+            .build_engine()
+            .unwrap();
         assert_close("nll", &engine.score(&ids).unwrap(), &want, TOLERANCE);
     }
 }

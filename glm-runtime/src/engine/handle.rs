@@ -8,20 +8,29 @@ use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
+use super::ModelInfo;
+use super::limits::Limits;
 use super::stats::EngineStats;
 use super::stream::RequestStream;
-use super::limits::Limits;
-use super::ModelInfo;
 use crate::error::EngineError;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
 
 /// A message to the engine thread.
 pub(super) enum Command {
-    Submit { id: RequestId, request: Request, events: Sender<Event> },
+    Submit {
+        id: RequestId,
+        request: Request,
+        events: Sender<Event>,
+    },
     Cancel(RequestId),
-    Score { ids: Vec<u32>, reply: Sender<Result<Vec<f32>, EngineError>> },
-    Drain { reply: Sender<()> },
+    Score {
+        ids: Vec<u32>,
+        reply: Sender<Result<Vec<f32>, EngineError>>,
+    },
+    Drain {
+        reply: Sender<()>,
+    },
 }
 
 /// What handle and engine thread share besides the channel.
@@ -59,13 +68,19 @@ pub struct EngineHandle {
 
 impl std::fmt::Debug for EngineHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EngineHandle").field("model", &self.front.info.name).finish_non_exhaustive()
+        f.debug_struct("EngineHandle")
+            .field("model", &self.front.info.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl EngineHandle {
     pub(super) fn new(commands: Sender<Command>, shared: Arc<Shared>, front: Arc<Front>) -> Self {
-        Self { commands, shared, front }
+        Self {
+            commands,
+            shared,
+            front,
+        }
     }
 
     /// Answers a conversation: renders it with the checkpoint's chat template and streams the assistant's turn.
@@ -86,14 +101,21 @@ impl EngineHandle {
             kwargs: options.template_kwargs,
         };
         let prompt = self.chat_format()?.encode(self.tokenizer()?, &request)?;
-        self.submit(Request { prompt, options: options.generate })
+        self.submit(Request {
+            prompt,
+            options: options.generate,
+        })
     }
 
     /// Continues a prompt without a chat template.
     ///
     /// # Errors
     /// [`EngineError::NoTokenizer`] for text with a model without a tokenizer, and whatever [`Self::submit`] returns.
-    pub fn generate(&self, prompt: impl Into<Prompt>, options: GenerateOptions) -> Result<RequestStream, EngineError> {
+    pub fn generate(
+        &self,
+        prompt: impl Into<Prompt>,
+        options: GenerateOptions,
+    ) -> Result<RequestStream, EngineError> {
         let prompt = match prompt.into() {
             Prompt::TokenIds(ids) => ids,
             Prompt::Text(text) => self.encode(&text)?,
@@ -109,7 +131,11 @@ impl EngineHandle {
         let tokenizer = self.tokenizer()?;
         let ids = tokenizer.encode(text, SpecialTokens::Parse)?;
         let prefix = tokenizer.prefix();
-        Ok(if ids.starts_with(prefix) { ids } else { [prefix, &ids].concat() })
+        Ok(if ids.starts_with(prefix) {
+            ids
+        } else {
+            [prefix, &ids].concat()
+        })
     }
 
     /// Hands a request to the engine; its tokens arrive on the stream.
@@ -127,7 +153,11 @@ impl EngineHandle {
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = async_channel::unbounded();
         let prompt = request.prompt.clone().into();
-        self.send(Command::Submit { id, request, events: sender })?;
+        self.send(Command::Submit {
+            id,
+            request,
+            events: sender,
+        })?;
         Ok(RequestStream::new(id, prompt, events))
     }
 
@@ -147,7 +177,10 @@ impl EngineHandle {
         self.front.limits.check_score(ids)?;
         self.accepting()?;
         let (reply, answer) = async_channel::bounded(1);
-        self.send(Command::Score { ids: ids.to_vec(), reply })?;
+        self.send(Command::Score {
+            ids: ids.to_vec(),
+            reply,
+        })?;
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
     }
 
@@ -181,7 +214,10 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoTokenizer`]: `random:` models have none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, EngineError> {
-        self.front.tokenizer.as_ref().ok_or_else(|| self.no_tokenizer())
+        self.front
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| self.no_tokenizer())
     }
 
     /// The model's chat format.
@@ -189,18 +225,29 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::NoTokenizer`]: `random:` models have neither tokenizer nor template.
     pub fn chat_format(&self) -> Result<&ChatFormat, EngineError> {
-        self.front.chat_format.as_ref().ok_or_else(|| self.no_tokenizer())
+        self.front
+            .chat_format
+            .as_ref()
+            .ok_or_else(|| self.no_tokenizer())
     }
 
     fn no_tokenizer(&self) -> EngineError {
-        EngineError::NoTokenizer { model: self.front.info.name.clone() }
+        EngineError::NoTokenizer {
+            model: self.front.info.name.clone(),
+        }
     }
 
     fn accepting(&self) -> Result<(), EngineError> {
-        if self.shared.draining.load(Ordering::SeqCst) { Err(EngineError::Draining) } else { Ok(()) }
+        if self.shared.draining.load(Ordering::SeqCst) {
+            Err(EngineError::Draining)
+        } else {
+            Ok(())
+        }
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.commands.send_blocking(command).map_err(|_| EngineError::Stopped)
+        self.commands
+            .send_blocking(command)
+            .map_err(|_| EngineError::Stopped)
     }
 }

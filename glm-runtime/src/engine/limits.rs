@@ -30,7 +30,9 @@ impl Limits {
             return Err(EngineError::EmptyStop);
         }
         if !options.stop.is_empty() && !self.has_tokenizer {
-            return Err(EngineError::NoTokenizer { model: self.model.clone() });
+            return Err(EngineError::NoTokenizer {
+                model: self.model.clone(),
+            });
         }
         self.check_ids(&request.prompt)
     }
@@ -45,12 +47,18 @@ impl Limits {
     }
 
     pub(super) fn too_long(&self, prompt_tokens: usize) -> EngineError {
-        EngineError::ContextLength { prompt_tokens, max_model_len: self.max_model_len }
+        EngineError::ContextLength {
+            prompt_tokens,
+            max_model_len: self.max_model_len,
+        }
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
         match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            Some(&id) => Err(EngineError::TokenId { id, vocab_size: self.vocab_size }),
+            Some(&id) => Err(EngineError::TokenId {
+                id,
+                vocab_size: self.vocab_size,
+            }),
             None => Ok(()),
         }
     }

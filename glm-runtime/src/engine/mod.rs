@@ -96,7 +96,9 @@ pub struct SeqToken {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("model", &self.front.info.name).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("model", &self.front.info.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,16 +126,24 @@ impl Engine {
         if !options.ignore_eos {
             stop_token_ids.extend(&self.eos_token_ids);
         }
-        let end = EndConditions { max_new_tokens: options.max_tokens.unwrap_or(usize::MAX), stop_token_ids };
+        let end = EndConditions {
+            max_new_tokens: options.max_tokens.unwrap_or(usize::MAX),
+            stop_token_ids,
+        };
         let active = Active {
             sampler: SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0)),
-            usage: Usage { prompt_tokens: prompt.len(), completion_tokens: 0 },
+            usage: Usage {
+                prompt_tokens: prompt.len(),
+                completion_tokens: 0,
+            },
             submitted: Instant::now(),
             started: None,
             first_token: None,
         };
         let too_long = self.front.limits.too_long(prompt.len());
-        self.scheduler.add(SeqId(id.0), prompt, end).map_err(|_| too_long)?;
+        self.scheduler
+            .add(SeqId(id.0), prompt, end)
+            .map_err(|_| too_long)?;
         self.requests.insert(SeqId(id.0), active);
         Ok(())
     }
@@ -141,18 +151,25 @@ impl Engine {
     /// One iteration: plan, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
     /// is no work.
     pub fn step(&mut self) -> Vec<SeqEvent> {
-        let Some(plan) = self.scheduler.plan(&mut self.blocks) else { return Vec::new() };
+        let Some(plan) = self.scheduler.plan(&mut self.blocks) else {
+            return Vec::new();
+        };
         self.note_start(&plan);
         let events = match self.run(&plan) {
             Ok(sampled) => self.commit(&plan, sampled),
             Err(error) => self.fail(&plan, &error.into()),
         };
-        debug_assert!(self.has_work() || self.holds_nothing(), "an idle engine holds a block");
+        debug_assert!(
+            self.has_work() || self.holds_nothing(),
+            "an idle engine holds a block"
+        );
         events
     }
 
     fn holds_nothing(&self) -> bool {
-        self.blocks.num_free() == self.blocks.num_blocks() && self.blocks.is_consistent() && self.requests.is_empty()
+        self.blocks.num_free() == self.blocks.num_blocks()
+            && self.blocks.is_consistent()
+            && self.requests.is_empty()
     }
 
     fn note_start(&mut self, plan: &StepPlan) {
@@ -172,11 +189,14 @@ impl Engine {
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, NotFinite>>, KernelError> {
         let batch = ForwardBatch::from_plan(plan);
         if batch.logit_rows.is_empty() {
-            self.model.hidden_states(&batch, &mut self.kv, &mut |_| {})?;
+            self.model
+                .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
             return Ok(Vec::new());
         }
         let mut logits = self.model.forward(&batch, &mut self.kv)?; // [S, V]
-        let rows = logits.as_f32_mut()?.chunks_exact_mut(self.model.config().vocab_size);
+        let rows = logits
+            .as_f32_mut()?
+            .chunks_exact_mut(self.model.config().vocab_size);
         let sample = |(seq, row)| match self.requests.get_mut(&seq) {
             Some(active) => active.sampler.sample(row),
             None => Err(NotFinite),
@@ -184,7 +204,11 @@ impl Engine {
         Ok(plan.sampled().zip(rows).map(sample).collect())
     }
 
-    fn commit(&mut self, plan: &StepPlan, sampled: Vec<Result<Sampled, NotFinite>>) -> Vec<SeqEvent> {
+    fn commit(
+        &mut self,
+        plan: &StepPlan,
+        sampled: Vec<Result<Sampled, NotFinite>>,
+    ) -> Vec<SeqEvent> {
         let mut events = Vec::new();
         for (seq, sampled) in plan.sampled().zip(&sampled) {
             if sampled.is_err() && self.scheduler.remove(seq, &mut self.blocks) {
@@ -192,11 +216,19 @@ impl Engine {
             }
         }
         // A sequence that failed just now is gone from the scheduler, so the 0 in its place is never looked at.
-        let ids: Vec<u32> = sampled.iter().map(|sampled| sampled.as_ref().map_or(0, |s| s.id)).collect();
-        let mut details: HashMap<SeqId, Sampled> =
-            plan.sampled().zip(sampled).filter_map(|(seq, sampled)| Some((seq, sampled.ok()?))).collect();
+        let ids: Vec<u32> = sampled
+            .iter()
+            .map(|sampled| sampled.as_ref().map_or(0, |s| s.id))
+            .collect();
+        let mut details: HashMap<SeqId, Sampled> = plan
+            .sampled()
+            .zip(sampled)
+            .filter_map(|(seq, sampled)| Some((seq, sampled.ok()?)))
+            .collect();
         for committed in self.scheduler.commit(plan, &ids, &mut self.blocks) {
-            let Some(sampled) = details.remove(&committed.seq) else { continue };
+            let Some(sampled) = details.remove(&committed.seq) else {
+                continue;
+            };
             self.note_token(&committed, sampled, &mut events);
         }
         events
@@ -223,7 +255,10 @@ impl Engine {
 
     fn fail(&mut self, plan: &StepPlan, error: &EngineError) -> Vec<SeqEvent> {
         let failed = self.scheduler.fail(plan, &mut self.blocks);
-        failed.into_iter().map(|seq| self.failed(seq, error.clone())).collect()
+        failed
+            .into_iter()
+            .map(|seq| self.failed(seq, error.clone()))
+            .collect()
     }
 
     fn failed(&mut self, seq: SeqId, error: EngineError) -> SeqEvent {
@@ -245,7 +280,11 @@ impl Engine {
 
     fn stop(&mut self, id: RequestId, reason: FinishReason) -> Option<SeqEvent> {
         let seq = SeqId(id.0);
-        if self.scheduler.remove(seq, &mut self.blocks) { self.finished(seq, reason) } else { None }
+        if self.scheduler.remove(seq, &mut self.blocks) {
+            self.finished(seq, reason)
+        } else {
+            None
+        }
     }
 
     /// Whether a request is waiting or running.
@@ -284,6 +323,10 @@ impl Active {
             time_to_first_token: self.first_token.unwrap_or(now) - self.submitted,
             total: now - self.submitted,
         };
-        Finished { reason, usage: self.usage, timings }
+        Finished {
+            reason,
+            usage: self.usage,
+            timings,
+        }
     }
 }

@@ -44,7 +44,9 @@ impl Engine {
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         let weights = weight_bytes(&source, quantize);
         let sizes = Sizes::decide(source.config().dense(), options, weights)?;
-        sizes.estimate(source.config(), weights).check(quantize.is_some())?;
+        sizes
+            .estimate(source.config(), weights)
+            .check(quantize.is_some())?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
         let model: Box<dyn CausalLm> = match source.config() {
@@ -52,12 +54,22 @@ impl Engine {
             ModelConfig::Glm4(_) => Box::new(Glm4::load(&mut loader)?),
             other => {
                 let found = other.architecture().to_owned();
-                return Err(BuildError::NotSupported { what: "architecture", found });
+                return Err(BuildError::NotSupported {
+                    what: "architecture",
+                    found,
+                });
             }
         };
         let loaded = loader.finish();
         let front = Front::new(&source, &device, sizes, &loaded, quantize)?;
-        Self::assemble(device, model, sizes, front, eos_token_ids(&source), options.seed)
+        Self::assemble(
+            device,
+            model,
+            sizes,
+            front,
+            eos_token_ids(&source),
+            options.seed,
+        )
     }
 
     /// Puts a model and its cache together.
@@ -93,8 +105,13 @@ impl Engine {
 }
 
 impl Sizes {
-    fn decide(config: &DenseConfig, options: &EngineOptions, weights: u64) -> Result<Self, BuildError> {
-        let max_num_seqs = at_least_one("max_num_seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS)?;
+    fn decide(
+        config: &DenseConfig,
+        options: &EngineOptions,
+        weights: u64,
+    ) -> Result<Self, BuildError> {
+        let max_num_seqs =
+            at_least_one("max_num_seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS)?;
         let max_num_batched_tokens = at_least_one(
             "max_num_batched_tokens",
             options.max_num_batched_tokens,
@@ -102,7 +119,9 @@ impl Sizes {
         )?;
         let max_model_len = max_model_len(config, options.max_model_len)?;
         let num_blocks = match options.kv_cache_tokens {
-            Some(tokens) if blocks_for(tokens) < blocks_for(max_model_len) || tokens > u32::MAX as usize => {
+            Some(tokens)
+                if blocks_for(tokens) < blocks_for(max_model_len) || tokens > u32::MAX as usize =>
+            {
                 return Err(BuildError::Option {
                     option: "kv_cache_tokens",
                     allowed: "at least max_model_len and below 2^32",
@@ -112,10 +131,18 @@ impl Sizes {
             Some(tokens) => blocks_for(tokens),
             None => default_blocks(config, options.kv_dtype, max_model_len, weights),
         };
-        let kv_dtype = options.kv_dtype.unwrap_or_else(|| auto_kv_dtype(config, num_blocks * BLOCK_SIZE));
+        let kv_dtype = options
+            .kv_dtype
+            .unwrap_or_else(|| auto_kv_dtype(config, num_blocks * BLOCK_SIZE));
         // Every running sequence decodes in every step, so a step has room for as many.
         let max_num_seqs = max_num_seqs.min(max_num_batched_tokens);
-        Ok(Self { max_model_len, num_blocks, kv_dtype, max_num_seqs, max_num_batched_tokens })
+        Ok(Self {
+            max_model_len,
+            num_blocks,
+            kv_dtype,
+            max_num_seqs,
+            max_num_batched_tokens,
+        })
     }
 
     fn estimate(&self, config: &ModelConfig, weights: u64) -> MemoryEstimate {
@@ -139,18 +166,32 @@ fn max_model_len(config: &DenseConfig, asked: Option<usize>) -> Result<usize, Bu
 }
 
 /// Four full contexts if they take at most a quarter of what the weights leave free, but always one.
-fn default_blocks(config: &DenseConfig, dtype: Option<KvDType>, max_model_len: usize, weights: u64) -> usize {
+fn default_blocks(
+    config: &DenseConfig,
+    dtype: Option<KvDType>,
+    max_model_len: usize,
+    weights: u64,
+) -> usize {
     let one = blocks_for(max_model_len);
     let most = one * DEFAULT_CONTEXTS;
     let dtype = dtype.unwrap_or_else(|| auto_kv_dtype(config, most * BLOCK_SIZE));
     let block_bytes = kv_bytes_per_token(config, dtype).max(1) * BLOCK_SIZE as u64;
     let quarter = available_memory().map_or(u64::MAX, |bytes| bytes.saturating_sub(weights) / 4);
-    most.min(usize::try_from(quarter / block_bytes).unwrap_or(usize::MAX)).max(one)
+    most.min(usize::try_from(quarter / block_bytes).unwrap_or(usize::MAX))
+        .max(one)
 }
 
-fn at_least_one(option: &'static str, asked: Option<usize>, default: usize) -> Result<usize, BuildError> {
+fn at_least_one(
+    option: &'static str,
+    asked: Option<usize>,
+    default: usize,
+) -> Result<usize, BuildError> {
     match asked {
-        Some(0) => Err(BuildError::Option { option, allowed: "at least 1", found: "0".to_owned() }),
+        Some(0) => Err(BuildError::Option {
+            option,
+            allowed: "at least 1",
+            found: "0".to_owned(),
+        }),
         asked => Ok(asked.unwrap_or(default)),
     }
 }
@@ -158,9 +199,17 @@ fn at_least_one(option: &'static str, asked: Option<usize>, default: usize) -> R
 fn checked_quantize(format: Option<WeightFormat>) -> Result<Option<WeightFormat>, BuildError> {
     match format {
         Some(format) if !quant::can_quantize(format) => {
-            let possible = WeightFormat::ALL.into_iter().filter(|&format| quant::can_quantize(format));
-            let possible = possible.map(WeightFormat::name).collect::<Vec<_>>().join(", ");
-            Err(BuildError::CannotQuantize { format: format.name().to_owned(), possible })
+            let possible = WeightFormat::ALL
+                .into_iter()
+                .filter(|&format| quant::can_quantize(format));
+            let possible = possible
+                .map(WeightFormat::name)
+                .collect::<Vec<_>>()
+                .join(", ");
+            Err(BuildError::CannotQuantize {
+                format: format.name().to_owned(),
+                possible,
+            })
         }
         format => Ok(format),
     }
@@ -168,15 +217,25 @@ fn checked_quantize(format: Option<WeightFormat>) -> Result<Option<WeightFormat>
 
 fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
     match options.device.as_deref() {
-        None | Some("auto" | "cpu") => Ok(Device::cpu(CpuOptions { threads: options.threads, isa: options.isa })?),
+        None | Some("auto" | "cpu") => Ok(Device::cpu(CpuOptions {
+            threads: options.threads,
+            isa: options.isa,
+        })?),
         Some(other) => Err(BuildError::Device(other.to_owned())),
     }
 }
 
 /// End-of-sequence ids: `generation_config.json` first, else the config's.
 fn eos_token_ids(source: &ModelSource) -> Vec<u32> {
-    let generation = source.generation_config().map(|config| config.eos_token_ids.clone()).unwrap_or_default();
-    if generation.is_empty() { source.config().dense().eos_token_ids.clone() } else { generation }
+    let generation = source
+        .generation_config()
+        .map(|config| config.eos_token_ids.clone())
+        .unwrap_or_default();
+    if generation.is_empty() {
+        source.config().dense().eos_token_ids.clone()
+    } else {
+        generation
+    }
 }
 
 /// `None` for a model without one: it still runs in token ids.
@@ -201,9 +260,16 @@ impl Front {
             _ => None,
         };
         let config = source.config().dense();
-        let mut load_notes = source.checkpoint().map(|c| c.warnings().to_vec()).unwrap_or_default();
+        let mut load_notes = source
+            .checkpoint()
+            .map(|c| c.warnings().to_vec())
+            .unwrap_or_default();
         load_notes.extend(fallback_notes(loaded, quantize));
-        let mut formats: Vec<_> = loaded.formats.iter().map(|(f, &bytes)| (f.name().to_owned(), bytes)).collect();
+        let mut formats: Vec<_> = loaded
+            .formats
+            .iter()
+            .map(|(f, &bytes)| (f.name().to_owned(), bytes))
+            .collect();
         formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
         let info = ModelInfo {
             name: source.name().to_owned(),
@@ -220,7 +286,10 @@ impl Front {
             device: device.name(),
             threads: device.num_threads(),
             has_tokenizer: tokenizer.is_some(),
-            note: source.checkpoint().and_then(Checkpoint::note).map(str::to_owned),
+            note: source
+                .checkpoint()
+                .and_then(Checkpoint::note)
+                .map(str::to_owned),
             load_notes,
         };
         let limits = Limits {
@@ -229,16 +298,29 @@ impl Front {
             max_model_len: info.max_model_len,
             has_tokenizer: info.has_tokenizer,
         };
-        let default_sampling = source.generation_config().map(default_sampling).unwrap_or_default();
-        Ok(Self { info, limits, tokenizer, chat_format, default_sampling })
+        let default_sampling = source
+            .generation_config()
+            .map(default_sampling)
+            .unwrap_or_default();
+        Ok(Self {
+            info,
+            limits,
+            tokenizer,
+            chat_format,
+            default_sampling,
+        })
     }
 }
 
 /// One sentence per format that matrices took in place of the requested one.
 fn fallback_notes(loaded: &Loaded, quantize: Option<WeightFormat>) -> Vec<String> {
-    let Some(requested) = quantize else { return Vec::new() };
+    let Some(requested) = quantize else {
+        return Vec::new();
+    };
     let note = |(format, count): (&WeightFormat, &usize)| {
-        format!("{count} matrices are held as {format}: stored in blocks already, or rows do not divide into {requested}")
+        format!(
+            "{count} matrices are held as {format}: stored in blocks already, or rows do not divide into {requested}"
+        )
     };
     loaded.fallbacks.iter().map(note).collect()
 }
@@ -248,12 +330,22 @@ fn default_sampling(config: &GenerationConfig) -> SamplingParams {
     let off = SamplingParams::default();
     let samples = config.do_sample.unwrap_or(config.temperature.is_some());
     let recommended = SamplingParams {
-        temperature: if samples { config.temperature.unwrap_or(1.0) as f32 } else { 0.0 },
+        temperature: if samples {
+            config.temperature.unwrap_or(1.0) as f32
+        } else {
+            0.0
+        },
         top_p: config.top_p.map_or(off.top_p, |p| p as f32),
         top_k: config.top_k.map_or(off.top_k, |k| k as usize),
-        repetition_penalty: config.repetition_penalty.map_or(off.repetition_penalty, |p| p as f32),
+        repetition_penalty: config
+            .repetition_penalty
+            .map_or(off.repetition_penalty, |p| p as f32),
         ..off.clone()
     };
     // A checkpoint can recommend nonsense; requests may not inherit it.
-    if recommended.validate().is_ok() { recommended } else { off }
+    if recommended.validate().is_ok() {
+        recommended
+    } else {
+        off
+    }
 }

@@ -90,7 +90,10 @@ macro_rules! setters {
 
 impl EngineBuilder {
     pub(super) fn new(model: String) -> Self {
-        Self { model, options: EngineOptions::default() }
+        Self {
+            model,
+            options: EngineOptions::default(),
+        }
     }
 
     setters! {

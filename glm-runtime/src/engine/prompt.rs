@@ -34,13 +34,19 @@ impl Engine {
     pub fn score(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
         let mut nll = Vec::with_capacity(ids.len().saturating_sub(1));
         self.for_each_chunk(ids, |engine, batch, end| {
-            let x = engine.model.hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
+            let x = engine
+                .model
+                .hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
             // The row of a token predicts the next one; the last token of all predicts nothing that is known.
             let start = end - batch.token_ids.len();
             nll.extend(engine.score_rows(&x, &ids[start + 1..ids.len().min(end + 1)])?);
             Ok(())
         })?;
-        if nll.iter().all(|value| value.is_finite()) { Ok(nll) } else { Err(EngineError::NotFinite) }
+        if nll.iter().all(|value| value.is_finite()) {
+            Ok(nll)
+        } else {
+            Err(EngineError::NotFinite)
+        }
     }
 
     /// Hidden states of every layer and logits of every position. Holds all of them in memory: for short texts.
@@ -51,11 +57,15 @@ impl Engine {
         let mut trace = Trace::default();
         self.for_each_chunk(ids, |engine, batch, _| {
             let mut layer = 0;
-            let x = engine.model.hidden_states(batch, &mut engine.kv, &mut |x| {
-                trace.hidden_states.resize(trace.hidden_states.len().max(layer + 1), Vec::new());
-                trace.hidden_states[layer].extend(x.to_f32_vec());
-                layer += 1;
-            })?;
+            let x = engine
+                .model
+                .hidden_states(batch, &mut engine.kv, &mut |x| {
+                    trace
+                        .hidden_states
+                        .resize(trace.hidden_states.len().max(layer + 1), Vec::new());
+                    trace.hidden_states[layer].extend(x.to_f32_vec());
+                    layer += 1;
+                })?;
             trace.final_norm.extend(x.to_f32_vec());
             trace.logits.extend(engine.model.logits(&x)?.to_f32_vec());
             Ok(())
@@ -75,11 +85,18 @@ impl Engine {
         mut each: impl FnMut(&mut Self, &ForwardBatch, usize) -> Result<(), KernelError>,
     ) -> Result<(), EngineError> {
         self.front.limits.check_score(ids)?;
-        let block_table = self.blocks.allocate(blocks_for(ids.len())).ok_or(EngineError::KvCacheFull)?;
+        let block_table = self
+            .blocks
+            .allocate(blocks_for(ids.len()))
+            .ok_or(EngineError::KvCacheFull)?;
         let step = self.max_num_batched_tokens;
         let result = (0..ids.len()).step_by(step).try_for_each(|start| {
             let end = ids.len().min(start + step);
-            each(self, &chunk_batch(&ids[start..end], start, &block_table), end)
+            each(
+                self,
+                &chunk_batch(&ids[start..end], start, &block_table),
+                end,
+            )
         });
         self.blocks.release(block_table);
         Ok(result?)
@@ -94,7 +111,11 @@ impl Engine {
             let rows: Vec<u32> = (first..first + next.len() as u32).collect();
             let logits = self.model.logits(&gather_rows(x, &rows)?)?; // [R, V]
             let logits = logits.as_f32()?.chunks_exact(vocab_size);
-            nll.extend(logits.zip(next).map(|(row, &id)| (log_sum_exp(row) - f64::from(row[id as usize])) as f32));
+            nll.extend(
+                logits
+                    .zip(next)
+                    .map(|(row, &id)| (log_sum_exp(row) - f64::from(row[id as usize])) as f32),
+            );
         }
         Ok(nll)
     }
@@ -110,5 +131,7 @@ fn chunk_batch(tokens: &[u32], start: usize, block_table: &[BlockId]) -> Forward
         samples: false,
         prefill: true,
     };
-    ForwardBatch::from_plan(&StepPlan { chunks: vec![chunk] })
+    ForwardBatch::from_plan(&StepPlan {
+        chunks: vec![chunk],
+    })
 }

@@ -42,7 +42,12 @@ impl Completion {
 
 impl RequestStream {
     pub(crate) fn new(id: RequestId, prompt: Arc<[u32]>, events: Receiver<Event>) -> Self {
-        Self { id, prompt, events: Box::pin(events), ended: false }
+        Self {
+            id,
+            prompt,
+            events: Box::pin(events),
+            ended: false,
+        }
     }
 
     /// The request's id, for [`EngineHandle::cancel`](crate::EngineHandle::cancel).
@@ -76,7 +81,13 @@ impl RequestStream {
                     text.push_str(&token.text);
                     tokens.push(token);
                 }
-                Event::Finished(finished) => return Ok(Completion { text, tokens, finished }),
+                Event::Finished(finished) => {
+                    return Ok(Completion {
+                        text,
+                        tokens,
+                        finished,
+                    });
+                }
                 Event::Failed(error) => return Err(error),
             }
         }

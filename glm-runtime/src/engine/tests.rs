@@ -44,7 +44,10 @@ impl CausalLm for Counter {
         if batch.token_ids.contains(&POISON) {
             return Err(KernelError::ShapeOverflow(vec![usize::MAX]));
         }
-        assert!(!batch.token_ids.contains(&PANIC), "the counter was told to panic");
+        assert!(
+            !batch.token_ids.contains(&PANIC),
+            "the counter was told to panic"
+        );
         while batch.token_ids.contains(&GATE) && !self.gate.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
@@ -70,23 +73,56 @@ fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
         "num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"partial_rotary_factor":0.5,"rope_theta":10000.0,
         "rms_norm_eps":1e-5,"max_position_embeddings":64,"eos_token_id":[50]}"#;
     let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
-    let device = Device::cpu(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
+    let device = Device::cpu(CpuOptions {
+        threads: Some(1),
+        ..CpuOptions::default()
+    })
+    .unwrap();
     let gate = Arc::new(AtomicBool::new(false));
-    let model = Counter { config: config.dense().clone(), device: device.clone(), gate: gate.clone() };
-    let sizes =
-        Sizes { max_model_len: 64, num_blocks, kv_dtype: KvDType::F32, max_num_seqs: 4, max_num_batched_tokens: 32 };
+    let model = Counter {
+        config: config.dense().clone(),
+        device: device.clone(),
+        gate: gate.clone(),
+    };
+    let sizes = Sizes {
+        max_model_len: 64,
+        num_blocks,
+        kv_dtype: KvDType::F32,
+        max_num_seqs: 4,
+        max_num_batched_tokens: 32,
+    };
     let front = front(sizes.max_model_len);
-    (Engine::assemble(device, Box::new(model), sizes, front, vec![50], Some(0)).unwrap(), gate)
+    (
+        Engine::assemble(device, Box::new(model), sizes, front, vec![50], Some(0)).unwrap(),
+        gate,
+    )
 }
 
 fn front(max_model_len: usize) -> Front {
-    let info = ModelInfo { name: "counter".to_owned(), ..ModelInfo::default() };
-    let limits = Limits { model: info.name.clone(), vocab_size: VOCAB, max_model_len, has_tokenizer: false };
-    Front { info, limits, tokenizer: None, chat_format: None, default_sampling: SamplingParams::greedy() }
+    let info = ModelInfo {
+        name: "counter".to_owned(),
+        ..ModelInfo::default()
+    };
+    let limits = Limits {
+        model: info.name.clone(),
+        vocab_size: VOCAB,
+        max_model_len,
+        has_tokenizer: false,
+    };
+    Front {
+        info,
+        limits,
+        tokenizer: None,
+        chat_format: None,
+        default_sampling: SamplingParams::greedy(),
+    }
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
-    let options = GenerateOptions { max_tokens: Some(max_tokens), ..GenerateOptions::default() };
+    let options = GenerateOptions {
+        max_tokens: Some(max_tokens),
+        ..GenerateOptions::default()
+    };
     Request::new(prompt).with_options(options)
 }
 
@@ -113,11 +149,19 @@ fn collect(stream: RequestStream) -> (Vec<u32>, Event) {
 }
 
 fn reason(event: &Event) -> Option<FinishReason> {
-    if let Event::Finished(finished) = event { Some(finished.reason) } else { None }
+    if let Event::Finished(finished) = event {
+        Some(finished.reason)
+    } else {
+        None
+    }
 }
 
 fn kind(event: &Event) -> Option<ErrorKind> {
-    if let Event::Failed(error) = event { Some(error.kind()) } else { None }
+    if let Event::Failed(error) = event {
+        Some(error.kind())
+    } else {
+        None
+    }
 }
 
 fn assert_idle(handle: &EngineHandle) {
@@ -131,13 +175,30 @@ fn assert_idle(handle: &EngineHandle) {
 fn answers_end_at_eos_at_max_tokens_and_at_the_end_of_the_context() {
     let handle = counter(8).0.spawn().unwrap();
     let (ids, last) = collect(handle.submit(request(&[47], 9)).unwrap());
-    assert_eq!((ids, reason(&last)), (vec![48, 49, 50], Some(FinishReason::Stop)));
+    assert_eq!(
+        (ids, reason(&last)),
+        (vec![48, 49, 50], Some(FinishReason::Stop))
+    );
     let (ids, last) = collect(handle.submit(request(&[1], 2)).unwrap());
-    assert_eq!((ids, reason(&last)), (vec![2, 3], Some(FinishReason::Length)));
+    assert_eq!(
+        (ids, reason(&last)),
+        (vec![2, 3], Some(FinishReason::Length))
+    );
     let (ids, last) = collect(handle.submit(request(&[1; 62], 9)).unwrap());
-    assert_eq!((ids, reason(&last)), (vec![2, 3], Some(FinishReason::Length)));
-    let Event::Finished(finished) = last else { panic!() };
-    assert_eq!(finished.usage, Usage { prompt_tokens: 62, completion_tokens: 2 });
+    assert_eq!(
+        (ids, reason(&last)),
+        (vec![2, 3], Some(FinishReason::Length))
+    );
+    let Event::Finished(finished) = last else {
+        panic!()
+    };
+    assert_eq!(
+        finished.usage,
+        Usage {
+            prompt_tokens: 62,
+            completion_tokens: 2
+        }
+    );
     assert!(finished.timings.queued <= finished.timings.time_to_first_token);
     assert!(finished.timings.time_to_first_token <= finished.timings.total);
     assert_idle(&handle);
@@ -152,24 +213,40 @@ fn a_request_that_cannot_be_served_is_refused_at_once() {
         (request(&[1; 64], 1), ErrorKind::ContextLength),
         (request(&[64], 1), ErrorKind::InvalidRequest),
         (request(&[1], 0), ErrorKind::InvalidRequest),
-        (bad(GenerateOptions { stop: vec!["x".into()], ..Default::default() }), ErrorKind::InvalidRequest),
         (
             bad(GenerateOptions {
-                sampling: SamplingParams { top_p: 2.0, ..Default::default() },
+                stop: vec!["x".into()],
+                ..Default::default()
+            }),
+            ErrorKind::InvalidRequest,
+        ),
+        (
+            bad(GenerateOptions {
+                sampling: SamplingParams {
+                    top_p: 2.0,
+                    ..Default::default()
+                },
                 ..Default::default()
             }),
             ErrorKind::InvalidRequest,
         ),
     ];
     for (request, expected) in &cases {
-        assert_eq!(engine.submit(request.clone()).unwrap_err().kind(), *expected, "{request:?}");
+        assert_eq!(
+            engine.submit(request.clone()).unwrap_err().kind(),
+            *expected,
+            "{request:?}"
+        );
     }
     assert!(!engine.has_work());
     let handle = engine.spawn().unwrap();
     for (request, expected) in cases {
         assert_eq!(handle.submit(request).unwrap_err().kind(), expected);
     }
-    assert!(matches!(handle.generate("text", GenerateOptions::default()), Err(EngineError::NoTokenizer { .. })));
+    assert!(matches!(
+        handle.generate("text", GenerateOptions::default()),
+        Err(EngineError::NoTokenizer { .. })
+    ));
 }
 
 #[test]
@@ -178,10 +255,23 @@ fn a_step_that_fails_ends_its_requests_and_no_other() {
     let poisoned = engine.submit(request(&[POISON], 5)).unwrap();
     let beside = engine.submit(request(&[3], 5)).unwrap();
     let events = engine.step();
-    let failed: Vec<_> = events.iter().map(|e| if let SeqEvent::Failed(id, _) = e { Some(*id) } else { None }).collect();
+    let failed: Vec<_> = events
+        .iter()
+        .map(|e| {
+            if let SeqEvent::Failed(id, _) = e {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+        .collect();
     assert_eq!(failed, [Some(poisoned), Some(beside)]);
     engine.submit(request(&[3], 5)).unwrap();
-    assert!(run(&mut engine).iter().all(|event| !matches!(event, SeqEvent::Failed(..))));
+    assert!(
+        run(&mut engine)
+            .iter()
+            .all(|event| !matches!(event, SeqEvent::Failed(..)))
+    );
 }
 
 #[test]
@@ -192,8 +282,15 @@ fn logits_that_are_not_numbers_end_only_their_own_request() {
     let events = run(&mut engine);
     let is_bad = |event: &&SeqEvent| matches!(event, SeqEvent::Failed(id, EngineError::NotFinite) if *id == bad);
     assert_eq!(events.iter().filter(is_bad).count(), 1);
-    assert!(events.iter().any(|event| matches!(event, SeqEvent::Finished(id, _) if *id == good)));
-    assert_eq!(engine.score(&[NAN, 1]).unwrap_err().kind(), ErrorKind::Internal);
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, SeqEvent::Finished(id, _) if *id == good))
+    );
+    assert_eq!(
+        engine.score(&[NAN, 1]).unwrap_err().kind(),
+        ErrorKind::Internal
+    );
 }
 
 #[test]
@@ -201,11 +298,16 @@ fn a_panic_of_the_model_still_ends_every_request_once() {
     let (engine, gate) = counter(8);
     let handle = engine.spawn().unwrap();
     // The gate holds the first step, so that all are queued when the panic comes.
-    let streams: Vec<_> = [GATE, 1, PANIC, 2].map(|id| handle.submit(request(&[id], 40)).unwrap()).into();
+    let streams: Vec<_> = [GATE, 1, PANIC, 2]
+        .map(|id| handle.submit(request(&[id], 40)).unwrap())
+        .into();
     gate.store(true, Ordering::SeqCst);
     for stream in streams {
         let (_, last) = collect(stream);
-        assert!(kind(&last) == Some(ErrorKind::Internal) || reason(&last).is_some(), "{last:?}");
+        assert!(
+            kind(&last) == Some(ErrorKind::Internal) || reason(&last).is_some(),
+            "{last:?}"
+        );
     }
     // Sooner or later the channel is closed; until then a submission is answered with a failure.
     match handle.submit(request(&[1], 1)) {
@@ -213,7 +315,10 @@ fn a_panic_of_the_model_still_ends_every_request_once() {
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
     }
     handle.drain();
-    assert_eq!(handle.score(&[1, 2]).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        handle.score(&[1, 2]).unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
 }
 
 #[test]
@@ -221,8 +326,13 @@ fn cancelling_and_dropping_free_the_blocks() {
     let (engine, gate) = counter(8);
     let handle = engine.spawn().unwrap();
     let endless = |id| {
-        let options = GenerateOptions { ignore_eos: true, ..GenerateOptions::default() };
-        handle.submit(Request::new([id]).with_options(options)).unwrap()
+        let options = GenerateOptions {
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        handle
+            .submit(Request::new([id]).with_options(options))
+            .unwrap()
     };
     let cancelled = endless(GATE);
     let dropped = endless(1);
@@ -231,7 +341,11 @@ fn cancelling_and_dropping_free_the_blocks() {
     gate.store(true, Ordering::SeqCst);
     let (ids, last) = collect(cancelled);
     assert_eq!(reason(&last), Some(FinishReason::Cancelled));
-    assert!(ids.len() <= 1, "cancelled at the first step, not after {} tokens", ids.len());
+    assert!(
+        ids.len() <= 1,
+        "cancelled at the first step, not after {} tokens",
+        ids.len()
+    );
     assert_idle(&handle);
     assert_eq!(handle.stats().finished, 2);
 }
@@ -242,13 +356,18 @@ fn draining_finishes_what_runs_and_refuses_the_rest() {
     let running = handle.submit(request(&[1], 20)).unwrap();
     handle.drain();
     assert_eq!(collect(running).0.len(), 20);
-    assert_eq!(handle.submit(request(&[1], 1)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(
+        handle.submit(request(&[1], 1)).unwrap_err().kind(),
+        ErrorKind::Unavailable
+    );
 }
 
 #[test]
 fn dropping_every_handle_lets_running_requests_finish() {
     let handle = counter(8).0.spawn().unwrap();
-    let streams: Vec<_> = (0..10).map(|id| handle.submit(request(&[id], 20)).unwrap()).collect();
+    let streams: Vec<_> = (0..10)
+        .map(|id| handle.submit(request(&[id], 20)).unwrap())
+        .collect();
     drop(handle);
     for stream in streams {
         assert_eq!(collect(stream).0.len(), 20);

@@ -111,7 +111,11 @@ impl Worker {
 
     fn accept(&mut self, command: Command) {
         match command {
-            Command::Submit { id, request, events } => self.submit(id, request, events),
+            Command::Submit {
+                id,
+                request,
+                events,
+            } => self.submit(id, request, events),
             Command::Cancel(id) => {
                 let event = self.engine.cancel(id);
                 self.deliver(event);
@@ -127,17 +131,32 @@ impl Worker {
     fn submit(&mut self, id: RequestId, request: Request, events: Sender<Event>) {
         let tokenizer = self.engine.front.tokenizer.as_ref();
         let text = tokenizer.map(|tokenizer| TextStream::new(tokenizer, &request.options));
-        let accepted = if self.draining { Err(EngineError::Draining) } else { self.engine.submit_as(id, request) };
+        let accepted = if self.draining {
+            Err(EngineError::Draining)
+        } else {
+            self.engine.submit_as(id, request)
+        };
         match accepted {
-            Ok(()) => drop(self.clients.insert(id, Client { events, text, stopped: false })),
+            Ok(()) => drop(self.clients.insert(
+                id,
+                Client {
+                    events,
+                    text,
+                    stopped: false,
+                },
+            )),
             Err(error) => send(&events, Event::Failed(error)),
         }
     }
 
     /// A dropped stream closes its channel: nobody will read the rest, so its blocks go back now.
     fn cancel_abandoned(&mut self) {
-        let abandoned: Vec<RequestId> =
-            self.clients.iter().filter(|(_, client)| client.events.is_closed()).map(|(&id, _)| id).collect();
+        let abandoned: Vec<RequestId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.events.is_closed())
+            .map(|(&id, _)| id)
+            .collect();
         for id in abandoned {
             let event = self.engine.cancel(id);
             self.deliver(event);
@@ -179,7 +198,9 @@ impl Worker {
 
     fn deliver_token(&mut self, token: SeqToken) {
         let (id, ended) = (token.request, token.finish_reason.is_some());
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
         client.token(token);
         // The text is complete although the tokens are not: end the sequence here.
         if client.stopped && !ended {
@@ -189,7 +210,9 @@ impl Worker {
     }
 
     fn finish(&mut self, id: RequestId, mut finished: Finished) {
-        let Some(client) = self.clients.remove(&id) else { return };
+        let Some(client) = self.clients.remove(&id) else {
+            return;
+        };
         if client.stopped {
             finished.reason = FinishReason::Stop;
         }
@@ -228,8 +251,23 @@ impl Client {
             }
             None => String::new(),
         };
-        let SeqToken { index, id, logprob, top_logprobs, .. } = token;
-        send(&self.events, Event::Token(Token { index, id, text, logprob, top_logprobs }));
+        let SeqToken {
+            index,
+            id,
+            logprob,
+            top_logprobs,
+            ..
+        } = token;
+        send(
+            &self.events,
+            Event::Token(Token {
+                index,
+                id,
+                text,
+                logprob,
+                top_logprobs,
+            }),
+        );
     }
 }
 
@@ -240,5 +278,6 @@ fn send(events: &Sender<Event>, event: Event) {
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

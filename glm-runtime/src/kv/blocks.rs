@@ -32,7 +32,10 @@ pub struct BlockAllocator {
 impl BlockAllocator {
     /// An allocator over blocks `0..num_blocks`, all free.
     pub fn new(num_blocks: u32) -> Self {
-        Self { free: (0..num_blocks).rev().map(BlockId).collect(), held: vec![false; num_blocks as usize] }
+        Self {
+            free: (0..num_blocks).rev().map(BlockId).collect(),
+            held: vec![false; num_blocks as usize],
+        }
     }
 
     /// Number of blocks, free or not.
@@ -76,7 +79,10 @@ impl BlockAllocator {
                 return false;
             }
         }
-        self.held.iter().zip(listed).all(|(&held, free)| held != free)
+        self.held
+            .iter()
+            .zip(listed)
+            .all(|(&held, free)| held != free)
     }
 }
 
@@ -140,6 +146,9 @@ mod tests {
 
     #[test]
     fn a_partial_block_counts_as_one() {
-        assert_eq!([0, 1, BLOCK_SIZE, BLOCK_SIZE + 1].map(blocks_for), [0, 1, 1, 2]);
+        assert_eq!(
+            [0, 1, BLOCK_SIZE, BLOCK_SIZE + 1].map(blocks_for),
+            [0, 1, 1, 2]
+        );
     }
 }

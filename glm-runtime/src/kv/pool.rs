@@ -20,10 +20,27 @@ impl KvPool {
     ///
     /// # Errors
     /// [`KernelError`] if the device cannot allocate it.
-    pub fn new(device: &Device, config: &DenseConfig, dtype: KvDType, num_blocks: usize) -> Result<Self, KernelError> {
-        let layer =
-            |_| KvLayer::new(device, dtype, num_blocks, BLOCK_SIZE, config.num_key_value_heads, config.head_dim);
-        Ok(Self { layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_, _>>()? })
+    pub fn new(
+        device: &Device,
+        config: &DenseConfig,
+        dtype: KvDType,
+        num_blocks: usize,
+    ) -> Result<Self, KernelError> {
+        let layer = |_| {
+            KvLayer::new(
+                device,
+                dtype,
+                num_blocks,
+                BLOCK_SIZE,
+                config.num_key_value_heads,
+                config.head_dim,
+            )
+        };
+        Ok(Self {
+            layers: (0..config.num_hidden_layers)
+                .map(layer)
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     /// The layers in order, to read from and write to.
@@ -34,6 +51,11 @@ impl KvPool {
 
 /// The storage chosen when none is asked for: f32 if `tokens` tokens take at most 256 MiB in it, else f16.
 pub(crate) fn auto_kv_dtype(config: &DenseConfig, tokens: usize) -> KvDType {
-    let f32_bytes = crate::memory::kv_bytes_per_token(config, KvDType::F32).saturating_mul(tokens as u64);
-    if f32_bytes <= F32_LIMIT { KvDType::F32 } else { KvDType::F16 }
+    let f32_bytes =
+        crate::memory::kv_bytes_per_token(config, KvDType::F32).saturating_mul(tokens as u64);
+    if f32_bytes <= F32_LIMIT {
+        KvDType::F32
+    } else {
+        KvDType::F16
+    }
 }

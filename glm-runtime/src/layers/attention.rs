@@ -1,4 +1,6 @@
-use glm_kernels::{AttnDims, KernelError, KvLayer, RopeAngles, Tensor, paged_attention, rope_store_kv};
+use glm_kernels::{
+    AttnDims, KernelError, KvLayer, RopeAngles, Tensor, paged_attention, rope_store_kv,
+};
 
 use super::Linear;
 use crate::batch::ForwardBatch;

@@ -33,15 +33,22 @@ impl RotaryEmbedding {
     /// Cosines and sines of this step's positions, `[T, rotary_dim / 2]`, used by every layer. All dense GLM models rotate
     /// interleaved pairs.
     pub fn angles(&self, positions: &[u32]) -> Result<RopeAngles, KernelError> {
-        RopeAngles::new(&self.device, &self.inv_freq, positions, self.attention_scaling, Pairing::Interleaved)
+        RopeAngles::new(
+            &self.device,
+            &self.inv_freq,
+            positions,
+            self.attention_scaling,
+            Pairing::Interleaved,
+        )
     }
 }
 
 /// Inverse frequencies, `[rotary_dim / 2]`, and the attention scaling.
 fn frequencies(config: &DenseConfig) -> Result<(Vec<f64>, f64), BuildError> {
     let dim = config.rotary_dim as f64;
-    let base: Vec<f64> =
-        (0..config.rotary_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim)).collect();
+    let base: Vec<f64> = (0..config.rotary_dim / 2)
+        .map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim))
+        .collect();
     Ok(match config.rope_scaling {
         RopeScaling::None => (base, 1.0),
         RopeScaling::Linear { factor } => (base.into_iter().map(|f| f / factor).collect(), 1.0),
@@ -54,7 +61,9 @@ fn frequencies(config: &DenseConfig) -> Result<(Vec<f64>, f64), BuildError> {
         } => {
             let len = original_max_position_embeddings as f64;
             // The pair that makes `rotations` turns over the original context.
-            let pair = |rotations: f64| dim * (len / (rotations * 2.0 * PI)).ln() / (2.0 * config.rope_theta.ln());
+            let pair = |rotations: f64| {
+                dim * (len / (rotations * 2.0 * PI)).ln() / (2.0 * config.rope_theta.ln())
+            };
             let low = pair(beta_fast).floor().max(0.0);
             let high = pair(beta_slow).ceil().min(dim - 1.0);
             let high = if low == high { high + 0.001 } else { high };
@@ -62,10 +71,19 @@ fn frequencies(config: &DenseConfig) -> Result<(Vec<f64>, f64), BuildError> {
                 let interpolated = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
                 freq / factor * interpolated + freq * (1.0 - interpolated)
             };
-            let scaling = attention_factor.unwrap_or(if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
+            let scaling = attention_factor.unwrap_or(if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * factor.ln() + 1.0
+            });
             (base.into_iter().enumerate().map(blend).collect(), scaling)
         }
-        ref other => return Err(BuildError::NotSupported { what: "rope scaling", found: format!("{other:?}") }),
+        ref other => {
+            return Err(BuildError::NotSupported {
+                what: "rope scaling",
+                found: format!("{other:?}"),
+            });
+        }
     })
 }
 
@@ -77,8 +95,12 @@ mod tests {
         let json = r#"{"model_type":"glm4","vocab_size":32,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,
             "num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"partial_rotary_factor":0.5,"rope_theta":10000.0,
             "rms_norm_eps":1e-5,"max_position_embeddings":128,"eos_token_id":[1]}"#;
-        let config = glm_core::ModelConfig::from_json(json, std::path::Path::new("config.json")).unwrap();
-        DenseConfig { rope_scaling, ..config.dense().clone() }
+        let config =
+            glm_core::ModelConfig::from_json(json, std::path::Path::new("config.json")).unwrap();
+        DenseConfig {
+            rope_scaling,
+            ..config.dense().clone()
+        }
     }
 
     fn assert_close(got: &[f64], want: &[f64]) {
@@ -90,7 +112,10 @@ mod tests {
 
     #[test]
     fn the_plain_and_the_linear_form_follow_their_formulas() {
-        assert_close(&frequencies(&config(RopeScaling::None)).unwrap().0, &[1.0, 0.1, 0.01, 0.001]);
+        assert_close(
+            &frequencies(&config(RopeScaling::None)).unwrap().0,
+            &[1.0, 0.1, 0.01, 0.001],
+        );
         let (linear, scaling) = frequencies(&config(RopeScaling::Linear { factor: 4.0 })).unwrap();
         assert_close(&linear, &[0.25, 0.025, 0.0025, 0.00025]);
         assert_eq!(scaling, 1.0);

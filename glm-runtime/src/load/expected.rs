@@ -11,7 +11,12 @@ pub(crate) fn expected_tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     let (c, v) = (dense.hidden_size, dense.vocab_size);
     let mut tensors = vec![matrix("model.embed_tokens.weight".to_owned(), v, c)];
     for layer in 0..dense.num_hidden_layers {
-        layer_tensors(dense, matches!(config, ModelConfig::Glm4(_)), &format!("model.layers.{layer}"), &mut tensors);
+        layer_tensors(
+            dense,
+            matches!(config, ModelConfig::Glm4(_)),
+            &format!("model.layers.{layer}"),
+            &mut tensors,
+        );
     }
     tensors.push(vector("model.norm.weight".to_owned(), c));
     if !dense.tie_word_embeddings {
@@ -20,7 +25,12 @@ pub(crate) fn expected_tensors(config: &ModelConfig) -> Vec<TensorSpec> {
     tensors
 }
 
-fn layer_tensors(config: &DenseConfig, sandwich_norms: bool, prefix: &str, tensors: &mut Vec<TensorSpec>) {
+fn layer_tensors(
+    config: &DenseConfig,
+    sandwich_norms: bool,
+    prefix: &str,
+    tensors: &mut Vec<TensorSpec>,
+) {
     let (c, f) = (config.hidden_size, config.intermediate_size);
     let q = config.num_attention_heads * config.head_dim;
     let kv = config.num_key_value_heads * config.head_dim;
@@ -33,18 +43,38 @@ fn layer_tensors(config: &DenseConfig, sandwich_norms: bool, prefix: &str, tenso
     }
     tensors.push(matrix(format!("{prefix}.self_attn.o_proj.weight"), c, q));
     let norms: &[&str] = match sandwich_norms {
-        true => &["post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"],
+        true => &[
+            "post_self_attn_layernorm",
+            "post_attention_layernorm",
+            "post_mlp_layernorm",
+        ],
         false => &["post_attention_layernorm"],
     };
-    tensors.extend(norms.iter().map(|norm| vector(format!("{prefix}.{norm}.weight"), c)));
-    tensors.push(matrix(format!("{prefix}.mlp.gate_up_proj.weight"), 2 * f, c));
+    tensors.extend(
+        norms
+            .iter()
+            .map(|norm| vector(format!("{prefix}.{norm}.weight"), c)),
+    );
+    tensors.push(matrix(
+        format!("{prefix}.mlp.gate_up_proj.weight"),
+        2 * f,
+        c,
+    ));
     tensors.push(matrix(format!("{prefix}.mlp.down_proj.weight"), c, f));
 }
 
 fn matrix(name: String, rows: usize, columns: usize) -> TensorSpec {
-    TensorSpec { name, shape: vec![rows, columns], format: WeightFormat::BF16 }
+    TensorSpec {
+        name,
+        shape: vec![rows, columns],
+        format: WeightFormat::BF16,
+    }
 }
 
 fn vector(name: String, len: usize) -> TensorSpec {
-    TensorSpec { name, shape: vec![len], format: WeightFormat::F32 }
+    TensorSpec {
+        name,
+        shape: vec![len],
+        format: WeightFormat::F32,
+    }
 }

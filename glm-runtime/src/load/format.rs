@@ -16,7 +16,9 @@ pub(crate) fn format_for(spec: &TensorSpec, requested: Option<WeightFormat>) -> 
     if spec.shape.len() < 2 {
         return WeightFormat::F32;
     }
-    let Some(requested) = requested else { return spec.format };
+    let Some(requested) = requested else {
+        return spec.format;
+    };
     if spec.format.block_len() > 1 {
         return spec.format;
     }
@@ -31,7 +33,11 @@ mod tests {
     use super::*;
 
     fn spec(shape: &[usize], format: WeightFormat) -> TensorSpec {
-        TensorSpec { name: "t".to_owned(), shape: shape.to_vec(), format }
+        TensorSpec {
+            name: "t".to_owned(),
+            shape: shape.to_vec(),
+            format,
+        }
     }
 
     #[test]
@@ -46,7 +52,10 @@ mod tests {
     fn rows_that_do_not_divide_into_blocks_fall_back() {
         use WeightFormat as W;
         for (columns, expected) in [(256, W::Q4K), (96, W::Q8_0), (50, W::F16)] {
-            assert_eq!(format_for(&spec(&[4, columns], W::BF16), Some(W::Q4K)), expected);
+            assert_eq!(
+                format_for(&spec(&[4, columns], W::BF16), Some(W::Q4K)),
+                expected
+            );
         }
     }
 }

@@ -7,7 +7,7 @@ mod source;
 mod weights;
 
 pub(crate) use format::format_for;
-pub(crate) use random::mix;
 pub use random::RandomWeights;
+pub(crate) use random::mix;
 pub use source::{ModelSource, SourceTensor, TensorSpec};
 pub(crate) use weights::{Loaded, WeightLoader, weight_bytes};

@@ -42,7 +42,11 @@ impl RandomWeights {
     pub fn preset(name: &str, seed: u64) -> Result<Self, BuildError> {
         let preset = glm_models::preset(name).ok_or_else(|| BuildError::UnknownPreset {
             name: name.to_owned(),
-            known: glm_models::PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", "),
+            known: glm_models::PRESETS
+                .iter()
+                .map(|preset| preset.name)
+                .collect::<Vec<_>>()
+                .join(", "),
         })?;
         let name = format!("random:{name}");
         let config = ModelConfig::from_json(preset.config_json, Path::new(&name))?;
@@ -52,7 +56,13 @@ impl RandomWeights {
     /// Weights for any configuration.
     pub fn new(name: String, config: ModelConfig, seed: u64) -> Self {
         let tensors = expected_tensors(&config);
-        Self(Arc::new(Inner { name, config, tensors, seed, quantiles: normal_quantiles() }))
+        Self(Arc::new(Inner {
+            name,
+            config,
+            tensors,
+            seed,
+            quantiles: normal_quantiles(),
+        }))
     }
 
     /// `random:PRESET`.
@@ -72,10 +82,14 @@ impl RandomWeights {
 
     /// One tensor by name.
     pub(super) fn spec(&self, name: &str) -> Result<&TensorSpec, BuildError> {
-        self.0.tensors.iter().find(|spec| spec.name == name).ok_or_else(|| BuildError::MissingTensor {
-            model: self.0.name.clone(),
-            tensor: name.to_owned(),
-        })
+        self.0
+            .tensors
+            .iter()
+            .find(|spec| spec.name == name)
+            .ok_or_else(|| BuildError::MissingTensor {
+                model: self.0.name.clone(),
+                tensor: name.to_owned(),
+            })
     }
 
     /// Draws `rows` of the tensor into `out`, `[rows, columns]` row-major.
@@ -84,7 +98,12 @@ impl RandomWeights {
     /// If `out` is not `rows.len() * columns` long; callers size it from the same spec.
     pub fn draw_rows(&self, spec: &TensorSpec, rows: Range<usize>, out: &mut [f32]) {
         let columns = spec.columns();
-        assert_eq!(out.len(), rows.len() * columns, "one slot per value of {}", spec.name);
+        assert_eq!(
+            out.len(),
+            rows.len() * columns,
+            "one slot per value of {}",
+            spec.name
+        );
         let (mean, scale) = distribution(spec, columns);
         let tensor_key = mix(self.0.seed ^ hash_name(&spec.name));
         for (row, out) in rows.zip(out.chunks_exact_mut(columns.max(1))) {
@@ -113,7 +132,10 @@ impl RandomWeights {
                 _ => bytes.extend(row.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
             }
         }
-        Ok(SourceTensor { spec: spec.clone(), bytes: Cow::Owned(bytes) })
+        Ok(SourceTensor {
+            spec: spec.clone(),
+            bytes: Cow::Owned(bytes),
+        })
     }
 }
 
@@ -138,7 +160,9 @@ pub(crate) fn mix(mut z: u64) -> u64 {
 
 /// FNV-1a: any stable hash that tells tensor names apart will do.
 fn hash_name(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Midpoint quantiles of the standard normal distribution, ascending.
@@ -182,9 +206,15 @@ mod tests {
         let n = values.len() as f32;
         let mean = values.iter().sum::<f32>() / n;
         let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
-        assert!(mean.abs() < 0.005 && (deviation - 0.125).abs() < 0.005, "{mean} {deviation}");
+        assert!(
+            mean.abs() < 0.005 && (deviation - 0.125).abs() < 0.005,
+            "{mean} {deviation}"
+        );
         let within = values.iter().filter(|v| v.abs() < 0.125).count() as f32 / n;
-        assert!((within - 0.683).abs() < 0.02, "a normal value is within one deviation in 68 % of cases, not {within}");
+        assert!(
+            (within - 0.683).abs() < 0.02,
+            "a normal value is within one deviation in 68 % of cases, not {within}"
+        );
     }
 
     #[test]
@@ -205,7 +235,12 @@ mod tests {
 
     #[test]
     fn an_unknown_preset_lists_the_known_ones() {
-        let error = RandomWeights::preset("glm-9000", 0).unwrap_err().to_string();
-        assert!(error.contains("glm-9000") && error.contains("glm-edge-1.5b"), "{error}");
+        let error = RandomWeights::preset("glm-9000", 0)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("glm-9000") && error.contains("glm-edge-1.5b"),
+            "{error}"
+        );
     }
 }

@@ -70,8 +70,14 @@ impl ModelSource {
             Some(preset) => Ok(Self::Random(RandomWeights::preset(preset, seed)?)),
             None => {
                 let checkpoint = Checkpoint::open_with(model, options)?;
-                let tensors = checkpoint.tensors().map(spec_of).collect::<Result<_, _>>()?;
-                Ok(Self::Checkpoint { checkpoint, tensors })
+                let tensors = checkpoint
+                    .tensors()
+                    .map(spec_of)
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::Checkpoint {
+                    checkpoint,
+                    tensors,
+                })
             }
         }
     }
@@ -126,7 +132,10 @@ impl ModelSource {
         match self {
             Self::Checkpoint { checkpoint, .. } => {
                 let data = checkpoint.tensor(name)?;
-                Ok(SourceTensor { spec: spec_of(data.info)?, bytes: data.bytes })
+                Ok(SourceTensor {
+                    spec: spec_of(data.info)?,
+                    bytes: data.bytes,
+                })
             }
             Self::Random(random) => random.read(name),
         }
@@ -138,11 +147,18 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`BuildError::Load`] if there is none of this name, or its shape differs; the error names the file.
-    pub(crate) fn read_checked(&self, name: &str, shape: &[usize]) -> Result<SourceTensor<'_>, BuildError> {
+    pub(crate) fn read_checked(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<SourceTensor<'_>, BuildError> {
         match self {
             Self::Checkpoint { checkpoint, .. } => {
                 let data = checkpoint.tensor_checked(name, shape)?;
-                Ok(SourceTensor { spec: spec_of(data.info)?, bytes: data.bytes })
+                Ok(SourceTensor {
+                    spec: spec_of(data.info)?,
+                    bytes: data.bytes,
+                })
             }
             // Drawn in the shape that the config asks for.
             Self::Random(random) => random.read(name),
@@ -152,12 +168,20 @@ impl ModelSource {
 
 /// The kernels and the checkpoints each list GGML's types and do not know each other; they meet in the types' names.
 fn spec_of(info: &TensorInfo) -> Result<TensorSpec, BuildError> {
-    let format = info.ty.name().parse().map_err(|_| BuildError::TensorFormat {
-        file: info.file.clone(),
-        tensor: info.name.clone(),
-        format: info.ty.name().to_owned(),
-    })?;
-    Ok(TensorSpec { name: info.name.clone(), shape: info.shape.clone(), format })
+    let format = info
+        .ty
+        .name()
+        .parse()
+        .map_err(|_| BuildError::TensorFormat {
+            file: info.file.clone(),
+            tensor: info.name.clone(),
+            format: info.ty.name().to_owned(),
+        })?;
+    Ok(TensorSpec {
+        name: info.name.clone(),
+        shape: info.shape.clone(),
+        format,
+    })
 }
 
 #[cfg(test)]
@@ -169,7 +193,11 @@ mod tests {
     fn every_stored_type_has_a_kernel_of_the_same_block() {
         for ty in TensorType::ALL {
             let format: WeightFormat = ty.name().parse().unwrap();
-            assert_eq!((format.block_len(), format.block_bytes()), (ty.block_len(), ty.block_bytes()), "{ty}");
+            assert_eq!(
+                (format.block_len(), format.block_bytes()),
+                (ty.block_len(), ty.block_bytes()),
+                "{ty}"
+            );
         }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use glm_core::{DenseConfig, Progress};
-use glm_kernels::{AttnDims, Device, KernelError, Tensor, Weight, WeightBuilder, WeightFormat, quant};
+use glm_kernels::{
+    AttnDims, Device, KernelError, Tensor, Weight, WeightBuilder, WeightFormat, quant,
+};
 
 use super::format::format_for;
 use super::random::RandomWeights;
@@ -42,7 +44,11 @@ pub(crate) struct Loaded {
 
 /// Bytes that the weights of `source` take when held as [`format_for`] says.
 pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>) -> u64 {
-    source.tensors().iter().map(|spec| tensor_bytes(spec, format_for(spec, quantize))).sum()
+    source
+        .tensors()
+        .iter()
+        .map(|spec| tensor_bytes(spec, format_for(spec, quantize)))
+        .sum()
 }
 
 fn tensor_bytes(spec: &TensorSpec, format: WeightFormat) -> u64 {
@@ -57,10 +63,20 @@ impl<'a> WeightLoader<'a> {
         progress: Option<&'a dyn Progress>,
     ) -> Self {
         if let Some(progress) = progress {
-            let total = source.tensors().iter().map(|spec| tensor_bytes(spec, spec.format)).sum();
+            let total = source
+                .tensors()
+                .iter()
+                .map(|spec| tensor_bytes(spec, spec.format))
+                .sum();
             progress.begin(&format!("loading {}", source.name()), total);
         }
-        Self { source, device, quantize, progress, loaded: Loaded::default() }
+        Self {
+            source,
+            device,
+            quantize,
+            progress,
+            loaded: Loaded::default(),
+        }
     }
 
     pub(crate) fn config(&self) -> &'a DenseConfig {
@@ -81,8 +97,10 @@ impl<'a> WeightLoader<'a> {
 
     pub(crate) fn embedding(&mut self) -> Result<Embedding, BuildError> {
         let config = self.config();
-        let weight =
-            Arc::new(self.weight(config.hidden_size, &[("model.embed_tokens.weight", config.vocab_size)])?);
+        let weight = Arc::new(self.weight(
+            config.hidden_size,
+            &[("model.embed_tokens.weight", config.vocab_size)],
+        )?);
         if !config.tie_word_embeddings {
             self.loaded.untied_embedding_bytes = weight.byte_len() as u64;
         }
@@ -94,7 +112,9 @@ impl<'a> WeightLoader<'a> {
         let config = self.config();
         let weight = match config.tie_word_embeddings {
             true => embed_tokens.weight.clone(),
-            false => Arc::new(self.weight(config.hidden_size, &[("lm_head.weight", config.vocab_size)])?),
+            false => {
+                Arc::new(self.weight(config.hidden_size, &[("lm_head.weight", config.vocab_size)])?)
+            }
         };
         Ok(Linear { weight, bias: None })
     }
@@ -102,7 +122,10 @@ impl<'a> WeightLoader<'a> {
     pub(crate) fn rms_norm(&mut self, prefix: &str) -> Result<RmsNorm, BuildError> {
         let config = self.config();
         let weight = self.vector(&[(&format!("{prefix}.weight"), config.hidden_size)])?;
-        Ok(RmsNorm { weight, eps: config.rms_norm_eps as f32 })
+        Ok(RmsNorm {
+            weight,
+            eps: config.rms_norm_eps as f32,
+        })
     }
 
     pub(crate) fn mlp(&mut self, prefix: &str) -> Result<Mlp, BuildError> {
@@ -121,24 +144,42 @@ impl<'a> WeightLoader<'a> {
             num_kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        let (q, kv) = (dims.num_heads * dims.head_dim, dims.num_kv_heads * dims.head_dim);
-        let fused = self.source.tensor_spec(&format!("{prefix}.qkv_proj.weight")).is_some();
+        let (q, kv) = (
+            dims.num_heads * dims.head_dim,
+            dims.num_kv_heads * dims.head_dim,
+        );
+        let fused = self
+            .source
+            .tensor_spec(&format!("{prefix}.qkv_proj.weight"))
+            .is_some();
         let parts: &[(&str, usize)] = match fused {
             true => &[("qkv_proj", q + 2 * kv)],
             false => &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)],
         };
         let named = |kind: &str| -> Vec<(String, usize)> {
-            parts.iter().map(|(name, rows)| (format!("{prefix}.{name}.{kind}"), *rows)).collect()
+            parts
+                .iter()
+                .map(|(name, rows)| (format!("{prefix}.{name}.{kind}"), *rows))
+                .collect()
         };
         let weight = self.weight(config.hidden_size, &as_parts(&named("weight")))?;
         let bias = match config.attention_bias {
             true => Some(self.vector(&as_parts(&named("bias")))?),
             false => None,
         };
-        let o_proj = self.weight(q, &[(&format!("{prefix}.o_proj.weight"), config.hidden_size)])?;
+        let o_proj = self.weight(
+            q,
+            &[(&format!("{prefix}.o_proj.weight"), config.hidden_size)],
+        )?;
         Ok(Attention {
-            qkv_proj: Linear { weight: Arc::new(weight), bias },
-            o_proj: Linear { weight: Arc::new(o_proj), bias: None },
+            qkv_proj: Linear {
+                weight: Arc::new(weight),
+                bias,
+            },
+            o_proj: Linear {
+                weight: Arc::new(o_proj),
+                bias: None,
+            },
             dims,
         })
     }
@@ -157,7 +198,12 @@ impl<'a> WeightLoader<'a> {
                 ModelSource::Checkpoint { .. } => {
                     let tensor = self.source.read_checked(name, &[rows, columns])?;
                     let format = format_for(&tensor.spec, self.quantize);
-                    builder.push_rows_requantized(format, rows, tensor.spec.format, &tensor.bytes)?;
+                    builder.push_rows_requantized(
+                        format,
+                        rows,
+                        tensor.spec.format,
+                        &tensor.bytes,
+                    )?;
                     (tensor.spec, format)
                 }
             };
@@ -198,7 +244,10 @@ impl<'a> WeightLoader<'a> {
 }
 
 fn as_parts(named: &[(String, usize)]) -> Vec<(&str, usize)> {
-    named.iter().map(|(name, rows)| (name.as_str(), *rows)).collect()
+    named
+        .iter()
+        .map(|(name, rows)| (name.as_str(), *rows))
+        .collect()
 }
 
 /// Draws a random matrix straight into its format, rows in parallel.
@@ -216,7 +265,10 @@ fn draw(
     })?;
     let mut bytes = vec![0; rows * row_bytes];
     // Each task locks its own rows once: the locks only hand out the disjoint pieces.
-    let pieces: Vec<_> = bytes.chunks_mut(ROWS_PER_TASK * row_bytes).map(Mutex::new).collect();
+    let pieces: Vec<_> = bytes
+        .chunks_mut(ROWS_PER_TASK * row_bytes)
+        .map(Mutex::new)
+        .collect();
     let failure = Mutex::new(None);
     device.pool().for_each(pieces.len(), |task| {
         let mut piece = pieces[task].lock().unwrap_or_else(PoisonError::into_inner);

@@ -67,7 +67,9 @@ impl DecoderLayer {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Result<(), KernelError> {
-        let attn = self.self_attn.forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
+        let attn = self
+            .self_attn
+            .forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
         let normed = self.post_attention_layernorm.add_forward(x, &attn)?;
         add(x, &self.mlp.forward(&normed)?)
     }
@@ -96,7 +98,8 @@ impl DecoderLayer {
         Ok(Self {
             input_layernorm: weights.rms_norm(&format!("{prefix}.input_layernorm"))?,
             self_attn: weights.attention(&format!("{prefix}.self_attn"))?,
-            post_attention_layernorm: weights.rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
+            post_attention_layernorm: weights
+                .rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
             mlp: weights.mlp(&format!("{prefix}.mlp"))?,
         })
     }

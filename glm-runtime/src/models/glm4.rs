@@ -69,9 +69,13 @@ impl DecoderLayer {
         batch: &ForwardBatch,
         kv: &mut KvLayer,
     ) -> Result<(), KernelError> {
-        let attn = self.self_attn.forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
+        let attn = self
+            .self_attn
+            .forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
         let attn = self.post_self_attn_layernorm.forward(&attn)?;
-        let mlp = self.mlp.forward(&self.post_attention_layernorm.add_forward(x, &attn)?)?;
+        let mlp = self
+            .mlp
+            .forward(&self.post_attention_layernorm.add_forward(x, &attn)?)?;
         add(x, &self.post_mlp_layernorm.forward(&mlp)?)
     }
 }
@@ -99,8 +103,10 @@ impl DecoderLayer {
         Ok(Self {
             input_layernorm: weights.rms_norm(&format!("{prefix}.input_layernorm"))?,
             self_attn: weights.attention(&format!("{prefix}.self_attn"))?,
-            post_self_attn_layernorm: weights.rms_norm(&format!("{prefix}.post_self_attn_layernorm"))?,
-            post_attention_layernorm: weights.rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
+            post_self_attn_layernorm: weights
+                .rms_norm(&format!("{prefix}.post_self_attn_layernorm"))?,
+            post_attention_layernorm: weights
+                .rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
             mlp: weights.mlp(&format!("{prefix}.mlp"))?,
             post_mlp_layernorm: weights.rms_norm(&format!("{prefix}.post_mlp_layernorm"))?,
         })

@@ -4,9 +4,9 @@ mod glm;
 mod glm4;
 
 pub use glm::Glm;
-pub use glm4::Glm4;
 use glm_core::DenseConfig;
 use glm_kernels::{KernelError, Tensor, gather_rows};
+pub use glm4::Glm4;
 
 use crate::batch::ForwardBatch;
 use crate::kv::KvPool;

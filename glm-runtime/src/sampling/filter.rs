@@ -6,7 +6,13 @@ use super::SamplingParams;
 
 /// Orders by logit, largest first; equal logits by id, so that the order never depends on the algorithm. NaN comes last.
 pub fn by_logit(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
-    let key = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit };
+    let key = |logit: f32| {
+        if logit.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            logit
+        }
+    };
     key(b.1).total_cmp(&key(a.1)).then(a.0.cmp(&b.0))
 }
 
@@ -18,7 +24,8 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
             best = Some((id, logit));
         }
     }
-    best.filter(|(_, logit)| logit.is_finite()).map(|(id, _)| id)
+    best.filter(|(_, logit)| logit.is_finite())
+        .map(|(id, _)| id)
 }
 
 /// Tokens that may be drawn with their weights relative to the most likely one, most likely first.
@@ -27,7 +34,10 @@ pub fn candidates(logits: &[f32], params: &SamplingParams) -> Option<Vec<(u32, f
     let best = logits[argmax(logits)? as usize];
     let weight = |logit: f32| (f64::from(logit - best) / f64::from(params.temperature)).exp();
     // A token below `min_p` never survives, and one whose weight is 0 is never drawn: leave them out before sorting.
-    let mut kept: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|&(_, l)| weight(l) > 0.0).collect();
+    let mut kept: Vec<(u32, f32)> = (0..)
+        .zip(logits.iter().copied())
+        .filter(|&(_, l)| weight(l) > 0.0)
+        .collect();
     if params.top_k > 0 && params.top_k < kept.len() {
         kept.select_nth_unstable_by(params.top_k - 1, by_logit);
         kept.truncate(params.top_k);

@@ -23,9 +23,16 @@ impl LogProbs {
         order.sort_unstable_by(by_logit);
         let top = order
             .into_iter()
-            .map(|(id, logit)| TokenLogprob { id, logprob: (f64::from(logit) - log_sum) as f32 })
+            .map(|(id, logit)| TokenLogprob {
+                id,
+                logprob: (f64::from(logit) - log_sum) as f32,
+            })
             .collect();
-        Self { logits: logits.to_vec(), log_sum, top }
+        Self {
+            logits: logits.to_vec(),
+            log_sum,
+            top,
+        }
     }
 
     /// Log-probability of one token.
@@ -42,6 +49,10 @@ impl LogProbs {
 /// `ln(sum(exp(logits)))`, exact to f64 and safe against overflow. NaN counts as impossible.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().filter(|l| !l.is_nan()).map(|&l| f64::from(l - max).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .filter(|l| !l.is_nan())
+        .map(|&l| f64::from(l - max).exp())
+        .sum();
     f64::from(max) + sum.ln()
 }

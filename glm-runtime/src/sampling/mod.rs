@@ -52,7 +52,12 @@ impl SequenceSampler {
     pub fn new(params: SamplingParams, prompt: &[u32], seed: u64) -> Self {
         let seed = params.seed.unwrap_or(seed);
         let penalties = Penalties::new(&params, prompt);
-        Self { params, seed, num_drawn: 0, penalties }
+        Self {
+            params,
+            seed,
+            num_drawn: 0,
+            penalties,
+        }
     }
 
     /// Chooses the next token. `logits`: `[V]`; they are changed in place.
@@ -61,7 +66,10 @@ impl SequenceSampler {
     /// [`NotFinite`] if the largest logit is not a finite number.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, NotFinite> {
         let best = filter::argmax(logits).ok_or(NotFinite)?;
-        let report = self.params.logprobs.map(|count| logprobs::LogProbs::new(logits, count));
+        let report = self
+            .params
+            .logprobs
+            .map(|count| logprobs::LogProbs::new(logits, count));
         if let Some(penalties) = &self.penalties {
             penalties.apply(logits);
         }
@@ -77,14 +85,25 @@ impl SequenceSampler {
             penalties.count(id);
         }
         Ok(match report {
-            Some(report) => Sampled { id, logprob: Some(report.of(id)), top_logprobs: report.into_top() },
-            None => Sampled { id, logprob: None, top_logprobs: Vec::new() },
+            Some(report) => Sampled {
+                id,
+                logprob: Some(report.of(id)),
+                top_logprobs: report.into_top(),
+            },
+            None => Sampled {
+                id,
+                logprob: None,
+                top_logprobs: Vec::new(),
+            },
         })
     }
 
     fn draw(&self, logits: &mut [f32]) -> Result<u32, NotFinite> {
         let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
-        Ok(filter::pick(&candidates, rng::uniform(self.seed, self.num_drawn)))
+        Ok(filter::pick(
+            &candidates,
+            rng::uniform(self.seed, self.num_drawn),
+        ))
     }
 }
 

@@ -77,11 +77,34 @@ impl SamplingParams {
     /// [`InvalidSampling`] names the first field outside its range; NaN is outside every range.
     pub fn validate(&self) -> Result<(), InvalidSampling> {
         let check = |ok: bool, name, allowed, found: f32| {
-            if ok { Ok(()) } else { Err(InvalidSampling { name, allowed, found: f64::from(found) }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(InvalidSampling {
+                    name,
+                    allowed,
+                    found: f64::from(found),
+                })
+            }
         };
-        check((0.0..=100.0).contains(&self.temperature), "temperature", "between 0 and 100", self.temperature)?;
-        check(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0 and at most 1", self.top_p)?;
-        check((0.0..=1.0).contains(&self.min_p), "min_p", "between 0 and 1", self.min_p)?;
+        check(
+            (0.0..=100.0).contains(&self.temperature),
+            "temperature",
+            "between 0 and 100",
+            self.temperature,
+        )?;
+        check(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "top_p",
+            "above 0 and at most 1",
+            self.top_p,
+        )?;
+        check(
+            (0.0..=1.0).contains(&self.min_p),
+            "min_p",
+            "between 0 and 1",
+            self.min_p,
+        )?;
         check(
             self.repetition_penalty > 0.0 && self.repetition_penalty <= 100.0,
             "repetition_penalty",
@@ -89,10 +112,25 @@ impl SamplingParams {
             self.repetition_penalty,
         )?;
         let signed = -2.0..=2.0;
-        check(signed.contains(&self.presence_penalty), "presence_penalty", "between -2 and 2", self.presence_penalty)?;
-        check(signed.contains(&self.frequency_penalty), "frequency_penalty", "between -2 and 2", self.frequency_penalty)?;
+        check(
+            signed.contains(&self.presence_penalty),
+            "presence_penalty",
+            "between -2 and 2",
+            self.presence_penalty,
+        )?;
+        check(
+            signed.contains(&self.frequency_penalty),
+            "frequency_penalty",
+            "between -2 and 2",
+            self.frequency_penalty,
+        )?;
         let logprobs = self.logprobs.unwrap_or(0);
-        check(logprobs <= MAX_LOGPROBS, "logprobs", "at most 100", logprobs as f32)
+        check(
+            logprobs <= MAX_LOGPROBS,
+            "logprobs",
+            "at most 100",
+            logprobs as f32,
+        )
     }
 }
 
@@ -125,7 +163,10 @@ mod tests {
                 assert!(error.to_string().starts_with(name), "{error}");
             }
         }
-        let params = SamplingParams { logprobs: Some(MAX_LOGPROBS + 1), ..SamplingParams::default() };
+        let params = SamplingParams {
+            logprobs: Some(MAX_LOGPROBS + 1),
+            ..SamplingParams::default()
+        };
         assert_eq!(params.validate().map_err(|e| e.name), Err("logprobs"));
     }
 }

@@ -18,7 +18,9 @@ pub struct Penalties {
 impl Penalties {
     /// `None` if all penalties are off, so that an ordinary request counts nothing.
     pub fn new(params: &SamplingParams, prompt: &[u32]) -> Option<Self> {
-        let off = params.repetition_penalty == 1.0 && params.presence_penalty == 0.0 && params.frequency_penalty == 0.0;
+        let off = params.repetition_penalty == 1.0
+            && params.presence_penalty == 0.0
+            && params.frequency_penalty == 0.0;
         (!off).then(|| Self {
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
@@ -35,10 +37,17 @@ impl Penalties {
 
     /// Applies repetition to every token seen, presence and frequency to every token generated.
     pub fn apply(&self, logits: &mut [f32]) {
-        let only_in_prompt = self.in_prompt.iter().filter(|id| !self.generated.contains_key(id));
+        let only_in_prompt = self
+            .in_prompt
+            .iter()
+            .filter(|id| !self.generated.contains_key(id));
         for &id in only_in_prompt.chain(self.generated.keys()) {
             if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit > 0.0 { *logit / self.repetition } else { *logit * self.repetition };
+                *logit = if *logit > 0.0 {
+                    *logit / self.repetition
+                } else {
+                    *logit * self.repetition
+                };
             }
         }
         for (&id, &count) in &self.generated {

@@ -25,8 +25,13 @@ mod tests {
             let mean = numbers.iter().sum::<f64>() / n as f64;
             assert!((mean - 0.5).abs() < 0.01, "mean {mean}");
             let mut deciles = [0u32; 10];
-            numbers.iter().for_each(|u| deciles[(u * 10.0) as usize] += 1);
-            assert!(deciles.iter().all(|&count| count.abs_diff(2000) < 200), "{deciles:?}");
+            numbers
+                .iter()
+                .for_each(|u| deciles[(u * 10.0) as usize] += 1);
+            assert!(
+                deciles.iter().all(|&count| count.abs_diff(2000) < 200),
+                "{deciles:?}"
+            );
         }
         let equal = (0..n).filter(|&i| uniform(1, i) == uniform(2, i)).count();
         assert_eq!(equal, 0);

@@ -9,8 +9,14 @@ fn sampler(params: SamplingParams, prompt: &[u32]) -> SequenceSampler {
 fn draw_many(params: &SamplingParams, logits: &[f32], draws: u64) -> Vec<u32> {
     let mut counts = vec![0; logits.len()];
     for seed in 0..draws {
-        let params = SamplingParams { seed: Some(seed), ..params.clone() };
-        let id = sampler(params, &[]).sample(&mut logits.to_vec()).unwrap().id;
+        let params = SamplingParams {
+            seed: Some(seed),
+            ..params.clone()
+        };
+        let id = sampler(params, &[])
+            .sample(&mut logits.to_vec())
+            .unwrap()
+            .id;
         counts[id as usize] += 1;
     }
     counts
@@ -24,10 +30,21 @@ fn greedy_takes_the_first_of_equal_maxima() {
 
 #[test]
 fn logits_without_a_finite_maximum_are_refused() {
-    for logits in [vec![f32::NAN; 3], vec![f32::NEG_INFINITY; 3], vec![0.0, f32::INFINITY], vec![]] {
+    for logits in [
+        vec![f32::NAN; 3],
+        vec![f32::NEG_INFINITY; 3],
+        vec![0.0, f32::INFINITY],
+        vec![],
+    ] {
         for temperature in [0.0, 1.0] {
-            let params = SamplingParams { temperature, ..SamplingParams::default() };
-            assert_eq!(sampler(params, &[]).sample(&mut logits.clone()), Err(NotFinite));
+            let params = SamplingParams {
+                temperature,
+                ..SamplingParams::default()
+            };
+            assert_eq!(
+                sampler(params, &[]).sample(&mut logits.clone()),
+                Err(NotFinite)
+            );
         }
     }
 }
@@ -36,14 +53,23 @@ fn logits_without_a_finite_maximum_are_refused() {
 fn draws_follow_the_softmax_at_the_temperature() {
     let logits = [0.0, 1.0, 2.0];
     for temperature in [0.5f32, 1.0, 2.0] {
-        let params = SamplingParams { temperature, ..SamplingParams::default() };
+        let params = SamplingParams {
+            temperature,
+            ..SamplingParams::default()
+        };
         let draws = 20_000;
         let counts = draw_many(&params, &logits, draws);
-        let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l / temperature).exp()).collect();
+        let weights: Vec<f64> = logits
+            .iter()
+            .map(|&l| f64::from(l / temperature).exp())
+            .collect();
         let total: f64 = weights.iter().sum();
         for (count, weight) in counts.iter().zip(&weights) {
             let (got, want) = (f64::from(*count) / draws as f64, weight / total);
-            assert!((got - want).abs() < 0.015, "temperature {temperature}: {got} for {want}");
+            assert!(
+                (got - want).abs() < 0.015,
+                "temperature {temperature}: {got} for {want}"
+            );
         }
     }
 }
@@ -51,19 +77,64 @@ fn draws_follow_the_softmax_at_the_temperature() {
 #[test]
 fn each_filter_keeps_what_its_definition_says() {
     // Probabilities 0.5, 0.25, 0.125, 0.125.
-    let logits: Vec<f32> = [0.5f32, 0.25, 0.125, 0.125].iter().map(|p| p.ln()).collect();
-    let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+    let logits: Vec<f32> = [0.5f32, 0.25, 0.125, 0.125]
+        .iter()
+        .map(|p| p.ln())
+        .collect();
+    let base = SamplingParams {
+        temperature: 1.0,
+        ..SamplingParams::default()
+    };
     let cases = [
-        (SamplingParams { top_k: 1, ..base.clone() }, 1),
-        (SamplingParams { top_k: 2, ..base.clone() }, 2),
-        (SamplingParams { top_p: 0.4, ..base.clone() }, 1),
-        (SamplingParams { top_p: 0.6, ..base.clone() }, 2),
-        (SamplingParams { min_p: 0.45, ..base.clone() }, 2),
-        (SamplingParams { min_p: 0.55, ..base.clone() }, 1),
+        (
+            SamplingParams {
+                top_k: 1,
+                ..base.clone()
+            },
+            1,
+        ),
+        (
+            SamplingParams {
+                top_k: 2,
+                ..base.clone()
+            },
+            2,
+        ),
+        (
+            SamplingParams {
+                top_p: 0.4,
+                ..base.clone()
+            },
+            1,
+        ),
+        (
+            SamplingParams {
+                top_p: 0.6,
+                ..base.clone()
+            },
+            2,
+        ),
+        (
+            SamplingParams {
+                min_p: 0.45,
+                ..base.clone()
+            },
+            2,
+        ),
+        (
+            SamplingParams {
+                min_p: 0.55,
+                ..base.clone()
+            },
+            1,
+        ),
         (base.clone(), 4),
     ];
     for (params, kept) in cases {
-        let drawn = draw_many(&params, &logits, 400).iter().filter(|&&count| count > 0).count();
+        let drawn = draw_many(&params, &logits, 400)
+            .iter()
+            .filter(|&&count| count > 0)
+            .count();
         assert_eq!(drawn, kept, "{params:?}");
     }
 }
@@ -71,7 +142,11 @@ fn each_filter_keeps_what_its_definition_says() {
 #[test]
 fn a_nucleus_wider_than_the_sorted_head_is_whole() {
     let logits = vec![0.0; 1000];
-    let params = SamplingParams { temperature: 1.0, top_p: 0.75, ..SamplingParams::default() };
+    let params = SamplingParams {
+        temperature: 1.0,
+        top_p: 0.75,
+        ..SamplingParams::default()
+    };
     assert_eq!(filter::candidates(&logits, &params).unwrap().len(), 750);
 }
 
@@ -95,7 +170,10 @@ fn penalties_follow_their_formulas() {
 
 #[test]
 fn a_repetition_penalty_changes_the_greedy_choice() {
-    let params = SamplingParams { repetition_penalty: 1.5, ..SamplingParams::default() };
+    let params = SamplingParams {
+        repetition_penalty: 1.5,
+        ..SamplingParams::default()
+    };
     let mut sampler = sampler(params, &[]);
     let logits = [1.0f32, 0.9];
     assert_eq!(sampler.sample(&mut logits.to_vec()).unwrap().id, 0);
@@ -114,7 +192,14 @@ fn logprobs_are_the_models_own_whatever_the_sampling() {
             ..SamplingParams::default()
         };
         let sampled = sampler(params, &[0]).sample(&mut logits.to_vec()).unwrap();
-        assert_eq!(sampled.top_logprobs.iter().map(|t| t.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(
+            sampled
+                .top_logprobs
+                .iter()
+                .map(|t| t.id)
+                .collect::<Vec<_>>(),
+            [0, 1]
+        );
         for token in &sampled.top_logprobs {
             assert!((token.logprob - (logits[token.id as usize].exp() / total).ln()).abs() < 1e-6);
         }

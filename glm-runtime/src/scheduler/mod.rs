@@ -12,8 +12,8 @@ mod sequence;
 use std::collections::VecDeque;
 
 pub use plan::{Chunk, StepPlan};
-pub use sequence::{EndConditions, SeqId};
 use sequence::Sequence;
+pub use sequence::{EndConditions, SeqId};
 
 use crate::kv::{BlockAllocator, blocks_for};
 use crate::request::FinishReason;
@@ -60,7 +60,12 @@ pub struct Scheduler {
 impl Scheduler {
     /// A scheduler without sequences.
     pub fn new(config: SchedulerConfig) -> Self {
-        Self { config, waiting: VecDeque::new(), running: Vec::new(), preemptions: 0 }
+        Self {
+            config,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            preemptions: 0,
+        }
     }
 
     /// Sequences that hold no blocks yet.
@@ -87,7 +92,12 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`PromptTooLong`] if not even one token could be generated; such a sequence would wait for ever.
-    pub fn add(&mut self, id: SeqId, prompt: Vec<u32>, end: EndConditions) -> Result<(), PromptTooLong> {
+    pub fn add(
+        &mut self,
+        id: SeqId,
+        prompt: Vec<u32>,
+        end: EndConditions,
+    ) -> Result<(), PromptTooLong> {
         if prompt.len() >= self.config.max_model_len {
             return Err(PromptTooLong);
         }
@@ -101,7 +111,11 @@ impl Scheduler {
         let mut plan = StepPlan::default();
         let mut budget = self.config.max_num_batched_tokens;
         for decoding in [true, false] {
-            for seq in self.running.iter().filter(|seq| seq.is_decoding() == decoding) {
+            for seq in self
+                .running
+                .iter()
+                .filter(|seq| seq.is_decoding() == decoding)
+            {
                 take_chunk(seq, &mut budget, &mut plan);
             }
         }
@@ -119,7 +133,8 @@ impl Scheduler {
     fn grow_decoding(&mut self, blocks: &mut BlockAllocator) {
         let mut next = 0;
         while next < self.running.len() {
-            let missing = blocks_for(self.running[next].tokens.len()) - self.running[next].block_table.len();
+            let missing =
+                blocks_for(self.running[next].tokens.len()) - self.running[next].block_table.len();
             match blocks.allocate(missing) {
                 Some(fresh) => {
                     self.running[next].block_table.extend(fresh);
@@ -141,8 +156,12 @@ impl Scheduler {
 
     /// Moves the front of the queue to the running sequences if the blocks for all its tokens are free.
     fn admit(&mut self, blocks: &mut BlockAllocator) -> bool {
-        let Some(front) = self.waiting.front() else { return false };
-        let Some(block_table) = blocks.allocate(blocks_for(front.tokens.len())) else { return false };
+        let Some(front) = self.waiting.front() else {
+            return false;
+        };
+        let Some(block_table) = blocks.allocate(blocks_for(front.tokens.len())) else {
+            return false;
+        };
         if let Some(mut seq) = self.waiting.pop_front() {
             seq.block_table = block_table;
             self.running.push(seq);
@@ -153,18 +172,30 @@ impl Scheduler {
     /// Records that `plan` was computed; `sampled` holds the next token of each of [`StepPlan::sampled`].
     ///
     /// A sequence that was removed in the meantime is skipped.
-    pub fn commit(&mut self, plan: &StepPlan, sampled: &[u32], blocks: &mut BlockAllocator) -> Vec<Committed> {
+    pub fn commit(
+        &mut self,
+        plan: &StepPlan,
+        sampled: &[u32],
+        blocks: &mut BlockAllocator,
+    ) -> Vec<Committed> {
         let mut sampled = sampled.iter();
         let mut committed = Vec::new();
         for chunk in &plan.chunks {
             let token = if chunk.samples { sampled.next() } else { None };
-            let Some(at) = self.running.iter().position(|seq| seq.id == chunk.seq) else { continue };
+            let Some(at) = self.running.iter().position(|seq| seq.id == chunk.seq) else {
+                continue;
+            };
             let seq = &mut self.running[at];
             seq.num_computed = chunk.start + chunk.tokens.len();
             let Some(&token) = token else { continue };
             seq.tokens.push(token);
             let finish_reason = seq.finish_reason(self.config.max_model_len);
-            committed.push(Committed { seq: seq.id, token, index: seq.num_generated() - 1, finish_reason });
+            committed.push(Committed {
+                seq: seq.id,
+                token,
+                index: seq.num_generated() - 1,
+                finish_reason,
+            });
             if finish_reason.is_some() {
                 let seq = self.running.remove(at);
                 blocks.release(seq.block_table);
@@ -175,7 +206,11 @@ impl Scheduler {
 
     /// Removes every sequence of a step that failed: their keys and values are in doubt. Returns who must be told.
     pub fn fail(&mut self, plan: &StepPlan, blocks: &mut BlockAllocator) -> Vec<SeqId> {
-        plan.chunks.iter().map(|chunk| chunk.seq).filter(|&seq| self.remove(seq, blocks)).collect()
+        plan.chunks
+            .iter()
+            .map(|chunk| chunk.seq)
+            .filter(|&seq| self.remove(seq, blocks))
+            .collect()
     }
 
     /// Removes one sequence and releases its blocks; false if it is not here (any more).

@@ -35,6 +35,9 @@ impl StepPlan {
 
     /// Sequences whose next token is sampled, in the order of the logits' rows.
     pub fn sampled(&self) -> impl Iterator<Item = SeqId> {
-        self.chunks.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.seq)
+        self.chunks
+            .iter()
+            .filter(|chunk| chunk.samples)
+            .map(|chunk| chunk.seq)
     }
 }

@@ -30,7 +30,14 @@ pub(super) struct Sequence {
 
 impl Sequence {
     pub(super) fn new(id: SeqId, prompt: Vec<u32>, end: EndConditions) -> Self {
-        Self { id, prompt_len: prompt.len(), tokens: prompt, num_computed: 0, block_table: Vec::new(), end }
+        Self {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            num_computed: 0,
+            block_table: Vec::new(),
+            end,
+        }
     }
 
     pub(super) fn num_generated(&self) -> usize {
@@ -52,7 +59,8 @@ impl Sequence {
         if self.num_generated() > 0 && self.end.stop_token_ids.contains(last) {
             return Some(FinishReason::Stop);
         }
-        let full = self.num_generated() >= self.end.max_new_tokens || self.tokens.len() >= max_model_len;
+        let full =
+            self.num_generated() >= self.end.max_new_tokens || self.tokens.len() >= max_model_len;
         full.then_some(FinishReason::Length)
     }
 }

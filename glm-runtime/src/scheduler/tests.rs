@@ -30,8 +30,15 @@ impl Simulation {
     }
 
     fn add(&mut self, id: u64, prompt_len: usize, max_new_tokens: usize) {
-        let end = EndConditions { max_new_tokens, stop_token_ids: vec![] };
-        if self.scheduler.add(SeqId(id), vec![7; prompt_len], end).is_err() {
+        let end = EndConditions {
+            max_new_tokens,
+            stop_token_ids: vec![],
+        };
+        if self
+            .scheduler
+            .add(SeqId(id), vec![7; prompt_len], end)
+            .is_err()
+        {
             assert!(prompt_len >= self.config.max_model_len);
             *self.ended.entry(SeqId(id)).or_default() += 1;
         }
@@ -44,17 +51,29 @@ impl Simulation {
         for chunk in &plan.chunks {
             assert!(!chunk.tokens.is_empty());
             assert!(chunk.block_table.len() * BLOCK_SIZE >= chunk.start + chunk.tokens.len());
-            assert!(chunk.block_table.iter().all(|block| written.insert(*block)), "a block is shared for writing");
+            assert!(
+                chunk.block_table.iter().all(|block| written.insert(*block)),
+                "a block is shared for writing"
+            );
             let computed = self.computed.entry(chunk.seq).or_default();
-            assert!(chunk.start == *computed || chunk.start == 0, "a gap at {} after {computed}", chunk.start);
+            assert!(
+                chunk.start == *computed || chunk.start == 0,
+                "a gap at {} after {computed}",
+                chunk.start
+            );
             *computed = chunk.start + chunk.tokens.len();
         }
     }
 
     fn step(&mut self) -> bool {
-        let Some(plan) = self.scheduler.plan(&mut self.blocks) else { return false };
+        let Some(plan) = self.scheduler.plan(&mut self.blocks) else {
+            return false;
+        };
         self.check(&plan);
-        let sampled: Vec<u32> = plan.sampled().map(|seq| self.computed[&seq] as u32).collect();
+        let sampled: Vec<u32> = plan
+            .sampled()
+            .map(|seq| self.computed[&seq] as u32)
+            .collect();
         for committed in self.scheduler.commit(&plan, &sampled, &mut self.blocks) {
             let generated = self.generated.entry(committed.seq).or_default();
             assert_eq!(generated.len(), committed.index);
@@ -75,10 +94,12 @@ impl Simulation {
 }
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
-    (1usize..5, 0usize..40, 2usize..120).prop_map(|(max_num_seqs, extra, max_model_len)| SchedulerConfig {
-        max_num_seqs,
-        max_num_batched_tokens: max_num_seqs + extra,
-        max_model_len,
+    (1usize..5, 0usize..40, 2usize..120).prop_map(|(max_num_seqs, extra, max_model_len)| {
+        SchedulerConfig {
+            max_num_seqs,
+            max_num_batched_tokens: max_num_seqs + extra,
+            max_model_len,
+        }
     })
 }
 
@@ -136,24 +157,41 @@ proptest! {
 
 #[test]
 fn the_youngest_is_preempted_and_its_answer_goes_on_where_it_was() {
-    let config = SchedulerConfig { max_num_seqs: 2, max_num_batched_tokens: 64, max_model_len: 4 * BLOCK_SIZE };
+    let config = SchedulerConfig {
+        max_num_seqs: 2,
+        max_num_batched_tokens: 64,
+        max_model_len: 4 * BLOCK_SIZE,
+    };
     let mut simulation = Simulation::new(config, 0);
     simulation.add(0, 2 * BLOCK_SIZE - 1, 2 * BLOCK_SIZE);
     simulation.add(1, 2 * BLOCK_SIZE - 1, 2 * BLOCK_SIZE);
     while simulation.step() {}
-    assert!(simulation.scheduler.num_preemptions() > 0, "four blocks cannot hold both");
+    assert!(
+        simulation.scheduler.num_preemptions() > 0,
+        "four blocks cannot hold both"
+    );
     let positions = |from: usize| (from as u32..).take(2 * BLOCK_SIZE).collect::<Vec<_>>();
     for id in [0, 1] {
-        assert_eq!(simulation.generated[&SeqId(id)], positions(2 * BLOCK_SIZE - 1));
+        assert_eq!(
+            simulation.generated[&SeqId(id)],
+            positions(2 * BLOCK_SIZE - 1)
+        );
     }
 }
 
 #[test]
 fn a_stop_token_ends_a_sequence_but_not_in_the_prompt() {
-    let config = SchedulerConfig { max_num_seqs: 1, max_num_batched_tokens: 8, max_model_len: 32 };
+    let config = SchedulerConfig {
+        max_num_seqs: 1,
+        max_num_batched_tokens: 8,
+        max_model_len: 32,
+    };
     let mut scheduler = Scheduler::new(config);
     let mut blocks = BlockAllocator::new(2);
-    let end = EndConditions { max_new_tokens: 9, stop_token_ids: vec![5] };
+    let end = EndConditions {
+        max_new_tokens: 9,
+        stop_token_ids: vec![5],
+    };
     scheduler.add(SeqId(0), vec![5, 5], end).unwrap();
     let reasons: Vec<_> = [4, 5]
         .map(|token| {

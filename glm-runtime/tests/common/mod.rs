@@ -7,13 +7,21 @@ use glm_runtime::{Engine, GenerateOptions, Request, SeqEvent};
 
 /// A path in the folder of tiny checkpoints.
 pub fn tiny(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "models", path].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "..", "models", path]
+        .iter()
+        .collect()
 }
 
 /// Greedy continuation by exactly `len` tokens.
 pub fn greedy(engine: &mut Engine, prompt: &[u32], len: usize) -> Vec<u32> {
-    let options = GenerateOptions { max_tokens: Some(len), ignore_eos: true, ..GenerateOptions::default() };
-    engine.submit(Request::new(prompt).with_options(options)).unwrap();
+    let options = GenerateOptions {
+        max_tokens: Some(len),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    engine
+        .submit(Request::new(prompt).with_options(options))
+        .unwrap();
     run(engine).into_iter().map(|(_, id, _)| id).collect()
 }
 
@@ -23,13 +31,18 @@ pub fn run(engine: &mut Engine) -> Vec<(u64, u32, Option<u32>)> {
     while engine.has_work() {
         for event in engine.step() {
             match event {
-                SeqEvent::Token(token) => tokens.push((token.request.0, token.id, token.logprob.map(f32::to_bits))),
+                SeqEvent::Token(token) => {
+                    tokens.push((token.request.0, token.id, token.logprob.map(f32::to_bits)))
+                }
                 SeqEvent::Finished(..) => {}
                 SeqEvent::Failed(id, error) => panic!("request {id}: {error}"),
             }
         }
     }
     let stats = engine.stats();
-    assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total, "an idle engine holds no block");
+    assert_eq!(
+        stats.kv_blocks_free, stats.kv_blocks_total,
+        "an idle engine holds no block"
+    );
     tokens
 }
