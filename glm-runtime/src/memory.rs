@@ -204,3 +204,73 @@ impl fmt::Display for Bytes {
         f.pad(&text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn estimate(weights: u64, kv_cache: u64, available: u64) -> MemoryEstimate {
+        MemoryEstimate {
+            weights,
+            kv_cache,
+            kv_tokens: 8192,
+            kv_bytes_per_token: kv_cache / 8192,
+            activations: 0,
+            available: Some(available),
+        }
+    }
+
+    #[test]
+    fn what_fits_passes_and_an_unknown_machine_is_given_the_benefit_of_the_doubt() {
+        assert_eq!(estimate(GIB, GIB, 2 * GIB).check(false), Ok(()));
+        let unknown = MemoryEstimate {
+            available: None,
+            ..estimate(GIB, GIB, 0)
+        };
+        assert_eq!(unknown.check(false), Ok(()));
+    }
+
+    #[test]
+    fn a_shortage_names_the_numbers_and_the_way_out() {
+        let context = estimate(3 * GIB, 3 * GIB, 5 * GIB).check(false);
+        assert_eq!(
+            context.unwrap_err().to_string(),
+            "needs 6.0 GiB, 5.0 GiB free: try --quantize q4_k or --max-model-len 5120"
+        );
+        let weights = estimate(9 * GIB, GIB, 4 * GIB);
+        assert!(
+            weights
+                .check(false)
+                .unwrap_err()
+                .advice
+                .contains("--quantize q4_k")
+        );
+        assert!(
+            !weights
+                .check(true)
+                .unwrap_err()
+                .advice
+                .contains("--quantize")
+        );
+    }
+
+    #[test]
+    fn sizes_near_the_limit_of_u64_do_not_overflow() {
+        let huge = estimate(u64::MAX, u64::MAX, 1);
+        assert_eq!(huge.total(), u64::MAX);
+        assert!(huge.check(true).is_err());
+    }
+
+    #[test]
+    fn bytes_read_as_a_person_would_say_them() {
+        let texts = [0, 1023, 1024, 6_334_000_000].map(|bytes| Bytes(bytes).to_string());
+        assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "5.9 GiB"]);
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available_memory().is_some_and(|bytes| bytes > 1 << 20));
+    }
+}

@@ -159,6 +159,24 @@ fn every_checkpoint_equals_transformers_on_every_isa() {
     }
 }
 
+/// Every checkpoint in the folders that `GLM_GOLDEN_DIRS` names, separated by colons: other seeds, other shapes.
+#[test]
+fn checkpoints_of_other_folders_equal_transformers() {
+    let Some(folders) = std::env::var_os("GLM_GOLDEN_DIRS") else {
+        eprintln!("skipped: GLM_GOLDEN_DIRS names no folders of golden checkpoints");
+        return;
+    };
+    for folder in std::env::split_paths(&folders) {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.join("golden.safetensors").exists() && path.join("config.json").exists() {
+                let golden = Golden::open(path.join("golden.safetensors"));
+                check(&path.display().to_string(), &golden, open(&path));
+            }
+        }
+    }
+}
+
 #[test]
 fn the_same_holds_for_gguf() {
     for case in CASES {

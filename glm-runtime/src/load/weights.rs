@@ -287,3 +287,67 @@ fn draw(
         None => Ok(bytes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::ForwardBatch;
+    use crate::kv::{BlockId, KvPool};
+    use crate::models::{CausalLm, Glm4};
+    use crate::scheduler::{Chunk, SeqId, StepPlan};
+    use glm_core::ModelConfig;
+    use glm_kernels::{CpuOptions, KvDType};
+    use std::path::Path;
+
+    /// Logits of a few tokens under a model of random weights.
+    fn logits(seed: u64, quantize: Option<WeightFormat>) -> (Vec<f32>, Loaded) {
+        let json = r#"{"model_type":"glm4","vocab_size":512,"hidden_size":256,"intermediate_size":320,"num_hidden_layers":2,
+            "num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,"attention_bias":true,"partial_rotary_factor":0.5,
+            "rope_theta":10000.0,"rms_norm_eps":1e-5,"max_position_embeddings":128,"eos_token_id":[1]}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let source = ModelSource::Random(RandomWeights::new("tiny".to_owned(), config, seed));
+        let device = Device::cpu(CpuOptions::default()).unwrap();
+        let mut loader = WeightLoader::new(&source, &device, quantize, None);
+        let model = Glm4::load(&mut loader).unwrap();
+        let chunk = Chunk {
+            seq: SeqId(0),
+            start: 0,
+            tokens: (0..16).collect(),
+            block_table: vec![BlockId(0)],
+            samples: true,
+            prefill: true,
+        };
+        let mut kv = KvPool::new(&device, model.config(), KvDType::F32, 1).unwrap();
+        let batch = ForwardBatch::from_plan(&StepPlan {
+            chunks: vec![chunk],
+        });
+        let x = model.hidden_states(&batch, &mut kv, &mut |_| {}).unwrap();
+        (model.logits(&x).unwrap().to_f32_vec(), loader.finish())
+    }
+
+    #[test]
+    fn random_weights_make_logits_like_a_models_and_depend_on_the_seed() {
+        let (first, loaded) = logits(1, None);
+        let deviation = (first.iter().map(|v| v * v).sum::<f32>() / first.len() as f32).sqrt();
+        assert!((0.5..2.0).contains(&deviation), "{deviation}");
+        assert_eq!(first, logits(1, None).0);
+        assert_ne!(first, logits(2, None).0);
+        assert_eq!(
+            loaded.formats.keys().collect::<Vec<_>>(),
+            [&WeightFormat::BF16]
+        );
+    }
+
+    #[test]
+    fn quantising_falls_back_where_rows_do_not_divide_and_counts_it() {
+        let (_, loaded) = logits(1, Some(WeightFormat::Q4K));
+        // Only the two down projections have rows of 320.
+        assert_eq!(loaded.fallbacks, BTreeMap::from([(WeightFormat::Q8_0, 2)]));
+        assert_eq!(
+            loaded.formats.keys().collect::<Vec<_>>(),
+            [&WeightFormat::Q8_0, &WeightFormat::Q4K]
+        );
+        let matrices: u64 = loaded.formats.values().sum();
+        assert!(matrices < loaded.bytes, "vectors count too");
+    }
+}
