@@ -4,23 +4,31 @@ use half::f16;
 
 use super::WeightFormat;
 use super::block::scale_and_min_k4;
-use super::search::{AffineSearch, TINY, affine, nearest, symmetric};
+use super::search::{AffineSearch, TINY, affine, extreme, nearest, symmetric};
 
-/// Writes one block of `format`, which is one that [`can_quantize`](super::can_quantize) allows.
+/// Writes blocks of `format`, which is one that [`can_quantize`](super::can_quantize) allows. Inlined, with what costs time below it, into
+/// callers that are compiled for wider vectors.
 ///
 /// # Panics
-/// If `values` or `out` is not one block: callers cut their input into blocks.
-pub(super) fn block(format: WeightFormat, values: &[f32], out: &mut [u8]) {
-    match format {
-        WeightFormat::Q4_0 => symmetric_32(values, out, 4),
-        WeightFormat::Q5_0 => symmetric_32(values, out, 5),
-        WeightFormat::Q4_1 => affine_32(values, out, 4),
-        WeightFormat::Q5_1 => affine_32(values, out, 5),
-        WeightFormat::Q8_0 => q8_0(values, out),
-        WeightFormat::Q4K => q4_k(values, out),
-        WeightFormat::Q5K => q5_k(values, out),
-        WeightFormat::Q6K => q6_k(values, out),
-        _ => unreachable!("{format} has no quantiser"),
+/// If `format` has no quantiser.
+#[inline(always)]
+pub(super) fn blocks(format: WeightFormat, values: &[f32], out: &mut [u8]) {
+    let blocks = values
+        .chunks_exact(format.block_len())
+        .zip(out.chunks_exact_mut(format.block_bytes()));
+    // A loop, not `for_each`: a closure passed to a function would not be compiled for the wider vectors.
+    for (values, out) in blocks {
+        match format {
+            WeightFormat::Q4_0 => symmetric_32(values, out, 4),
+            WeightFormat::Q5_0 => symmetric_32(values, out, 5),
+            WeightFormat::Q4_1 => affine_32(values, out, 4),
+            WeightFormat::Q5_1 => affine_32(values, out, 5),
+            WeightFormat::Q8_0 => q8_0(values, out),
+            WeightFormat::Q4K => q4_k(values, out),
+            WeightFormat::Q5K => q5_k(values, out),
+            WeightFormat::Q6K => q6_k(values, out),
+            _ => unreachable!("{format} has no quantiser"),
+        }
     }
 }
 
@@ -34,12 +42,14 @@ fn inverse(scale: f32) -> f32 {
 }
 
 /// Nearest integer, halves away from zero, as C's `roundf`, for numbers that fit in an i32.
+#[inline(always)]
 fn round_half_away(value: f32) -> i32 {
     let whole = value as i32;
     let rest = value - whole as f32;
     whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)
 }
 
+#[inline(always)]
 fn q8_0(values: &[f32], out: &mut [u8]) {
     let scale = values
         .iter()
@@ -53,15 +63,10 @@ fn q8_0(values: &[f32], out: &mut [u8]) {
 }
 
 /// Q4_0 and Q5_0: the value farthest from zero becomes the lowest code, so that the scale may be negative.
+#[inline(always)]
 fn symmetric_32(values: &[f32], out: &mut [u8], bits: u32) {
     let half = (1 << (bits - 1)) as f32;
-    let extreme = values.iter().copied().fold(0.0f32, |best, value| {
-        if value.abs() > best.abs() {
-            value
-        } else {
-            best
-        }
-    });
+    let extreme = extreme(values);
     let scale = extreme / -half;
     let inverse = inverse(scale);
     put_f16(&mut out[..2], scale);
@@ -71,6 +76,7 @@ fn symmetric_32(values: &[f32], out: &mut [u8], bits: u32) {
 }
 
 /// Q4_1 and Q5_1: codes from the minimum to the maximum.
+#[inline(always)]
 fn affine_32(values: &[f32], out: &mut [u8], bits: u32) {
     let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let min = values.iter().copied().fold(f32::INFINITY, f32::min);
@@ -84,6 +90,7 @@ fn affine_32(values: &[f32], out: &mut [u8], bits: u32) {
 }
 
 /// The 32 codes behind a block's header: the fifth bits as a u32 if there are any, then nibbles of columns `i` and `i + 16`.
+#[inline(always)]
 fn write_codes_32(out: &mut [u8], bits: u32, code: impl Fn(usize) -> u8) {
     let mut codes = [0; 32];
     codes
@@ -103,12 +110,13 @@ fn write_codes_32(out: &mut [u8], bits: u32, code: impl Fn(usize) -> u8) {
     }
 }
 
+#[inline(always)]
 fn q4_k(values: &[f32], out: &mut [u8]) {
     let codes = affine_k(
         values,
         &mut out[..16],
         &AffineSearch {
-            max_code: 15,
+            max_code: 15.0,
             first: -1.0,
             steps: 20,
         },
@@ -116,12 +124,13 @@ fn q4_k(values: &[f32], out: &mut [u8]) {
     write_nibbles(&codes, &mut out[16..], 32);
 }
 
+#[inline(always)]
 fn q5_k(values: &[f32], out: &mut [u8]) {
     let codes = affine_k(
         values,
         &mut out[..16],
         &AffineSearch {
-            max_code: 31,
+            max_code: 31.0,
             first: -0.5,
             steps: 15,
         },
@@ -137,6 +146,7 @@ fn q5_k(values: &[f32], out: &mut [u8]) {
 }
 
 /// The header of Q4_K and Q5_K (`d, dmin, scales[12]`), and the codes.
+#[inline(always)]
 fn affine_k(values: &[f32], header: &mut [u8], search: &AffineSearch) -> [u8; 256] {
     let (sub_blocks, _) = values.as_chunks::<32>();
     let (mut scales, mut minima) = ([0.0; 8], [0.0; 8]);
@@ -151,7 +161,7 @@ fn affine_k(values: &[f32], header: &mut [u8], search: &AffineSearch) -> [u8; 25
     put_f16(&mut header[2..4], max_min / 63.0);
     let six_bits = |value: f32, max: f32| {
         if max > 0.0 {
-            nearest(63.0 / max * value).clamp(0, 63) as u8
+            nearest(63.0 / max * value).clamp(0.0, 63.0) as u8
         } else {
             0
         }
@@ -177,7 +187,7 @@ fn affine_k(values: &[f32], header: &mut [u8], search: &AffineSearch) -> [u8; 25
         let (scale, min) = (stored(0) * f32::from(scale), stored(2) * f32::from(min));
         if scale != 0.0 {
             codes.iter_mut().zip(values).for_each(|(code, value)| {
-                *code = nearest((value + min) / scale).clamp(0, search.max_code) as u8
+                *code = nearest((value + min) / scale).clamp(0.0, search.max_code) as u8
             });
         }
     }
@@ -205,20 +215,15 @@ fn write_nibbles(codes: &[u8; 256], out: &mut [u8], run: usize) {
     }
 }
 
+#[inline(always)]
 fn q6_k(values: &[f32], out: &mut [u8]) {
     let (sub_blocks, _) = values.as_chunks::<16>();
     let mut scales = [0.0f32; 16];
     scales
         .iter_mut()
         .zip(sub_blocks)
-        .for_each(|(scale, values)| *scale = symmetric(values, 32));
-    let extreme = scales.iter().copied().fold(0.0f32, |best, scale| {
-        if scale.abs() > best.abs() {
-            scale
-        } else {
-            best
-        }
-    });
+        .for_each(|(scale, values)| *scale = symmetric(values, 32.0));
+    let extreme = extreme(&scales);
     if extreme.abs() < TINY {
         out.fill(0);
         return;
@@ -231,12 +236,12 @@ fn q6_k(values: &[f32], out: &mut [u8]) {
         .zip(codes.chunks_exact_mut(16))
         .enumerate()
     {
-        let factor = nearest(-128.0 / extreme * scales[j]).clamp(-128, 127) as i8;
+        let factor = nearest(-128.0 / extreme * scales[j]).clamp(-128.0, 127.0) as i8;
         out[192 + j] = factor as u8;
         let scale = d * f32::from(factor);
         if scale != 0.0 {
             codes.iter_mut().zip(values).for_each(|(code, value)| {
-                *code = (nearest(value / scale).clamp(-32, 31) + 32) as u8
+                *code = (nearest(value / scale).clamp(-32.0, 31.0) + 32.0) as u8
             });
         }
     }
