@@ -167,12 +167,22 @@ fn checkpoints_of_other_folders_equal_transformers() {
         return;
     };
     for folder in std::env::split_paths(&folders) {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.join("golden.safetensors").exists() && path.join("config.json").exists() {
-                let golden = Golden::open(path.join("golden.safetensors"));
-                check(&path.display().to_string(), &golden, open(&path));
-            }
+        let entries = std::fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let cases: Vec<PathBuf> = entries
+            .filter(|path| {
+                path.join("golden.safetensors").exists() && path.join("config.json").exists()
+            })
+            .collect();
+        assert!(
+            !cases.is_empty(),
+            "{} holds no golden checkpoint",
+            folder.display()
+        );
+        for case in cases {
+            let golden = Golden::open(case.join("golden.safetensors"));
+            check(&case.display().to_string(), &golden, open(&case));
         }
     }
 }

@@ -108,11 +108,9 @@ fn a_stop_token_ends_the_answer_and_is_not_in_its_text() {
         .wait()
         .unwrap();
     let ids = whole.token_ids();
-    let stop = *ids
-        .iter()
-        .rev()
-        .find(|id| ids.iter().filter(|other| other == id).count() == 1)
-        .unwrap();
+    // The id that appears for the first time last.
+    let first = |id: &u32| ids.iter().position(|other| other == id);
+    let stop = *ids.iter().max_by_key(|id| first(id)).unwrap();
     let options = GenerateOptions {
         stop_token_ids: vec![stop],
         ..options(12)

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn every_field_is_checked_and_nan_is_never_in_range() {
-        let set: [(&str, fn(&mut SamplingParams, f32)); 6] = [
+        type Set = fn(&mut SamplingParams, f32);
+        let set: [(&str, Set); 6] = [
             ("temperature", |p, v| p.temperature = v),
             ("top_p", |p, v| p.top_p = v),
             ("min_p", |p, v| p.min_p = v),
