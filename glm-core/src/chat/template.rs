@@ -176,10 +176,11 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        let tag_start = start + 2;
+        let Some(len) = rest[tag_start..].find("%}") else {
             break;
         };
-        let (tag_start, tag_end) = (start + 2, start + len);
+        let tag_end = tag_start + len;
         let tag = &rest[tag_start..tag_end];
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let replacement = match name {
