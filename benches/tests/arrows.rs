@@ -20,7 +20,7 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         name: "glm-kernels",
-        may_use: &["cudarc", "gemm", "half", "libc", "rayon", "thiserror"],
+        may_use: &["cudarc", "half", "libc", "thiserror"],
         never: &[
             "candle-*",
             "glm-*",

@@ -300,7 +300,7 @@ fn tokenize_goes_there_and_back() {
         report["token_ids"].as_array().unwrap().len()
     );
     assert_eq!(
-        report["tokens"].as_array().unwrap().last().unwrap(),
+        report["pieces"].as_array().unwrap().last().unwrap(),
         "<|user|>"
     );
     let back = glm(&["tokenize", "--ids", encoded.trim(), "--json"]).json();

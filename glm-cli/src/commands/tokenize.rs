@@ -106,6 +106,6 @@ fn render(
 
 fn report(tokenizer: &Tokenizer, text: &str, ids: &[u32]) -> Value {
     let piece = |&id: &u32| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned();
-    let tokens: Vec<_> = ids.iter().map(piece).collect();
-    json!({ "text": text, "token_ids": ids, "tokens": tokens, "count": ids.len() })
+    let pieces: Vec<_> = ids.iter().map(piece).collect();
+    json!({ "text": text, "token_ids": ids, "pieces": pieces, "count": ids.len() })
 }
