@@ -13,6 +13,18 @@ use common::{Model, assert_says};
 use glm_core::{Checkpoint, LoadError, LoadErrorKind, OpenOptions, Progress};
 use serde_json::json;
 
+/// Whether the environment forbids what these tests are about, which then is said and not worked around.
+fn told_to_stay_offline() -> bool {
+    let told =
+        std::env::var_os("HF_HUB_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
+    if told {
+        eprintln!(
+            "skipped: HF_HUB_OFFLINE is set, and these tests download from the loopback interface"
+        );
+    }
+    told
+}
+
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// Serves one repository, `owner/name`.
@@ -184,6 +196,9 @@ fn checkpoint() -> (tempfile::TempDir, Hub) {
 
 #[test]
 fn a_download_brings_what_the_model_needs_once() {
+    if told_to_stay_offline() {
+        return;
+    }
     let (directory, hub) = checkpoint();
     let cache = tempfile::tempdir().unwrap();
     let counter = Arc::new(Counter::default());
@@ -237,6 +252,9 @@ fn a_download_brings_what_the_model_needs_once() {
 
 #[test]
 fn a_connection_that_breaks_is_continued_where_it_stopped() {
+    if told_to_stay_offline() {
+        return;
+    }
     let (_directory, hub) = checkpoint();
     let cache = tempfile::tempdir().unwrap();
     let size = hub.state.lock().unwrap().files["model.safetensors"].len();
@@ -257,6 +275,9 @@ fn a_connection_that_breaks_is_continued_where_it_stopped() {
 
 #[test]
 fn a_download_given_up_is_continued_by_the_next_program() {
+    if told_to_stay_offline() {
+        return;
+    }
     let (_directory, hub) = checkpoint();
     let cache = tempfile::tempdir().unwrap();
     let size = hub.state.lock().unwrap().files["model.safetensors"].len();
@@ -295,6 +316,9 @@ fn a_download_given_up_is_continued_by_the_next_program() {
 
 #[test]
 fn a_partial_file_that_is_whole_or_too_long_is_no_obstacle() {
+    if told_to_stay_offline() {
+        return;
+    }
     for surplus in [0, 1] {
         let (_directory, hub) = checkpoint();
         let cache = tempfile::tempdir().unwrap();
@@ -309,6 +333,9 @@ fn a_partial_file_that_is_whole_or_too_long_is_no_obstacle() {
 
 #[test]
 fn a_server_that_ignores_ranges_does_not_leave_a_damaged_file() {
+    if told_to_stay_offline() {
+        return;
+    }
     let (_directory, hub) = checkpoint();
     let cache = tempfile::tempdir().unwrap();
     hub.state.lock().unwrap().ignore_ranges = true;
@@ -323,6 +350,9 @@ fn a_server_that_ignores_ranges_does_not_leave_a_damaged_file() {
 
 #[test]
 fn sharded_weights_are_preferred_to_pytorch_and_come_with_their_index() {
+    if told_to_stay_offline() {
+        return;
+    }
     let model = Model::new("glm", true, false);
     let (first, second) = model.tensors.split_at(9);
     let map = |tensors: &[common::Tensor], file: &str| {
@@ -357,6 +387,9 @@ fn sharded_weights_are_preferred_to_pytorch_and_come_with_their_index() {
 
 #[test]
 fn repositories_without_a_checkpoint_say_what_they_hold() {
+    if told_to_stay_offline() {
+        return;
+    }
     let open = |files: &[&str]| -> Result<Checkpoint, LoadError> {
         let hub = Hub::serve(
             files
@@ -389,6 +422,9 @@ fn repositories_without_a_checkpoint_say_what_they_hold() {
 
 #[test]
 fn a_hub_that_is_not_there_is_named() {
+    if told_to_stay_offline() {
+        return;
+    }
     let cache = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
