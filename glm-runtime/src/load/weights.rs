@@ -52,7 +52,8 @@ pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>)
 }
 
 fn tensor_bytes(spec: &TensorSpec, format: WeightFormat) -> u64 {
-    format.row_bytes(spec.columns()).unwrap_or(usize::MAX) as u64 * spec.rows() as u64
+    (format.row_bytes(spec.columns()).unwrap_or(usize::MAX) as u64)
+        .saturating_mul(spec.rows() as u64)
 }
 
 impl<'a> WeightLoader<'a> {
