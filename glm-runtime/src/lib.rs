@@ -17,7 +17,7 @@
 //!   [`generate`](EngineHandle::generate), [`submit`](EngineHandle::submit), [`score`](EngineHandle::score).
 //! - A [`RequestStream`] is iterated over or polled as a `futures` stream; it ends with exactly one final [`Event`].
 //! - [`Engine`] is the same without a thread: token ids in, token ids out, one [`step`](Engine::step) at a time.
-//! - [`bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`.
+//! - [`mod@bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`.
 //!
 //! Greedy answers, and sampled ones with a seed, do not depend on what else runs: not on companions in the batch, not on how
 //! a prompt is cut into chunks, not on preemption.
