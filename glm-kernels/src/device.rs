@@ -78,6 +78,14 @@ impl Device {
         self.cpu.allocator.allocate(bytes)
     }
 
+    /// A buffer of `bytes` zeros. Large ones use memory only as they are written.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn allocate_zeroed(&self, bytes: usize) -> Result<Buffer, KernelError> {
+        self.cpu.allocator.allocate_zeroed(bytes)
+    }
+
     /// What the memory cache holds.
     pub fn allocator_stats(&self) -> AllocatorStats {
         self.cpu.allocator.stats()

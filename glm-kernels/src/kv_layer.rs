@@ -142,11 +142,6 @@ impl KvLayer {
         let scale_bytes = heads
             .checked_mul(dtype.scale_bytes())
             .ok_or_else(overflow)?;
-        let zeros = |bytes| {
-            let mut buffer = device.allocate(bytes)?;
-            buffer.as_bytes_mut().fill(0);
-            Ok(buffer)
-        };
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -154,10 +149,10 @@ impl KvLayer {
             block_size,
             num_kv_heads,
             head_dim,
-            keys: zeros(value_bytes)?,
-            values: zeros(value_bytes)?,
-            key_scales: zeros(scale_bytes)?,
-            value_scales: zeros(scale_bytes)?,
+            keys: device.allocate_zeroed(value_bytes)?,
+            values: device.allocate_zeroed(value_bytes)?,
+            key_scales: device.allocate_zeroed(scale_bytes)?,
+            value_scales: device.allocate_zeroed(scale_bytes)?,
         })
     }
 

@@ -23,7 +23,10 @@
 
 // Vector types exist for x86-64 so far. Elsewhere the scalar path is the only one, and what is written
 // over vectors has no caller.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut, unreachable_patterns))]
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_mut, unreachable_patterns)
+)]
 
 mod bandwidth;
 mod device;

@@ -98,6 +98,21 @@ impl Allocator {
     /// A buffer of `bytes` bytes. Their values are unspecified: zero if the block is new, otherwise
     /// what its last user left.
     pub(crate) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<Buffer, KernelError> {
+        Ok(self.take(bytes)?.0)
+    }
+
+    /// A buffer of zeros. A block that comes from the system is not touched, so that its pages are
+    /// used up only as they are written.
+    pub(crate) fn allocate_zeroed(self: &Arc<Self>, bytes: usize) -> Result<Buffer, KernelError> {
+        let (mut buffer, is_new) = self.take(bytes)?;
+        if !is_new {
+            buffer.as_bytes_mut().fill(0);
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer, and whether its block is new.
+    fn take(self: &Arc<Self>, bytes: usize) -> Result<(Buffer, bool), KernelError> {
         let capacity = bucket_size(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         let (cached, idle) = {
             let mut state = self.lock();
@@ -108,17 +123,19 @@ impl Allocator {
             }
         };
         drop(idle); // outside the lock, as are the calls to the system: both may take long
+        let is_new = cached.is_none();
         let block = match cached {
             Some(block) => block,
             None => self
                 .new_block(capacity)
                 .ok_or(KernelError::OutOfMemory { bytes })?,
         };
-        Ok(Buffer {
+        let buffer = Buffer {
             block: Some(block),
             len: bytes,
             home: Arc::clone(self),
-        })
+        };
+        Ok((buffer, is_new))
     }
 
     fn new_block(&self, capacity: usize) -> Option<Block> {
@@ -365,6 +382,22 @@ mod tests {
                 system_allocations: 1
             }
         );
+    }
+
+    #[test]
+    fn a_block_used_before_is_zeroed_when_asked_for() {
+        let allocator = Arc::new(Allocator::default());
+        let mut first = allocator.allocate(1000).unwrap();
+        first.as_bytes_mut().fill(7);
+        let start = first.as_bytes().as_ptr();
+        drop(first);
+        let second = allocator.allocate_zeroed(1000).unwrap();
+        assert_eq!(
+            second.as_bytes().as_ptr(),
+            start,
+            "the block was not reused"
+        );
+        assert!(second.as_bytes().iter().all(|&byte| byte == 0));
     }
 
     #[test]

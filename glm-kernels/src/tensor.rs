@@ -106,8 +106,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::empty`].
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self, KernelError> {
-        let mut memory = device.allocate(byte_len(dtype, shape)?)?;
-        memory.as_bytes_mut().fill(0);
+        let memory = device.allocate_zeroed(byte_len(dtype, shape)?)?;
         Ok(Self {
             device: device.clone(),
             dtype,

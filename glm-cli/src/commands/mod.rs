@@ -64,10 +64,15 @@ fn print_remarks(engine: &EngineHandle) {
 /// Opens the model without loading it.
 fn open_source(args: &ModelArgs) -> Result<ModelSource, CliError> {
     check_device(args.device)?;
+    ModelSource::open(&args.model, &open_options(args), args.seed.unwrap_or(0))
+        .map_err(CliError::usage)
+}
+
+fn open_options(args: &ModelArgs) -> OpenOptions {
     let mut options = OpenOptions::default();
     options.offline = args.offline;
     options.progress = progress::for_terminal();
-    ModelSource::open(&args.model, &options, args.seed.unwrap_or(0)).map_err(CliError::usage)
+    options
 }
 
 /// A request that can never be served is a wrong argument; anything else is work that failed.

@@ -51,14 +51,14 @@ impl HubId {
 
 /// The directory of a whole snapshot, downloaded if necessary and allowed.
 pub(super) fn fetch(id: &HubId, options: &OpenOptions) -> Result<PathBuf, LoadError> {
-    let cache = Cache::new(cache_dir(options));
+    let cache = Cache::new(options.hub_cache_dir());
     let cached = cached_snapshot(&cache, id);
     let missing = match cached.as_deref().map(first_missing) {
         Some(None) => return Ok(cached.unwrap_or_default()),
         Some(Some(missing)) => missing,
         None => "config.json".into(),
     };
-    if options.offline || offline_in_environment() {
+    if options.is_offline() {
         return Err(LoadError::NotCached {
             model: id.repo.clone(),
             file: missing,
@@ -66,29 +66,6 @@ pub(super) fn fetch(id: &HubId, options: &OpenOptions) -> Result<PathBuf, LoadEr
         });
     }
     Hub::new(id, cache, options)?.download()
-}
-
-/// `$HF_HUB_CACHE`, `$HF_HOME/hub`, `~/.cache/huggingface/hub`, as huggingface_hub has it.
-fn cache_dir(options: &OpenOptions) -> PathBuf {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    options
-        .cache_dir
-        .clone()
-        .or_else(|| variable("HF_HUB_CACHE"))
-        .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
-        .unwrap_or_else(|| PathBuf::from("huggingface/hub"))
-}
-
-fn offline_in_environment() -> bool {
-    let value = std::env::var("HF_HUB_OFFLINE")
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
 /// The snapshot that the cache has for a revision: a branch or tag through its ref, a commit by its own name.

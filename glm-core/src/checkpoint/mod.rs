@@ -53,6 +53,32 @@ pub struct OpenOptions {
     pub progress: Option<Arc<dyn Progress>>,
 }
 
+impl OpenOptions {
+    /// Where downloaded checkpoints are kept, by the rule of every program that shares this cache: [`OpenOptions::cache_dir`],
+    /// `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`.
+    pub fn hub_cache_dir(&self) -> PathBuf {
+        let variable = |name| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        self.cache_dir
+            .clone()
+            .or_else(|| variable("HF_HUB_CACHE"))
+            .or_else(|| variable("HF_HOME").map(|home| home.join("hub")))
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cache/huggingface/hub")))
+            .unwrap_or_else(|| PathBuf::from("huggingface/hub"))
+    }
+
+    /// Whether the network is off: [`OpenOptions::offline`] or `HF_HUB_OFFLINE` in the environment.
+    pub fn is_offline(&self) -> bool {
+        let value = std::env::var("HF_HUB_OFFLINE")
+            .unwrap_or_default()
+            .to_ascii_uppercase();
+        self.offline || matches!(value.as_str(), "1" | "ON" | "YES" | "TRUE")
+    }
+}
+
 /// Which kind of file the weights are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

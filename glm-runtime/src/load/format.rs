@@ -11,7 +11,8 @@ use super::source::TensorSpec;
 ///   adds error.
 /// - Otherwise every matrix takes the requested format, the embedding table and the `lm_head` included: with GLM's
 ///   vocabularies they are a tenth to a quarter of a small model, and the head is read for every token.
-/// - Rows that do not divide into the format's blocks fall back to `q8_0`, and to f16 where 32 does not divide them either.
+/// - Rows that do not divide into the format's blocks of 256 take the format with blocks of 32 that is one step better, as
+///   llama.cpp has it (`down_proj` of GLM-4-9B has 13696 columns), and f16 where 32 does not divide them either.
 pub(crate) fn format_for(spec: &TensorSpec, requested: Option<WeightFormat>) -> WeightFormat {
     if spec.shape.len() < 2 {
         return WeightFormat::F32;
@@ -22,7 +23,12 @@ pub(crate) fn format_for(spec: &TensorSpec, requested: Option<WeightFormat>) -> 
     if spec.format.block_len() > 1 {
         return spec.format;
     }
-    [requested, WeightFormat::Q8_0, WeightFormat::F16]
+    let smaller_blocks = match requested {
+        WeightFormat::Q4K => WeightFormat::Q5_0,
+        WeightFormat::Q5K => WeightFormat::Q5_1,
+        _ => WeightFormat::Q8_0,
+    };
+    [requested, smaller_blocks]
         .into_iter()
         .find(|format| spec.columns().is_multiple_of(format.block_len()))
         .unwrap_or(WeightFormat::F16)
@@ -51,11 +57,16 @@ mod tests {
     #[test]
     fn rows_that_do_not_divide_into_blocks_fall_back() {
         use WeightFormat as W;
-        for (columns, expected) in [(256, W::Q4K), (96, W::Q8_0), (50, W::F16)] {
-            assert_eq!(
-                format_for(&spec(&[4, columns], W::BF16), Some(W::Q4K)),
-                expected
-            );
+        for (requested, columns, expected) in [
+            (W::Q4K, 256, W::Q4K),
+            (W::Q4K, 96, W::Q5_0),
+            (W::Q5K, 13696, W::Q5_1),
+            (W::Q6K, 96, W::Q8_0),
+            (W::Q4K, 50, W::F16),
+            (W::Q8_0, 50, W::F16),
+        ] {
+            let found = format_for(&spec(&[4, columns], W::BF16), Some(requested));
+            assert_eq!(found, expected, "{requested}, {columns} columns");
         }
     }
 }

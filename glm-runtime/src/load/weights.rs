@@ -343,10 +343,10 @@ mod tests {
     fn quantising_falls_back_where_rows_do_not_divide_and_counts_it() {
         let (_, loaded) = logits(1, Some(WeightFormat::Q4K));
         // Only the two down projections have rows of 320.
-        assert_eq!(loaded.fallbacks, BTreeMap::from([(WeightFormat::Q8_0, 2)]));
+        assert_eq!(loaded.fallbacks, BTreeMap::from([(WeightFormat::Q5_0, 2)]));
         assert_eq!(
             loaded.formats.keys().collect::<Vec<_>>(),
-            [&WeightFormat::Q8_0, &WeightFormat::Q4K]
+            [&WeightFormat::Q5_0, &WeightFormat::Q4K]
         );
         let matrices: u64 = loaded.formats.values().sum();
         assert!(matrices < loaded.bytes, "vectors count too");

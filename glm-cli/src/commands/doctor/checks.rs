@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use glm_core::OpenOptions;
 use glm_runtime::bench::Machine;
 use glm_runtime::inspect::{InspectOptions, inspect};
 use glm_runtime::{Isa, available_memory};
@@ -221,23 +222,13 @@ fn driver_version(text: &str) -> Option<&str> {
 }
 
 /// Where downloaded checkpoints go, and whether downloading is allowed.
-pub fn hub(offline: bool) -> Check {
-    let switch = env::var("HF_HUB_OFFLINE")
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    let offline = offline || ["1", "ON", "YES", "TRUE"].contains(&switch.as_str());
-    let mode = if offline {
+pub fn hub(options: &OpenOptions) -> Check {
+    let mode = if options.is_offline() {
         "downloads are off"
     } else {
         "downloads are on"
     };
-    let Some(folder) = hub_cache() else {
-        return Check::wrong(
-            "hub",
-            "no folder for downloaded checkpoints",
-            "set HOME or HF_HUB_CACHE",
-        );
-    };
+    let folder = options.hub_cache_dir();
     let found = format!("{}, {mode}", folder.display());
     match existing_ancestor(&folder)
         .map(|path| fs::metadata(path).map(|data| data.permissions().readonly()))
@@ -249,18 +240,6 @@ pub fn hub(offline: bool) -> Check {
             "set HF_HUB_CACHE to a folder that you may write to",
         ),
     }
-}
-
-/// `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`: the rule of every program that shares this cache.
-fn hub_cache() -> Option<PathBuf> {
-    let variable = |name| {
-        env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    variable("HF_HUB_CACHE")
-        .or_else(|| Some(variable("HF_HOME")?.join("hub")))
-        .or_else(|| Some(env::home_dir()?.join(".cache/huggingface/hub")))
 }
 
 fn existing_ancestor(path: &Path) -> Option<&Path> {

@@ -19,7 +19,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
         checks::processors(args.model.threads),
         checks::memory(),
         checks::cuda(),
-        checks::hub(args.model.offline),
+        checks::hub(&super::open_options(&args.model)),
     ]);
     let model = checks::model(&args.model);
     let (model_check, model_error) = match model {
