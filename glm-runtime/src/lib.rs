@@ -25,6 +25,8 @@
 
 mod batch;
 pub mod bench;
+#[cfg(feature = "candle")]
+pub mod candle;
 mod engine;
 mod error;
 pub mod inspect;
