@@ -3,62 +3,27 @@
 //! before each block.
 //! Checked against transformers' `modeling_glm.py`; golden data in `models/tiny-glm*` and `models/tiny-chatglm*`.
 
-use glm_core::DenseConfig;
 use glm_kernels::{KernelError, KvLayer, RopeAngles, Tensor, add};
 
-use super::CausalLm;
+use super::decoder::{Decoder, DecoderLayer};
 use crate::batch::ForwardBatch;
 use crate::error::BuildError;
-use crate::kv::KvPool;
-use crate::layers::{Attention, Embedding, Linear, Mlp, RmsNorm, RotaryEmbedding};
+use crate::layers::{Attention, Mlp, RmsNorm};
 use crate::load::WeightLoader;
 
-/// The model; fields carry the checkpoint's names.
-#[derive(Debug)]
-pub struct Glm {
-    config: DenseConfig,
-    embed_tokens: Embedding,
-    rotary_emb: RotaryEmbedding,
-    layers: Vec<DecoderLayer>,
-    norm: RmsNorm,
-    lm_head: Linear,
-}
+/// The model.
+pub type Glm = Decoder<GlmLayer>;
 
+/// One layer; fields carry the checkpoint's names.
 #[derive(Debug)]
-struct DecoderLayer {
+pub struct GlmLayer {
     input_layernorm: RmsNorm,
     self_attn: Attention,
     post_attention_layernorm: RmsNorm,
     mlp: Mlp,
 }
 
-impl CausalLm for Glm {
-    fn config(&self) -> &DenseConfig {
-        &self.config
-    }
-
-    fn hidden_states(
-        &self,
-        batch: &ForwardBatch,
-        kv: &mut KvPool,
-        each: &mut dyn FnMut(&Tensor),
-    ) -> Result<Tensor, KernelError> {
-        let rope = self.rotary_emb.angles(&batch.positions)?; // cos and sin, [T, rotary_dim / 2]
-        let mut x = self.embed_tokens.forward(&batch.token_ids)?; // [T, C]
-        each(&x);
-        for (layer, kv) in self.layers.iter().zip(kv.layers_mut()) {
-            layer.forward(&mut x, &rope, batch, kv)?;
-            each(&x);
-        }
-        self.norm.forward(&x)
-    }
-
-    fn logits(&self, x: &Tensor) -> Result<Tensor, KernelError> {
-        self.lm_head.forward(x)
-    }
-}
-
-impl DecoderLayer {
+impl DecoderLayer for GlmLayer {
     /// `x += attn(norm(x))`, then `x += mlp(norm(x))`; `x`: `[T, C]`.
     fn forward(
         &self,
@@ -73,27 +38,7 @@ impl DecoderLayer {
         let normed = self.post_attention_layernorm.add_forward(x, &attn)?;
         add(x, &self.mlp.forward(&normed)?)
     }
-}
 
-impl Glm {
-    pub(crate) fn load(weights: &mut WeightLoader<'_>) -> Result<Self, BuildError> {
-        let config = weights.config().clone();
-        let embed_tokens = weights.embedding()?;
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| DecoderLayer::load(weights, &format!("model.layers.{i}")))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            rotary_emb: weights.rotary_embedding()?,
-            norm: weights.rms_norm("model.norm")?,
-            lm_head: weights.lm_head(&embed_tokens)?,
-            config,
-            embed_tokens,
-            layers,
-        })
-    }
-}
-
-impl DecoderLayer {
     fn load(weights: &mut WeightLoader<'_>, prefix: &str) -> Result<Self, BuildError> {
         Ok(Self {
             input_layernorm: weights.rms_norm(&format!("{prefix}.input_layernorm"))?,

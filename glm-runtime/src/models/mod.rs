@@ -1,5 +1,6 @@
-//! The models, one file per architecture, named as in `config.json`.
+//! The models, one file per architecture, named as in `config.json`; [`decoder`] is what the dense ones share.
 
+mod decoder;
 mod glm;
 mod glm4;
 
