@@ -405,8 +405,18 @@ fn narrow_to_f16(x: f32) -> f16 {
 
 /// The scale that maps the largest magnitude to 127; not 0, so that zeros can be divided by it.
 fn byte_scale(x: &[f32]) -> f32 {
-    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-    (largest / 127.0).max(f32::MIN_POSITIVE)
+    // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so what is
+    // read back, instead of vanishing.
+    let largest = x
+        .iter()
+        .fold(0u32, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+    let scale = f32::from_bits(largest) / 127.0;
+    // Not `max`, which would lose a NaN.
+    if scale < f32::MIN_POSITIVE {
+        f32::MIN_POSITIVE
+    } else {
+        scale
+    }
 }
 
 #[cfg(test)]
@@ -450,6 +460,31 @@ mod tests {
                         "{dtype} value {i}, {d}: {} for {}",
                         got.1,
                         value[d]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_does_not_vanish() {
+        let device = devices(1).remove(0);
+        for dtype in ALL {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut layer = KvLayer::new(&device, dtype, 1, 16, 1, 4).unwrap();
+                // SAFETY: one thread.
+                unsafe {
+                    layer
+                        .writer()
+                        .store(3, 0, &[1.0, bad, 2.0, 0.0], &[bad, 1.0, 0.0, 2.0])
+                };
+                let (key, value) = (layer.key(0, 0, 3, 1), layer.value(0, 0, 3, 0));
+                if dtype == KvDType::F16 && bad.is_infinite() {
+                    assert_eq!((key, value), (65504.0, 65504.0), "clamped, as documented");
+                } else {
+                    assert!(
+                        !key.is_finite() && !value.is_finite(),
+                        "{dtype}: {key} {value}"
                     );
                 }
             }
