@@ -248,7 +248,7 @@ fn memory(source: &ModelSource, options: &InspectOptions) -> MemorySummary {
     let estimate = MemoryEstimate::new(source.config(), weights, sizes);
     MemorySummary {
         max_model_len,
-        kv_dtype: kv_name(kv_dtype).to_owned(),
+        kv_dtype: kv_dtype.name().to_owned(),
         total: estimate.total(),
         fits: estimate.fits(),
         advice: estimate
@@ -256,15 +256,5 @@ fn memory(source: &ModelSource, options: &InspectOptions) -> MemorySummary {
             .err()
             .map(|shortage| shortage.advice),
         estimate,
-    }
-}
-
-fn kv_name(dtype: KvDType) -> &'static str {
-    match dtype {
-        KvDType::F32 => "f32",
-        KvDType::F16 => "f16",
-        KvDType::BF16 => "bf16",
-        KvDType::Q8_0 => "q8_0",
-        _ => "other",
     }
 }

@@ -181,7 +181,10 @@ fn activation_bytes(config: &DenseConfig, tokens: usize) -> u64 {
     let mlp = 3 * config.intermediate_size as u64;
     let attention = ((heads + config.num_attention_heads) * config.head_dim) as u64;
     let row = 3 * config.hidden_size as u64 + mlp.max(attention);
-    4 * (row * tokens as u64 + config.vocab_size as u64 * LOGIT_ROWS)
+    // The number of tokens is the caller's; everything else is bounded by the config's checks.
+    row.saturating_mul(tokens as u64)
+        .saturating_add(config.vocab_size as u64 * LOGIT_ROWS)
+        .saturating_mul(4)
 }
 
 /// Prints a number of bytes in the unit a person would choose.
@@ -261,6 +264,19 @@ mod tests {
         let huge = estimate(u64::MAX, u64::MAX, 1);
         assert_eq!(huge.total(), u64::MAX);
         assert!(huge.check(true).is_err());
+        let json = r#"{"model_type":"glm4","vocab_size":64,"hidden_size":32,"intermediate_size":32,
+            "num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let options = EstimateOptions {
+            kv_dtype: KvDType::F32,
+            kv_tokens: usize::MAX,
+            max_num_batched_tokens: usize::MAX,
+        };
+        let estimate = MemoryEstimate::new(&config, 0, options);
+        assert_eq!(
+            (estimate.activations, estimate.kv_cache),
+            (u64::MAX, u64::MAX)
+        );
     }
 
     #[test]

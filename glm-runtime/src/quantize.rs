@@ -11,20 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm_core::gguf::{self, Value, Writer};
 use glm_core::{Checkpoint, LoadError, Progress, TensorType};
-use glm_kernels::{KernelError, WeightFormat, quant};
+use glm_kernels::{CpuOptions, Device, KernelError, ThreadPool, WeightFormat, quant};
 use serde::Serialize;
 
 use crate::error::BuildError;
-use crate::load::{ModelSource, RandomWeights, TensorSpec, format_for};
+use crate::load::{ModelSource, RandomWeights, TensorSpec, fill_pieces, format_for};
 
 /// How [`quantize_to_gguf`] works.
 #[derive(Clone)]
 pub struct QuantizeOptions {
-    /// Format of the matrices. Vectors stay f32; rows that do not divide into blocks fall back to q8_0 or f16.
+    /// Format of the matrices. Vectors stay f32; rows that do not divide into its blocks take the next better
+    /// format with blocks of 32, or f16.
     pub format: WeightFormat,
     /// Replace the output if it exists.
     pub overwrite: bool,
-    /// Threads; default: as many as this process may use.
+    /// Threads; default: the physical cores this process may use.
     pub threads: Option<usize>,
     /// Told about the bytes written.
     pub progress: Option<Arc<dyn Progress>>,
@@ -121,7 +122,7 @@ pub enum QuantizeError {
         #[source]
         source: LoadError,
     },
-    /// A tensor's bytes are not what its shape says.
+    /// The number of threads cannot be, or a tensor's bytes are not what its shape says.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The caller asked to stop.
@@ -149,14 +150,16 @@ pub fn quantize_to_gguf(
     options: &QuantizeOptions,
 ) -> Result<QuantizeReport, QuantizeError> {
     check_output(output, options.overwrite)?;
+    let device = Device::cpu(CpuOptions {
+        threads: options.threads,
+        ..CpuOptions::default()
+    })?;
     let plan = plan(source, options.format)?;
     let specs: Vec<_> = plan.iter().map(|tensor| tensor.target.clone()).collect();
     let metadata = metadata(source, options.format)?;
     let mut job = Job {
         source,
-        threads: options
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        pool: device.pool(),
         progress: options.progress.as_deref(),
         stop: options.stop.as_deref(),
         writer: Writer::create(output, &metadata, &specs).map_err(write_error)?,
@@ -356,7 +359,7 @@ const PIECE: usize = 1 << 20;
 
 struct Job<'a> {
     source: &'a ModelSource,
-    threads: usize,
+    pool: &'a ThreadPool,
     progress: Option<&'a dyn Progress>,
     stop: Option<&'a AtomicBool>,
     writer: Writer,
@@ -376,15 +379,21 @@ impl Job<'_> {
                 }
             }
         };
-        let (count, columns) = dimensions(stored);
+        let (count, columns) = (stored.rows(), stored.columns());
         let row_bytes = planned.bytes as usize / count.max(1);
-        let per_thread = (PIECE / columns.max(1)).max(1);
-        let mut out = vec![0; row_bytes * count.min(per_thread * self.threads)];
-        for first in (0..count).step_by(per_thread * self.threads) {
+        let per_piece = (PIECE / columns.max(1)).max(1);
+        let step = per_piece * self.pool.num_threads();
+        let mut out = vec![0; row_bytes * count.min(step)];
+        for first in (0..count).step_by(step) {
             self.check_stop()?;
-            let last = count.min(first + per_thread * self.threads);
-            let out = &mut out[..(last - first) * row_bytes];
-            convert(&rows, first..last, columns, planned.format, per_thread, out)?;
+            let out = &mut out[..(count - first).min(step) * row_bytes];
+            fill_pieces(self.pool, out, per_piece * row_bytes, |piece, out| {
+                let first = first + piece * per_piece;
+                let last = first + out.len() / row_bytes;
+                let mut values = vec![0.0; (last - first) * columns];
+                rows.read(first..last, columns, &mut values)?;
+                quant::quantize(planned.format, &values, out)
+            })?;
             self.writer.write(out).map_err(write_error)?;
             if let Some(progress) = self.progress {
                 progress.advance(out.len() as u64);
@@ -399,12 +408,6 @@ impl Job<'_> {
             _ => Ok(()),
         }
     }
-}
-
-/// `(rows, columns)`; a vector is one row.
-fn dimensions(spec: &TensorSpec) -> (usize, usize) {
-    let columns = spec.shape.last().copied().unwrap_or(1);
-    (spec.shape.iter().rev().skip(1).product(), columns)
 }
 
 /// The values of a tensor, row by row.
@@ -433,41 +436,6 @@ impl Rows<'_> {
             }
         }
     }
-}
-
-/// Converts `rows` into `out`, `per_thread` of them on each thread.
-fn convert(
-    source: &Rows<'_>,
-    rows: Range<usize>,
-    columns: usize,
-    format: WeightFormat,
-    per_thread: usize,
-    out: &mut [u8],
-) -> Result<(), KernelError> {
-    let row_bytes = out.len() / rows.len().max(1);
-    let piece = |first: usize, out: &mut [u8]| {
-        let count = out.len() / row_bytes;
-        let mut values = vec![0.0; count * columns];
-        source.read(first..first + count, columns, &mut values)?;
-        quant::quantize(format, &values, out)
-    };
-    let mut pieces = rows
-        .step_by(per_thread)
-        .zip(out.chunks_mut(per_thread * row_bytes));
-    std::thread::scope(|scope| {
-        let own = pieces.next();
-        let others: Vec<_> = pieces
-            .map(|(first, out)| scope.spawn(move || piece(first, out)))
-            .collect();
-        let own = own.map_or(Ok(()), |(first, out)| piece(first, out));
-        // A panic in a piece is a bug in a kernel: it goes on in this thread.
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        others.into_iter().map(join).fold(own, Result::and)
-    })
 }
 
 #[cfg(test)]
@@ -532,7 +500,7 @@ mod tests {
         let reader = Reader::open(&output).unwrap();
         assert_eq!(reader.tensors().len(), report.tensors);
         for (spec, entry) in random.tensors().iter().zip(reader.tensors()) {
-            let (rows, columns) = dimensions(spec);
+            let (rows, columns) = (spec.rows(), spec.columns());
             let mut drawn = vec![0.0; rows * columns];
             random.draw_rows(spec, 0..rows, &mut drawn);
             let format = format_for(spec, Some(WeightFormat::Q4K));
@@ -547,7 +515,7 @@ mod tests {
             "{report:?}"
         );
         assert!(
-            report.formats.contains_key("q8_0"),
+            report.formats.contains_key("q5_0"),
             "rows of 96 do not divide into blocks of 256"
         );
     }
@@ -563,6 +531,23 @@ mod tests {
         let source = ModelSource::Random(random());
         let stopped = quantize_to_gguf(&source, &folder.path().join("out.gguf"), &options);
         assert!(matches!(stopped, Err(QuantizeError::Stopped)));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_thread_count_that_cannot_be_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = ModelSource::Random(random());
+        for threads in [0, usize::MAX] {
+            let options = QuantizeOptions {
+                threads: Some(threads),
+                ..QuantizeOptions::new(WeightFormat::Q8_0)
+            };
+            let refused = quantize_to_gguf(&source, &folder.path().join("out.gguf"), &options);
+            assert!(
+                matches!(refused, Err(QuantizeError::Kernel(KernelError::Threads(found))) if found == threads)
+            );
+        }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -2,11 +2,13 @@
 
 mod expected;
 mod format;
+mod pieces;
 mod random;
 mod source;
 mod weights;
 
 pub(crate) use format::format_for;
+pub(crate) use pieces::fill_pieces;
 pub use random::RandomWeights;
 pub(crate) use random::mix;
 pub use source::{ModelSource, SourceTensor, TensorSpec};

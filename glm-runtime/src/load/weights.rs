@@ -2,7 +2,7 @@
 //! memory twice.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use glm_core::{DenseConfig, Progress};
 use glm_kernels::{
@@ -10,6 +10,7 @@ use glm_kernels::{
 };
 
 use super::format::format_for;
+use super::pieces::fill_pieces;
 use super::random::RandomWeights;
 use super::source::{ModelSource, TensorSpec};
 use crate::error::BuildError;
@@ -98,12 +99,13 @@ impl<'a> WeightLoader<'a> {
 
     pub(crate) fn embedding(&mut self) -> Result<Embedding, BuildError> {
         let config = self.config();
+        let before = self.loaded.bytes;
         let weight = Arc::new(self.weight(
             config.hidden_size,
             &[("model.embed_tokens.weight", config.vocab_size)],
         )?);
         if !config.tie_word_embeddings {
-            self.loaded.untied_embedding_bytes = weight.byte_len() as u64;
+            self.loaded.untied_embedding_bytes = self.loaded.bytes - before;
         }
         Ok(Embedding { weight })
     }
@@ -265,28 +267,17 @@ fn draw(
         block_len: format.block_len(),
     })?;
     let mut bytes = vec![0; rows * row_bytes];
-    // Each task locks its own rows once: the locks only hand out the disjoint pieces.
-    let pieces: Vec<_> = bytes
-        .chunks_mut(ROWS_PER_TASK * row_bytes)
-        .map(Mutex::new)
-        .collect();
-    let failure = Mutex::new(None);
-    device.pool().for_each(pieces.len(), |task| {
-        let mut piece = pieces[task].lock().unwrap_or_else(PoisonError::into_inner);
+    let piece_len = ROWS_PER_TASK * row_bytes;
+    fill_pieces(device.pool(), &mut bytes, piece_len, |piece, out| {
         let mut values = vec![0.0; columns];
-        for (i, out) in piece.chunks_exact_mut(row_bytes).enumerate() {
-            let row = task * ROWS_PER_TASK + i;
+        for (i, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+            let row = piece * ROWS_PER_TASK + i;
             random.draw_rows(spec, row..row + 1, &mut values);
-            if let Err(error) = quant::quantize(format, &values, out) {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                return;
-            }
+            quant::quantize(format, &values, out)?;
         }
-    });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error.into()),
-        None => Ok(bytes),
-    }
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -350,5 +341,10 @@ mod tests {
         );
         let matrices: u64 = loaded.formats.values().sum();
         assert!(matrices < loaded.bytes, "vectors count too");
+        let embedding = WeightFormat::Q4K.row_bytes(256).unwrap() * 512;
+        assert_eq!(
+            loaded.untied_embedding_bytes, embedding as u64,
+            "counted as all other bytes are, not as packed"
+        );
     }
 }
