@@ -68,7 +68,7 @@ impl CausalLm for Counter {
     }
 }
 
-fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
+pub(super) fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
     let json = r#"{"model_type":"glm4","vocab_size":64,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,
         "num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"partial_rotary_factor":0.5,"rope_theta":10000.0,
         "rms_norm_eps":1e-5,"max_position_embeddings":64,"eos_token_id":[50]}"#;
@@ -118,7 +118,7 @@ fn front(max_model_len: usize) -> Front {
     }
 }
 
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
+pub(super) fn request(prompt: &[u32], max_tokens: usize) -> Request {
     let options = GenerateOptions {
         max_tokens: Some(max_tokens),
         ..GenerateOptions::default()

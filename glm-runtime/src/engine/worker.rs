@@ -55,15 +55,7 @@ impl Engine {
             next_id: AtomicU64::new(self.next_id),
         });
         let handle = EngineHandle::new(sender, shared.clone(), self.front.clone());
-        let worker = Worker {
-            engine: self,
-            commands,
-            shared,
-            clients: HashMap::new(),
-            scores: VecDeque::new(),
-            drains: Vec::new(),
-            draining: false,
-        };
+        let worker = Worker::new(self, commands, shared);
         std::thread::Builder::new()
             .name("glm-engine".to_owned())
             .spawn(move || worker.run_to_end())
@@ -73,6 +65,18 @@ impl Engine {
 }
 
 impl Worker {
+    fn new(engine: Engine, commands: Receiver<Command>, shared: Arc<Shared>) -> Self {
+        Self {
+            engine,
+            commands,
+            shared,
+            clients: HashMap::new(),
+            scores: VecDeque::new(),
+            drains: Vec::new(),
+            draining: false,
+        }
+    }
+
     fn run_to_end(mut self) {
         let error = match catch_unwind(AssertUnwindSafe(|| self.run())) {
             Ok(()) => EngineError::Stopped,
@@ -90,18 +94,23 @@ impl Worker {
                     Err(_) => return,
                 }
             }
-            while let Ok(command) = self.commands.try_recv() {
-                self.accept(command);
-            }
-            self.cancel_abandoned();
-            self.answer_scores();
-            let events = self.engine.step();
-            self.deliver(events);
-            // Before anybody hears that the engine is idle: the statistics they look at must say so too.
-            *self.shared.stats() = self.engine.stats();
-            if !self.engine.has_work() && self.scores.is_empty() {
-                self.answer_drains();
-            }
+            self.turn();
+        }
+    }
+
+    /// Everything that was asked for since the last turn, then one step.
+    fn turn(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.accept(command);
+        }
+        self.cancel_abandoned();
+        self.answer_scores();
+        let events = self.engine.step();
+        self.deliver(events);
+        // Before anybody hears that the engine is idle: the statistics they look at must say so too.
+        *self.shared.stats() = self.engine.stats();
+        if !self.engine.has_work() && self.scores.is_empty() {
+            self.answer_drains();
         }
     }
 
@@ -163,16 +172,19 @@ impl Worker {
         }
     }
 
+    /// Scores what there is room for. While a text waits for blocks no request is admitted: else the next ones could take
+    /// every block that comes free.
     fn answer_scores(&mut self) {
         while let Some((ids, reply)) = self.scores.pop_front() {
             if !self.engine.can_score(ids.len()) && self.engine.has_work() {
                 self.scores.push_front((ids, reply));
-                return;
+                break;
             }
             let result = self.engine.score(&ids);
             // The caller may have given up waiting.
             let _ = reply.try_send(result);
         }
+        self.engine.scheduler.set_admitting(self.scores.is_empty());
     }
 
     fn answer_drains(&mut self) {
@@ -280,4 +292,46 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tests::{counter, request};
+
+    #[test]
+    fn scoring_gets_its_turn_however_many_requests_come() {
+        let (engine, _) = counter(4);
+        let (sender, commands) = async_channel::unbounded();
+        let shared = Arc::new(Shared {
+            stats: Mutex::new(engine.stats()),
+            draining: AtomicBool::new(false),
+            next_id: AtomicU64::new(0),
+        });
+        let handle = EngineHandle::new(sender.clone(), shared.clone(), engine.front.clone());
+        let mut worker = Worker::new(engine, commands, shared);
+        // Two blocks each, so two run at a time; the first is shorter, so that they never end together and the three
+        // blocks that scoring needs are never free by chance.
+        let mut streams = vec![
+            handle.submit(request(&[1; 20], 3)).unwrap(),
+            handle.submit(request(&[1; 20], 7)).unwrap(),
+        ];
+        worker.turn();
+        let (reply, answer) = async_channel::bounded(1);
+        let ids = (0..40).collect();
+        sender.try_send(Command::Score { ids, reply }).unwrap();
+        for _ in 0..50 {
+            if worker.engine.stats().waiting == 0 {
+                streams.push(handle.submit(request(&[1; 20], 7)).unwrap());
+            }
+            worker.turn();
+        }
+        assert_eq!(answer.try_recv().unwrap().unwrap().len(), 39);
+        while worker.has_work() {
+            worker.turn();
+        }
+        for stream in streams {
+            assert!(stream.wait().is_ok());
+        }
+    }
 }

@@ -54,6 +54,8 @@ pub struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// Hold blocks for all their tokens but, while decoding, perhaps the next. Oldest first.
     running: Vec<Sequence>,
+    /// Whether waiting sequences may start.
+    admitting: bool,
     preemptions: u64,
 }
 
@@ -64,6 +66,7 @@ impl Scheduler {
             config,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            admitting: true,
             preemptions: 0,
         }
     }
@@ -105,6 +108,11 @@ impl Scheduler {
         Ok(())
     }
 
+    /// With `false`, no waiting sequence starts until it is set again, so that the blocks of running ones come free.
+    pub fn set_admitting(&mut self, admitting: bool) {
+        self.admitting = admitting;
+    }
+
     /// Decides the next step, or `None` if nothing can run.
     pub fn plan(&mut self, blocks: &mut BlockAllocator) -> Option<StepPlan> {
         self.grow_decoding(blocks);
@@ -119,7 +127,11 @@ impl Scheduler {
                 take_chunk(seq, &mut budget, &mut plan);
             }
         }
-        while budget > 0 && self.running.len() < self.config.max_num_seqs && self.admit(blocks) {
+        while self.admitting
+            && budget > 0
+            && self.running.len() < self.config.max_num_seqs
+            && self.admit(blocks)
+        {
             if let Some(seq) = self.running.last() {
                 take_chunk(seq, &mut budget, &mut plan);
             }

@@ -180,6 +180,25 @@ fn the_youngest_is_preempted_and_its_answer_goes_on_where_it_was() {
 }
 
 #[test]
+fn nobody_starts_while_admission_is_off_and_what_runs_goes_on() {
+    let config = SchedulerConfig {
+        max_num_seqs: 2,
+        max_num_batched_tokens: 8,
+        max_model_len: 32,
+    };
+    let mut simulation = Simulation::new(config, 4);
+    simulation.add(0, 4, 3);
+    assert!(simulation.step());
+    simulation.scheduler.set_admitting(false);
+    simulation.add(1, 4, 3);
+    while simulation.step() {}
+    assert_eq!(simulation.ended, HashMap::from([(SeqId(0), 1)]));
+    simulation.scheduler.set_admitting(true);
+    while simulation.step() {}
+    assert_eq!(simulation.ended.len(), 2);
+}
+
+#[test]
 fn a_stop_token_ends_a_sequence_but_not_in_the_prompt() {
     let config = SchedulerConfig {
         max_num_seqs: 1,
