@@ -18,8 +18,8 @@ use crate::tensor::{RawTensor, TensorType};
 use state_dict::StoredTensor;
 use zip::Archive;
 
-/// The pickle holds names and shapes only: some hundred bytes per tensor.
-const MAX_PICKLE_BYTES: u64 = 64 << 20;
+/// The pickle holds names and shapes only: some hundred bytes per tensor. A byte of it can become an object of some forty.
+const MAX_PICKLE_BYTES: u64 = 16 << 20;
 
 /// Lists the tensors of a file; `file_index` is stored in each.
 ///
@@ -64,10 +64,10 @@ pub(crate) fn read_header(
         .map_err(|e| header_error(file, &e.field, e.expected, e.found))?;
     let mut seen = HashMap::new();
     for tensor in &stored {
-        if seen.insert(tensor.name.as_str(), ()).is_some() {
+        if seen.insert(tensor.name, ()).is_some() {
             let path = || file.path().to_path_buf();
             return Err(LoadError::DuplicateTensor {
-                tensor: tensor.name.clone(),
+                tensor: tensor.name.to_owned(),
                 first: path(),
                 second: path(),
             });
@@ -91,7 +91,7 @@ fn locate(
     file_index: usize,
     archive: &Archive<'_>,
     prefix: &str,
-    tensor: StoredTensor,
+    tensor: StoredTensor<'_>,
 ) -> Result<RawTensor, LoadError> {
     let storage_name = format!("{prefix}data/{}", tensor.storage);
     let Some(storage) = archive.entry(&storage_name) else {
@@ -102,7 +102,7 @@ fn locate(
             "no such entry".into(),
         ));
     };
-    let (element_bytes, ty) = element(&tensor.storage_type);
+    let (element_bytes, ty) = element(tensor.storage_type);
     let elements = tensor
         .shape
         .iter()
@@ -134,7 +134,7 @@ fn locate(
         ));
     }
     Ok(RawTensor {
-        name: tensor.name,
+        name: tensor.name.to_owned(),
         shape: tensor.shape,
         ty,
         file: file_index,

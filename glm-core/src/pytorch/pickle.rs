@@ -1,7 +1,12 @@
 //! A pickle machine that builds a graph of plain objects and calls nothing.
 //!
 //! Opcodes: the comments of CPython's `Lib/pickletools.py`. Objects live in one arena and refer to each other by index, so a reference costs
-//! four bytes however large its target (no "billion laughs") and dropping the graph does not recurse.
+//! four bytes however large its target (no "billion laughs") and dropping the graph does not recurse. The one opcode that joins
+//! texts takes short ones only ([`MAX_GLOBAL_BYTES`]).
+
+/// Longest `module.name`; the few that a state dict has are below 40 bytes. Its parts can be referred to again and again, each time
+/// making a new text.
+const MAX_GLOBAL_BYTES: usize = 256;
 
 /// Index of an object in [`Objects`].
 pub(super) type Id = u32;
@@ -235,8 +240,16 @@ impl Machine<'_> {
                 self.arena.get(module as usize),
                 self.arena.get(name as usize),
             ) {
-                (Some(Object::Text(module)), Some(Object::Text(name))) => {
+                (Some(Object::Text(module)), Some(Object::Text(name)))
+                    if module.len() + name.len() < MAX_GLOBAL_BYTES =>
+                {
                     (module.clone(), name.clone())
+                }
+                (Some(Object::Text(module)), Some(Object::Text(name))) => {
+                    return Err(self.error(
+                        &format!("a module and a name of at most {MAX_GLOBAL_BYTES} bytes"),
+                        format!("{} bytes", module.len() + name.len() + 1),
+                    ));
                 }
                 _ => {
                     return Err(
@@ -376,5 +389,29 @@ impl Machine<'_> {
             expected: expected.to_owned(),
             found,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A short text, memoised in `slot` and dropped.
+    fn text(slot: u8, len: usize) -> Vec<u8> {
+        let mut program = vec![b'X'];
+        program.extend((len as u32).to_le_bytes());
+        program.extend(vec![b'a'; len]);
+        program.extend([b'q', slot, b'0']);
+        program
+    }
+
+    #[test]
+    fn a_long_text_is_not_copied_at_every_reference() {
+        // STACK_GLOBAL of slots 0 and 1, dropped: six bytes that would make a text as long as both together.
+        let joined = [b'h', 0, b'h', 1, 0x93, b'0'].repeat(100);
+        let program = |len| [text(0, len), text(1, len), joined.clone(), b"N.".to_vec()].concat();
+        assert!(run(&program(20)).is_ok());
+        let error = run(&program(20_000)).unwrap_err();
+        assert!(error.expected.contains("256 bytes"), "{error:?}");
     }
 }

@@ -2,14 +2,18 @@
 
 use super::pickle::{Id, Object, Objects};
 
-/// A tensor as `torch._utils._rebuild_tensor_v2` would be told to build it.
+/// Most dimensions of a tensor; no weight has more than four.
+const MAX_DIMS: usize = 8;
+
+/// A tensor as `torch._utils._rebuild_tensor_v2` would be told to build it. Texts are borrowed: any number of tensors may refer to
+/// the same long one.
 #[derive(Debug, PartialEq)]
-pub(super) struct StoredTensor {
-    pub(super) name: String,
+pub(super) struct StoredTensor<'a> {
+    pub(super) name: &'a str,
     /// Class of the storage: "HalfStorage", ...
-    pub(super) storage_type: String,
+    pub(super) storage_type: &'a str,
     /// Key of the storage: the entry `data/<key>` of the archive.
-    pub(super) storage: String,
+    pub(super) storage: &'a str,
     /// In elements from the start of the storage.
     pub(super) offset: u64,
     pub(super) shape: Vec<usize>,
@@ -29,8 +33,8 @@ pub(super) struct StateDictError {
 const WRAPPERS: [&str; 3] = ["state_dict", "model", "module"];
 
 /// Lists the tensors of the state dict at the root.
-pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor>, StateDictError> {
-    let Object::Dict(mut entries) = objects.get(objects.root).clone() else {
+pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor<'_>>, StateDictError> {
+    let Object::Dict(entries) = objects.get(objects.root) else {
         return Err(error(
             "data.pkl",
             "a dict of tensors",
@@ -42,17 +46,14 @@ pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor>, StateDictE
             .iter()
             .find(|(name, _)| matches!(objects.get(*name), Object::Text(name) if name == key))?;
         match objects.get(*value) {
-            Object::Dict(inner) => Some(inner.clone()),
+            Object::Dict(inner) => Some(inner),
             _ => None,
         }
     });
-    if let Some(inner) = wrapped {
-        entries = inner;
-    }
     let mut tensors = Vec::new();
-    for (name, value) in entries {
+    for (name, value) in wrapped.unwrap_or(entries) {
         if let (Object::Text(name), call @ Object::Call { .. }) =
-            (objects.get(name), objects.get(value))
+            (objects.get(*name), objects.get(*value))
         {
             tensors.push(tensor(objects, name, call)?);
         }
@@ -60,10 +61,15 @@ pub(super) fn tensors(objects: &Objects) -> Result<Vec<StoredTensor>, StateDictE
     Ok(tensors)
 }
 
-fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, StateDictError> {
-    let field = format!("tensor `{name}`");
+fn tensor<'a>(
+    objects: &'a Objects,
+    name: &'a str,
+    call: &Object,
+) -> Result<StoredTensor<'a>, StateDictError> {
+    // Only where an error needs it: any number of tensors may refer to the same long name.
+    let field = || format!("tensor `{name}`");
     let Object::Call { callable, args } = call else {
-        return Err(error(&field, "a call", "another object".into()));
+        return Err(error(&field(), "a call", "another object".into()));
     };
     let (function, args) = (describe(objects, *callable), tuple(objects, *args));
     match (function.as_str(), args) {
@@ -75,7 +81,7 @@ fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, 
                 tensor(objects, name, inner)
             }
             _ => Err(error(
-                &field,
+                &field(),
                 "a tensor in a parameter",
                 describe(objects, *data),
             )),
@@ -87,13 +93,13 @@ fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, 
                 .zip(sizes(objects, *stride));
             let Some(((((storage_type, storage), offset), shape), stride)) = parts else {
                 return Err(error(
-                    &field,
-                    "storage, offset, size and stride",
+                    &field(),
+                    &format!("storage, offset, size and stride of at most {MAX_DIMS} dimensions"),
                     "something else".into(),
                 ));
             };
             Ok(StoredTensor {
-                name: name.to_owned(),
+                name,
                 storage_type,
                 storage,
                 offset: offset as u64,
@@ -102,7 +108,7 @@ fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, 
             })
         }
         (function, _) => Err(error(
-            &field,
+            &field(),
             "torch._utils._rebuild_tensor_v2 with its arguments",
             format!("a call of {function} (not executed)"),
         )),
@@ -110,7 +116,7 @@ fn tensor(objects: &Objects, name: &str, call: &Object) -> Result<StoredTensor, 
 }
 
 /// `("storage", torch.HalfStorage, "17", "cpu", 4096)`: class and key.
-fn storage_reference(objects: &Objects, id: Id) -> Option<(String, String)> {
+fn storage_reference(objects: &Objects, id: Id) -> Option<(&str, &str)> {
     let Object::Persistent(reference) = objects.get(id) else {
         return None;
     };
@@ -118,9 +124,7 @@ fn storage_reference(objects: &Objects, id: Id) -> Option<(String, String)> {
         return None;
     };
     match (objects.get(*class), objects.get(*key)) {
-        (Object::Global(class), Object::Text(key)) => {
-            Some((class.strip_prefix("torch.")?.to_owned(), key.clone()))
-        }
+        (Object::Global(class), Object::Text(key)) => Some((class.strip_prefix("torch.")?, key)),
         _ => None,
     }
 }
@@ -140,10 +144,8 @@ fn size(objects: &Objects, id: Id) -> Option<usize> {
 }
 
 fn sizes(objects: &Objects, id: Id) -> Option<Vec<usize>> {
-    tuple(objects, id)?
-        .iter()
-        .map(|&id| size(objects, id))
-        .collect()
+    let items = tuple(objects, id).filter(|items| items.len() <= MAX_DIMS)?;
+    items.iter().map(|&id| size(objects, id)).collect()
 }
 
 /// A short description for messages: never the whole graph.
