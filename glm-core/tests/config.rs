@@ -131,6 +131,70 @@ fn yarn_is_read_in_both_spellings() {
 }
 
 #[test]
+fn yarns_attention_factor_may_be_given_in_deepseeks_way() {
+    let yarn = |scales: serde_json::Value| {
+        let mut scaling =
+            json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64 });
+        let fields = scaling.as_object_mut().unwrap();
+        fields.extend(scales.as_object().unwrap().clone());
+        read_model(&Model::new("glm4", true, false).with("rope_scaling", scaling))
+    };
+    let factor = |scales| match yarn(scales).unwrap().dense().rope_scaling {
+        RopeScaling::Yarn {
+            attention_factor, ..
+        } => attention_factor,
+        other => panic!("{other:?}"),
+    };
+    // `get_mscale(4, 0.5) / get_mscale(4, 1.0)` of transformers' `_compute_yarn_parameters`.
+    let found = factor(json!({ "mscale": 0.5, "mscale_all_dim": 1.0 })).unwrap();
+    assert!((found - 0.939_124_428).abs() < 1e-9, "{found}");
+    assert_eq!(factor(json!({ "mscale": 0.5 })), None);
+    assert_eq!(
+        factor(json!({ "mscale": 0.5, "mscale_all_dim": 1.0, "attention_factor": 2.0 })),
+        Some(2.0)
+    );
+    assert_says(
+        yarn(json!({ "truncate": false })),
+        &["rope_scaling.truncate", "true", "false"],
+    );
+}
+
+#[test]
+fn yarn_extends_the_context() {
+    let model = Model::new("glm4", true, false).with("max_position_embeddings", json!(32768));
+    let context = |model: &Model| read_model(model).unwrap().dense().max_context();
+    assert_eq!(context(&model), 32768);
+    let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768 });
+    assert_eq!(
+        context(&model.clone().with("rope_scaling", yarn.clone())),
+        131_072
+    );
+    let already = model
+        .clone()
+        .with("max_position_embeddings", json!(200_000));
+    assert_eq!(context(&already.with("rope_scaling", yarn)), 200_000);
+    let linear = json!({ "type": "linear", "factor": 4.0 });
+    assert_eq!(context(&model.with("rope_scaling", linear)), 32768);
+}
+
+#[test]
+fn every_rotary_width_survives_being_written_as_a_share() {
+    let original = read_model(&Model::new("glm4", true, false)).unwrap();
+    // Sizes for which `rotary_dim / head_dim * head_dim` comes out below `rotary_dim`, and usual ones.
+    for head_dim in [26, 44, 46, 52, 64, 78, 80, 128] {
+        for rotary_dim in (2..=head_dim).step_by(2) {
+            let mut config = original.clone();
+            let ModelConfig::Glm4(dense) = &mut config else {
+                panic!("{config:?}")
+            };
+            (dense.head_dim, dense.rotary_dim) = (head_dim, rotary_dim);
+            let read = read(&config.to_json().to_string());
+            assert_eq!(read.unwrap(), config, "{rotary_dim} of {head_dim}");
+        }
+    }
+}
+
+#[test]
 fn what_is_written_reads_back_equal() {
     let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.5 });
     for model in [

@@ -65,12 +65,20 @@ pub enum BuildError {
         tensor: String,
     },
     /// `max_model_len` is outside what the model was made for.
-    #[error("max-model-len {asked} is outside 1..={max}, the context this checkpoint was made for")]
+    #[error(
+        "max-model-len {asked} is outside 1 to {max}, the context this checkpoint was made for"
+    )]
     MaxModelLen {
         /// The length asked for, in tokens.
         asked: usize,
-        /// `max_position_embeddings` of the config.
+        /// The longest context of the config.
         max: usize,
+    },
+    /// The caller wants text in or out, and the model came without a tokenizer.
+    #[error("{model} has no tokenizer: give token ids instead of text")]
+    NoTokenizer {
+        /// Model name.
+        model: String,
     },
     /// An engine option is out of range.
     #[error("{option} must be {allowed}, found {found}")]

@@ -233,9 +233,7 @@ fn generation(source: &ModelSource) -> GenerationSummary {
 
 fn memory(source: &ModelSource, options: &InspectOptions) -> MemorySummary {
     let dense = source.config().dense();
-    let max_model_len = options
-        .max_model_len
-        .unwrap_or(dense.max_position_embeddings);
+    let max_model_len = options.max_model_len.unwrap_or_else(|| dense.max_context());
     let kv_dtype = options
         .kv_dtype
         .unwrap_or_else(|| auto_kv_dtype(dense, max_model_len));

@@ -46,10 +46,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
 
 /// An engine whose context and KV cache hold what is to be measured, unless the caller has fixed the context.
 fn start(args: &BenchArgs, options: &BenchOptions) -> Result<EngineHandle, CliError> {
-    let limit = open_source(&args.model)?
-        .config()
-        .dense()
-        .max_position_embeddings;
+    let limit = open_source(&args.model)?.config().dense().max_context();
     let max_model_len = args
         .model
         .max_model_len

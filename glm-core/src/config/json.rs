@@ -284,7 +284,7 @@ fn rope_scaling(
                 .unwrap_or(max_position_embeddings),
             beta_fast: scaling.number("beta_fast")?.unwrap_or(32.0),
             beta_slow: scaling.number("beta_slow")?.unwrap_or(1.0),
-            attention_factor: scaling.number("attention_factor")?,
+            attention_factor: attention_factor(scaling)?,
         }),
         other => {
             let field = format!("{}rope_type", scaling.prefix);
@@ -296,6 +296,20 @@ fn rope_scaling(
             ))
         }
     }
+}
+
+/// YaRN's factor on cos and sin as transformers takes it: given, or from DeepSeek's pair `mscale` and `mscale_all_dim`.
+fn attention_factor(scaling: &Fields<'_>) -> Result<Option<f64>, LoadError> {
+    scaling.require_bool("truncate", true)?;
+    let given = scaling.number("attention_factor")?;
+    let (mscale, all_dim) = (scaling.number("mscale")?, scaling.number("mscale_all_dim")?);
+    let (Some(factor), Some(mscale), Some(all_dim)) = (scaling.number("factor")?, mscale, all_dim)
+    else {
+        return Ok(given);
+    };
+    let share = |mscale: f64| 0.1 * mscale * factor.max(1.0).ln() + 1.0;
+    let scales = mscale != 0.0 && all_dim != 0.0;
+    Ok(given.or(scales.then(|| share(mscale) / share(all_dim))))
 }
 
 /// A JSON object whose values are read with their expected types; null counts as absent.

@@ -90,6 +90,34 @@ pub enum RopeScaling {
     },
 }
 
+impl DenseConfig {
+    /// Longest context in tokens: what the model was made for, or what YaRN extends its original context to, if that is more.
+    /// (The authors of GLM-4-0414 have people add `rope_scaling` for long inputs and leave `max_position_embeddings` as it is.)
+    pub fn max_context(&self) -> usize {
+        let extended = match self.rope_scaling {
+            RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                ..
+            } => (original_max_position_embeddings as f64 * factor) as usize,
+            RopeScaling::None | RopeScaling::Linear { .. } => 0,
+        };
+        extended
+            .min(validate::MAX_POSITIONS)
+            .max(self.max_position_embeddings)
+    }
+
+    /// The share of a head that is rotated, such that `head_dim` times it, cut to a whole number as readers do, is `rotary_dim`.
+    fn partial_rotary_factor(&self) -> f64 {
+        let factor = self.rotary_dim as f64 / self.head_dim as f64;
+        if (self.head_dim as f64 * factor) as usize == self.rotary_dim {
+            factor
+        } else {
+            factor.next_up()
+        }
+    }
+}
+
 impl ModelConfig {
     /// The hyperparameters.
     pub fn dense(&self) -> &DenseConfig {
@@ -129,7 +157,7 @@ impl ModelConfig {
             "attention_bias": dense.attention_bias,
             "attention_dropout": 0.0,
             "max_position_embeddings": dense.max_position_embeddings,
-            "partial_rotary_factor": dense.rotary_dim as f64 / dense.head_dim as f64,
+            "partial_rotary_factor": dense.partial_rotary_factor(),
             "rms_norm_eps": dense.rms_norm_eps,
             "rope_theta": dense.rope_theta,
             "rope_scaling": dense.rope_scaling.to_json(),

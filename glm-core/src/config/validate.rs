@@ -8,7 +8,8 @@ use crate::error::LoadError;
 /// Larger than any model of the family by two orders of magnitude; keeps every product below within 64 bits.
 const MAX_DIMENSION: usize = 1 << 24;
 const MAX_LAYERS: usize = 4096;
-const MAX_POSITIONS: usize = 1 << 32;
+/// Positions are 32-bit throughout.
+pub(super) const MAX_POSITIONS: usize = 1 << 32;
 
 /// The names under which a file spells the fields, for messages.
 pub(super) struct FieldNames {
@@ -28,13 +29,41 @@ pub(super) struct FieldNames {
 
 /// Refuses absurd and contradictory values.
 pub(super) fn check(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
-    let require = |holds: bool, field: &str, expected: String, found: String| {
-        if holds {
-            Ok(())
-        } else {
-            Err(config_error(file, field, expected, found))
-        }
-    };
+    check_sizes(dense, names, file)?;
+    check_heads(dense, names, file)?;
+    require(
+        dense.rope_theta.is_finite() && dense.rope_theta > 1.0,
+        names.rope_theta,
+        "a finite number above 1".into(),
+        dense.rope_theta.to_string(),
+        file,
+    )?;
+    require(
+        dense.rms_norm_eps > 0.0 && dense.rms_norm_eps < 1.0,
+        names.rms_norm_eps,
+        "a number between 0 and 1".into(),
+        dense.rms_norm_eps.to_string(),
+        file,
+    )?;
+    check_scaling(dense.rope_scaling, names, file)?;
+    check_tokens(dense, file)
+}
+
+fn require(
+    holds: bool,
+    field: &str,
+    expected: String,
+    found: String,
+    file: &Path,
+) -> Result<(), LoadError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(config_error(file, field, expected, found))
+    }
+}
+
+fn check_sizes(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
     let sizes = [
         (names.vocab_size, dense.vocab_size, MAX_DIMENSION),
         (names.hidden_size, dense.hidden_size, MAX_DIMENSION),
@@ -61,71 +90,57 @@ pub(super) fn check(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Res
             MAX_POSITIONS,
         ),
     ];
-    for (field, found, max) in sizes {
+    sizes.into_iter().try_for_each(|(field, found, max)| {
         require(
             (1..=max).contains(&found),
             field,
             format!("1 to {max}"),
             found.to_string(),
-        )?;
-    }
+            file,
+        )
+    })
+}
+
+/// How the heads divide each other, the hidden size and the rotary part; the sizes are known to be within their limits.
+fn check_heads(dense: &DenseConfig, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
+    let (heads, head_dim) = (dense.num_attention_heads, dense.head_dim);
     require(
-        dense
-            .num_attention_heads
-            .is_multiple_of(dense.num_key_value_heads),
+        heads.is_multiple_of(dense.num_key_value_heads),
         names.num_key_value_heads,
-        format!(
-            "a divisor of {} = {}",
-            names.num_attention_heads, dense.num_attention_heads
-        ),
+        format!("a divisor of {} = {heads}", names.num_attention_heads),
         dense.num_key_value_heads.to_string(),
+        file,
     )?;
-    let width = dense.num_attention_heads * dense.head_dim;
     require(
-        width <= MAX_DIMENSION,
+        heads * head_dim <= MAX_DIMENSION,
         names.head_dim,
         format!("at most {MAX_DIMENSION} over all heads"),
-        dense.head_dim.to_string(),
+        head_dim.to_string(),
+        file,
     )?;
     require(
-        dense.head_dim.is_multiple_of(2),
+        head_dim.is_multiple_of(2),
         names.head_dim,
         "an even number".into(),
-        dense.head_dim.to_string(),
+        head_dim.to_string(),
+        file,
     )?;
     require(
-        dense.rotary_dim.is_multiple_of(2) && (2..=dense.head_dim).contains(&dense.rotary_dim),
+        dense.rotary_dim.is_multiple_of(2) && (2..=head_dim).contains(&dense.rotary_dim),
         names.rotary_dim,
         format!(
-            "an even rotary width of 2 to {} = {}",
-            names.head_dim, dense.head_dim
+            "an even rotary width of 2 to {} = {head_dim}",
+            names.head_dim
         ),
         format!("{} elements", dense.rotary_dim),
-    )?;
-    require(
-        dense.rope_theta.is_finite() && dense.rope_theta > 1.0,
-        names.rope_theta,
-        "a finite number above 1".into(),
-        dense.rope_theta.to_string(),
-    )?;
-    require(
-        dense.rms_norm_eps > 0.0 && dense.rms_norm_eps < 1.0,
-        names.rms_norm_eps,
-        "a number between 0 and 1".into(),
-        dense.rms_norm_eps.to_string(),
-    )?;
-    check_scaling(dense.rope_scaling, names, file)?;
-    check_tokens(dense, file)
+        file,
+    )
 }
 
 fn check_scaling(scaling: RopeScaling, names: &FieldNames, file: &Path) -> Result<(), LoadError> {
     let check = |holds: bool, part: &str, expected: &str, found: String| {
         let field = format!("{}.{part}", names.rope_scaling);
-        if holds {
-            Ok(())
-        } else {
-            Err(config_error(file, &field, expected.to_owned(), found))
-        }
+        require(holds, &field, expected.to_owned(), found, file)
     };
     let factor_fits = |factor: f64| (1.0..=65536.0).contains(&factor);
     match scaling {

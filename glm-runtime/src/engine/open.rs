@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use glm_core::{Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig, Tokenizer};
+use glm_core::{
+    ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig, Tokenizer,
+};
 use glm_kernels::{CpuOptions, Device, KvDType, WeightFormat, quant};
 
 use super::handle::Front;
@@ -47,6 +49,8 @@ impl Engine {
         sizes
             .estimate(source.config(), weights)
             .check(quantize.is_some())?;
+        // Before the weights: whatever is wrong with the text side is said before minutes of loading.
+        let text = TextSide::open(&source, options.require_tokenizer)?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
         let model: Box<dyn CausalLm> = match source.config() {
@@ -61,7 +65,7 @@ impl Engine {
             }
         };
         let loaded = loader.finish();
-        let front = Front::new(&source, &device, sizes, &loaded, quantize)?;
+        let front = Front::new(&source, text, &device, sizes, &loaded, quantize);
         Self::assemble(
             device,
             model,
@@ -157,7 +161,7 @@ impl Sizes {
 
 /// As asked, or what the checkpoint was made for, at most [`DEFAULT_MAX_MODEL_LEN`].
 fn max_model_len(config: &DenseConfig, asked: Option<usize>) -> Result<usize, BuildError> {
-    let max = config.max_position_embeddings;
+    let max = config.max_context();
     match asked {
         Some(asked) if asked == 0 || asked > max => Err(BuildError::MaxModelLen { asked, max }),
         Some(asked) => Ok(asked),
@@ -238,27 +242,47 @@ fn eos_token_ids(source: &ModelSource) -> Vec<u32> {
     }
 }
 
-/// `None` for a model without one: it still runs in token ids.
-fn tokenizer(source: &ModelSource) -> Result<Option<Tokenizer>, BuildError> {
-    match source.checkpoint().map(Checkpoint::tokenizer).transpose() {
-        Err(LoadError::NoTokenizer { .. }) => Ok(None),
-        tokenizer => Ok(tokenizer?),
+/// What turns text into token ids; both are absent for a model that runs in token ids only.
+struct TextSide {
+    tokenizer: Option<Tokenizer>,
+    chat_format: Option<ChatFormat>,
+}
+
+impl TextSide {
+    fn open(source: &ModelSource, required: bool) -> Result<Self, BuildError> {
+        let tokenizer = match source.checkpoint().map(Checkpoint::tokenizer).transpose() {
+            Err(LoadError::NoTokenizer { .. }) => None,
+            tokenizer => tokenizer?,
+        };
+        let chat_format = match (source.checkpoint(), &tokenizer) {
+            (Some(checkpoint), Some(_)) => Some(checkpoint.chat_format()?),
+            (_, None) if required => {
+                return Err(BuildError::NoTokenizer {
+                    model: source.name().to_owned(),
+                });
+            }
+            _ => None,
+        };
+        Ok(Self {
+            tokenizer,
+            chat_format,
+        })
     }
 }
 
 impl Front {
     fn new(
         source: &ModelSource,
+        text: TextSide,
         device: &Device,
         sizes: Sizes,
         loaded: &Loaded,
         quantize: Option<WeightFormat>,
-    ) -> Result<Self, BuildError> {
-        let tokenizer = tokenizer(source)?;
-        let chat_format = match (source.checkpoint(), &tokenizer) {
-            (Some(checkpoint), Some(_)) => Some(checkpoint.chat_format()?),
-            _ => None,
-        };
+    ) -> Self {
+        let TextSide {
+            tokenizer,
+            chat_format,
+        } = text;
         let config = source.config().dense();
         let mut load_notes = source
             .checkpoint()
@@ -302,13 +326,13 @@ impl Front {
             .generation_config()
             .map(default_sampling)
             .unwrap_or_default();
-        Ok(Self {
+        Self {
             info,
             limits,
             tokenizer,
             chat_format,
             default_sampling,
-        })
+        }
     }
 }
 
@@ -347,5 +371,26 @@ fn default_sampling(config: &GenerationConfig) -> SamplingParams {
         recommended
     } else {
         off
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_context_that_yarn_extends_can_be_asked_for() {
+        let json = r#"{"model_type":"glm4","vocab_size":64,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,
+            "num_attention_heads":2,"num_key_value_heads":1,"max_position_embeddings":32768,
+            "rope_scaling":{"type":"yarn","factor":4.0,"original_max_position_embeddings":32768}}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let len = |asked| max_model_len(config.dense(), asked);
+        assert!(matches!(len(Some(131_072)), Ok(131_072)));
+        assert!(matches!(
+            len(Some(131_073)),
+            Err(BuildError::MaxModelLen { max: 131_072, .. })
+        ));
+        assert!(matches!(len(None), Ok(DEFAULT_MAX_MODEL_LEN)));
     }
 }
