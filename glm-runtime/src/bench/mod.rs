@@ -99,6 +99,9 @@ pub struct Decode {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
+    /// Nothing can be measured with none of something.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
     /// A measurement does not fit into the context.
     #[error(
         "{what} need a context of {needed} tokens, the model has {max_model_len}: ask for fewer or raise --max-model-len"
@@ -206,8 +209,11 @@ impl Bench<'_> {
                 })
             }
         };
+        if let Some(option) = self.options.zero() {
+            return Err(BenchError::Zero(option));
+        }
         for &tokens in &self.options.prompt_tokens {
-            fits(format!("{tokens} prompt tokens"), tokens + 1)?;
+            fits(format!("{tokens} prompt tokens"), tokens.saturating_add(1))?;
         }
         let gen_tokens = self.options.gen_tokens;
         for (batch, depth) in self.options.decodes() {
@@ -334,28 +340,52 @@ const BLOCK_MARGIN: usize = 64;
 /// end early and the batch would shrink while it is measured.
 fn sequence_tokens(batch: usize, depth: usize, gen_tokens: usize) -> usize {
     let prompt = depth.max(1);
-    let lead = (batch - 1) * prompt.div_ceil(PREFILL_CHUNK);
-    prompt + 1 + gen_tokens + lead
+    let lead = batch
+        .saturating_sub(1)
+        .saturating_mul(prompt.div_ceil(PREFILL_CHUNK));
+    prompt
+        .saturating_add(1)
+        .saturating_add(gen_tokens)
+        .saturating_add(lead)
 }
 
 impl BenchOptions {
     /// The context length (`max_model_len`) to build the engine with, for a model whose own is `limit`: every measurement fits
     /// if the model allows it, and so do the repeats of a decode measurement one after the other.
     pub fn max_model_len(&self, limit: usize) -> usize {
-        let prefill = self.prompt_tokens.iter().map(|tokens| tokens + 1);
+        let prefill = self
+            .prompt_tokens
+            .iter()
+            .map(|tokens| tokens.saturating_add(1));
         let decode = self
             .decodes()
-            .map(|(batch, depth)| sequence_tokens(batch, depth, self.gen_tokens * self.repeat));
+            .map(|(batch, depth)| sequence_tokens(batch, depth, self.all_gen_tokens()));
         prefill.chain(decode).max().unwrap_or(1).min(limit)
     }
 
     /// The KV cache, in tokens, to build the engine with: no measurement makes it preempt.
     pub fn kv_cache_tokens(&self, max_model_len: usize) -> usize {
         let decode = self.decodes().map(|(batch, depth)| {
-            let all = sequence_tokens(batch, depth, self.gen_tokens * self.repeat);
-            batch * (all.min(max_model_len) + BLOCK_MARGIN)
+            let all = sequence_tokens(batch, depth, self.all_gen_tokens());
+            batch.saturating_mul(all.min(max_model_len).saturating_add(BLOCK_MARGIN))
         });
         decode.max().unwrap_or(1).max(max_model_len)
+    }
+
+    fn all_gen_tokens(&self) -> usize {
+        self.gen_tokens.saturating_mul(self.repeat)
+    }
+
+    /// The first option that must not be 0 and is.
+    fn zero(&self) -> Option<&'static str> {
+        [
+            ("prompt_tokens", self.prompt_tokens.contains(&0)),
+            ("gen_tokens", self.gen_tokens == 0),
+            ("batch", self.batch.contains(&0)),
+            ("repeat", self.repeat == 0),
+        ]
+        .into_iter()
+        .find_map(|(option, zero)| zero.then_some(option))
     }
 
     fn decodes(&self) -> impl Iterator<Item = (usize, usize)> {
@@ -485,5 +515,20 @@ mod tests {
         assert_eq!(options.max_model_len(4500), 4500);
         assert!(options.kv_cache_tokens(100_000) >= 8 * (4096 + 1 + 5 * 128 + 56));
         assert!(options.kv_cache_tokens(4500) >= 8 * 4500);
+    }
+
+    #[test]
+    fn absurd_numbers_are_sized_without_overflow() {
+        let options = BenchOptions {
+            prompt_tokens: vec![usize::MAX],
+            gen_tokens: usize::MAX,
+            batch: vec![0, usize::MAX],
+            depth: vec![usize::MAX],
+            repeat: 2,
+            seed: 0,
+        };
+        assert_eq!(options.max_model_len(4096), 4096);
+        assert_eq!(options.kv_cache_tokens(4096), usize::MAX);
+        assert_eq!(options.zero(), Some("batch"));
     }
 }
