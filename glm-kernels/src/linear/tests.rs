@@ -442,7 +442,7 @@ fn a_nan_is_not_hidden() {
 }
 
 #[test]
-fn what_does_not_fit_is_a_typed_error() {
+fn rows_that_do_not_fit_are_typed_errors() {
     let device = Device::cpu(CpuOptions::default()).unwrap();
     let mut builder = WeightBuilder::new(&device, 48);
     let partial = KernelError::PartialBlock {
@@ -505,7 +505,11 @@ fn what_does_not_fit_is_a_typed_error() {
         WeightBuilder::new(&device, 0).finish(),
         Err(KernelError::Value { .. })
     ));
+}
 
+#[test]
+fn activations_that_do_not_fit_are_typed_errors() {
+    let device = Device::cpu(CpuOptions::default()).unwrap();
     let (weight, _) = random_weight(&device, 64, &[(WeightFormat::Q8_0, 5)], 1);
     assert!(matches!(
         linear(&tensor(&device, 2, 32, 1), &weight, None),

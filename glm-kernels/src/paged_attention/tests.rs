@@ -305,124 +305,92 @@ fn a_second_step_of_the_same_size_takes_no_new_memory() {
     assert_eq!(device.allocator_stats(), before);
 }
 
-#[test]
-fn batches_that_do_not_fit_are_errors() {
+/// Two sequences of two and one queries, and their queries as a tensor.
+fn small_case() -> (Case, Tensor) {
     let device = widest_device(1);
-    let case = Case::new(
-        &device,
-        KvDType::F32,
-        dims(4, 2, 16),
-        16,
-        &[spec(1, 2, 20), spec(2, 1, 3)],
-        1,
-    );
+    let specs = [spec(1, 2, 20), spec(2, 1, 3)];
+    let case = Case::new(&device, KvDType::F32, dims(4, 2, 16), 16, &specs, 1);
     let q = Tensor::from_f32(&device, &case.q, &[3, 64]).unwrap();
+    (case, q)
+}
+
+#[test]
+fn arrays_of_a_batch_that_do_not_fit_each_other_are_errors() {
+    let (case, q) = small_case();
+    let good = case.batch();
+    let starts = |query_start: &'static [u32]| AttnBatch {
+        query_start,
+        ..good
+    };
+    let width = |max_blocks_per_seq| AttnBatch {
+        max_blocks_per_seq,
+        ..good
+    };
+    let too_long = AttnBatch {
+        context_lens: &[60, 3],
+        ..good
+    };
+    for (batch, expected) in [
+        (starts(&[0, 3]), "query_start"),
+        (starts(&[]), "query_start"),
+        (starts(&[0, 2, 4]), "query_start[S]"),
+        (starts(&[1, 2, 3]), "query_start[0]"),
+        (too_long, "block table"),
+        (width(1), "block_tables"),
+        (width(usize::MAX), "block_tables"),
+    ] {
+        match paged_attention(&q, &case.kv, &batch, case.dims, 1.0).unwrap_err() {
+            KernelError::Length { name, .. } => assert_eq!(name, expected),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn numbers_of_a_batch_that_cannot_be_are_errors() {
+    let (case, q) = small_case();
     let run = |q: &Tensor, batch: AttnBatch<'_>, dims: AttnDims| {
         paged_attention(q, &case.kv, &batch, dims, 1.0).unwrap_err()
     };
     let good = case.batch();
-    let length = |batch, expected: &str| match run(&q, batch, case.dims) {
-        KernelError::Length { name, .. } => assert_eq!(name, expected),
-        other => panic!("{other}"),
+    let backwards = AttnBatch {
+        query_start: &[0, 4, 3],
+        ..good
     };
-    length(
-        AttnBatch {
-            query_start: &[0, 3],
-            ..good
-        },
-        "query_start",
-    );
-    length(
-        AttnBatch {
-            query_start: &[],
-            ..good
-        },
-        "query_start",
-    );
-    length(
-        AttnBatch {
-            query_start: &[0, 2, 4],
-            ..good
-        },
-        "query_start[S]",
-    );
-    length(
-        AttnBatch {
-            query_start: &[1, 2, 3],
-            ..good
-        },
-        "query_start[0]",
-    );
-    length(
-        AttnBatch {
-            context_lens: &[60, 3],
-            ..good
-        },
-        "block table",
-    );
-    length(
-        AttnBatch {
-            max_blocks_per_seq: 1,
-            ..good
-        },
-        "block_tables",
-    );
-    length(
-        AttnBatch {
-            max_blocks_per_seq: usize::MAX,
-            ..good
-        },
-        "block_tables",
-    );
     assert!(matches!(
-        run(
-            &q,
-            AttnBatch {
-                query_start: &[0, 4, 3],
-                ..good
-            },
-            case.dims
-        ),
+        run(&q, backwards, case.dims),
         KernelError::Value { .. }
     ));
+    let more_queries_than_context = AttnBatch {
+        context_lens: &[1, 3],
+        ..good
+    };
     assert!(matches!(
-        run(
-            &q,
-            AttnBatch {
-                context_lens: &[1, 3],
-                ..good
-            },
-            case.dims
-        ),
+        run(&q, more_queries_than_context, case.dims),
         KernelError::Value {
             name: "context_len",
             ..
         }
     ));
-    let blocks = vec![999; case.block_tables.len()];
+    let block_tables = &vec![999; case.block_tables.len()];
+    let no_such_block = AttnBatch {
+        block_tables,
+        ..good
+    };
     assert!(matches!(
-        run(
-            &q,
-            AttnBatch {
-                block_tables: &blocks,
-                ..good
-            },
-            case.dims
-        ),
+        run(&q, no_such_block, case.dims),
         KernelError::Index { name: "block", .. }
     ));
-    assert!(matches!(
-        run(&q, good, dims(4, 4, 16)),
-        KernelError::Shape { name: "dims", .. }
-    ));
-    assert!(matches!(
-        run(&q, good, dims(6, 2, 16)),
-        KernelError::Shape { name: "q", .. }
-    ));
-    assert!(matches!(
-        run(&q.reshape(&[192]).unwrap(), good, case.dims),
-        KernelError::Shape { name: "q", .. }
-    ));
+    for (q, dims, expected) in [
+        (q.clone(), dims(4, 4, 16), "dims"),
+        (q.clone(), dims(6, 2, 16), "q"),
+        (q.reshape(&[192]).unwrap(), case.dims, "q"),
+    ] {
+        match run(&q, good, dims) {
+            KernelError::Shape { name, .. } => assert_eq!(name, expected),
+            other => panic!("{other}"),
+        }
+    }
 }
 
 #[test]
