@@ -523,6 +523,26 @@ fn headers_that_cannot_be_right_are_errors() {
 }
 
 #[test]
+fn a_message_is_short_whatever_the_file_holds() {
+    const MANY: usize = 100_000;
+    let mut alignment = text("general.alignment");
+    alignment.extend(9u32.to_le_bytes());
+    alignment.extend(0u32.to_le_bytes()); // of bytes
+    alignment.extend((MANY as u64).to_le_bytes());
+    alignment.extend(vec![7; MANY]);
+    let long_key = [text(&"k".repeat(MANY)), vec![0; 8]].concat();
+    let long_name = entry(&"x".repeat(MANY), &[32], 0, 0);
+    for (bytes, part) in [
+        (header(3, 0, 1, &alignment, 64), "a value of type array"),
+        (header(3, 0, 1, &long_key, 64), "100000 bytes"),
+        (header(3, 1, 0, &long_name, 64), "100000 bytes"),
+    ] {
+        let message = read(&bytes).err().unwrap().to_string();
+        assert!(message.contains(part) && message.len() < 300, "{message}");
+    }
+}
+
+#[test]
 fn a_file_cut_anywhere_is_an_error() {
     let (directory, path) = converted();
     let whole = std::fs::read(&path).unwrap();

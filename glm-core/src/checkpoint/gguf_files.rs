@@ -120,7 +120,7 @@ fn split_value(reader: &Reader, key: &str) -> Result<Option<u64>, LoadError> {
                 reader,
                 key,
                 format!("a number up to {MAX_PARTS}"),
-                format!("{value:?}"),
+                value.describe(),
             )),
         },
     }

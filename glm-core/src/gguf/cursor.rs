@@ -5,6 +5,9 @@ use std::path::Path;
 use super::value::{Array, Value};
 use crate::error::LoadError;
 
+/// The format's limit for keys; tensors have names of at most 64 bytes in llama.cpp.
+const MAX_NAME_BYTES: u64 = 65535;
+
 pub(super) struct Cursor<'a> {
     file: &'a Path,
     bytes: &'a [u8],
@@ -74,8 +77,22 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A key or a tensor's name, which ends up in messages.
+    pub(super) fn name(&mut self, what: &str) -> Result<String, LoadError> {
+        let len = self.u64(what)?;
+        if len > MAX_NAME_BYTES {
+            let expected = format!("a text of at most {MAX_NAME_BYTES} bytes");
+            return Err(self.header(what, expected, format!("{len} bytes")));
+        }
+        self.text(len, what)
+    }
+
     pub(super) fn string(&mut self, what: &str) -> Result<String, LoadError> {
         let len = self.u64(what)?;
+        self.text(len, what)
+    }
+
+    fn text(&mut self, len: u64, what: &str) -> Result<String, LoadError> {
         let bytes = self.take(len, what)?;
         std::str::from_utf8(bytes)
             .map(str::to_owned)

@@ -147,7 +147,7 @@ type Metadata = (Vec<(String, Value)>, HashMap<String, usize>);
 fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<Metadata, LoadError> {
     let (mut metadata, mut keys) = (Vec::new(), HashMap::new());
     for index in 0..count {
-        let key = cursor.string("metadata key")?;
+        let key = cursor.name("metadata key")?;
         let value = cursor.value(&key)?;
         if keys.insert(key.clone(), index).is_some() {
             return Err(cursor.header(&key, "to appear once", "there twice"));
@@ -166,14 +166,14 @@ fn alignment(cursor: &Cursor<'_>, value: Option<&Value>) -> Result<u64, LoadErro
         _ => Err(cursor.header(
             "general.alignment",
             "a power of two up to 1048576",
-            format!("{value:?}"),
+            value.describe(),
         )),
     }
 }
 
 /// Reads one entry; its offset is still relative to the data section.
 fn read_tensor(cursor: &mut Cursor<'_>, file: &SourceFile) -> Result<TensorEntry, LoadError> {
-    let name = cursor.string("tensor name")?;
+    let name = cursor.name("tensor name")?;
     let num_dims = cursor.u32(&name)?;
     if !(1..=MAX_DIMS).contains(&num_dims) {
         return Err(cursor.header(

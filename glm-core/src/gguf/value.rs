@@ -151,6 +151,22 @@ impl Value {
         }
     }
 
+    /// A number or a truth value as it is, anything else by its type: short enough for a message, whatever the file holds.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::F32(v) => v.to_string(),
+            Self::F64(v) => v.to_string(),
+            Self::Bool(v) => v.to_string(),
+            Self::I8(_) | Self::I16(_) | Self::I32(_) | Self::I64(_) if self.as_u64().is_none() => {
+                "a negative number".to_owned()
+            }
+            _ => self.as_u64().map_or_else(
+                || format!("a value of type {}", self.type_name()),
+                |v| v.to_string(),
+            ),
+        }
+    }
+
     /// The type's number in a file.
     pub(super) fn type_id(&self) -> u32 {
         match self {
