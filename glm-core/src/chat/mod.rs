@@ -6,6 +6,7 @@
 
 mod capabilities;
 mod chatglm;
+mod complexity;
 mod error;
 mod generation;
 mod guard;
@@ -89,7 +90,7 @@ impl ChatFormat {
         file: &Path,
     ) -> Result<Self, TemplateError> {
         let config = parse_config(tokenizer_config, file)?;
-        let (named, tool_use) = config_templates(&config);
+        let (named, tool_use) = config_templates(&config, file)?;
         let source = template.or(named);
         let generation = Generation::detect(GenerationHints {
             template: source,
@@ -242,22 +243,41 @@ fn parse_config(json: Option<&str>, file: &Path) -> Result<Json, TemplateError> 
     let Some(json) = json else {
         return Ok(Json::Null);
     };
+    let config = serde_json::from_str(json).map_err(|source| config_error(source, file))?;
+    match config {
+        Json::Object(_) => Ok(config),
+        _ => Err(config_error(
+            serde::de::Error::custom("expected an object"),
+            file,
+        )),
+    }
+}
+
+fn config_error(source: serde_json::Error, file: &Path) -> TemplateError {
     let file = file.with_file_name("tokenizer_config.json");
-    serde_json::from_str(json).map_err(|source| TemplateError::Json { file, source })
+    TemplateError::Json { file, source }
 }
 
 /// The `default` and `tool_use` templates of `tokenizer_config.json`.
-fn config_templates(config: &Json) -> (Option<&str>, Option<&str>) {
-    let templates = &config["chat_template"];
-    let Some(list) = templates.as_array() else {
-        return (templates.as_str(), None);
+fn config_templates<'a>(
+    config: &'a Json,
+    file: &Path,
+) -> Result<(Option<&'a str>, Option<&'a str>), TemplateError> {
+    let list = match &config["chat_template"] {
+        Json::Null => return Ok((None, None)),
+        Json::String(template) => return Ok((Some(template), None)),
+        Json::Array(list) => list,
+        _ => {
+            let wrong = "`chat_template` must be a text or a list of named texts";
+            return Err(config_error(serde::de::Error::custom(wrong), file));
+        }
     };
     let named = |name: &str| {
         list.iter()
             .find(|entry| entry["name"] == name)
             .and_then(|entry| entry["template"].as_str())
     };
-    (named("default"), named("tool_use"))
+    Ok((named("default"), named("tool_use")))
 }
 
 /// `bos_token`, `eos_token` and the like: a string, or an object with the text in `content`.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::TemplateError;
 use super::python::{self, JsonStyle};
-use super::{methods, strftime};
+use super::{complexity, methods, strftime};
 
 /// Instructions one rendering may take: a chat of a thousand turns needs a few hundred thousand.
 const FUEL: u64 = 5_000_000;
@@ -160,15 +160,14 @@ fn add_template(
     source: &str,
     file: &Path,
 ) -> Result<(), TemplateError> {
+    let wrong = |line, reason| TemplateError::Syntax {
+        file: file.to_owned(),
+        line,
+        reason,
+    };
+    complexity::check(source).map_err(|(line, what)| wrong(line, what))?;
     env.add_template_owned(name, without_generation_tags(source))
-        .map_err(|error| {
-            let line = error.line().unwrap_or(0);
-            TemplateError::Syntax {
-                file: file.to_owned(),
-                line,
-                reason: reason(&error),
-            }
-        })
+        .map_err(|error| wrong(error.line().unwrap_or(0), reason(&error)))
 }
 
 /// Replaces transformers' `{% generation %}` block, which marks assistant text for training and writes nothing, by a plain scope.
