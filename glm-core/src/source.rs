@@ -1,6 +1,6 @@
 //! Files as byte slices: mapped, or embedded in the program.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -22,15 +22,10 @@ enum Data {
 impl SourceFile {
     /// Maps a regular file.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        // Before opening: to open a pipe is to wait for its other end.
+        let metadata = std::fs::metadata(path).map_err(LoadError::io("open", path))?;
+        check_regular(&metadata, path)?;
         let file = File::open(path).map_err(LoadError::io("open", path))?;
-        let metadata = file.metadata().map_err(LoadError::io("inspect", path))?;
-        if !metadata.is_file() {
-            return Err(LoadError::NotACheckpoint {
-                path: path.to_path_buf(),
-                found: "not a regular file".into(),
-                hint: "give a directory, a .gguf file or a hub id".into(),
-            });
-        }
         let data = if metadata.len() == 0 {
             Data::Static(&[]) // an empty range cannot be mapped
         } else {
@@ -75,6 +70,17 @@ impl SourceFile {
     }
 }
 
+fn check_regular(metadata: &Metadata, path: &Path) -> Result<(), LoadError> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(LoadError::NotACheckpoint {
+        path: path.to_path_buf(),
+        found: "not a regular file".into(),
+        hint: "give a directory, a .gguf file or a hub id".into(),
+    })
+}
+
 #[allow(unsafe_code)]
 fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the map is private and read-only, and no reference to its bytes outlives it. What Rust cannot rule out is another
@@ -87,7 +93,8 @@ fn map(file: &File) -> std::io::Result<Mmap> {
 /// Reads a small text file, if it exists.
 ///
 /// # Errors
-/// [`LoadError::Io`] if it exists and cannot be read; [`LoadError::Header`] if it is larger than `limit` bytes.
+/// [`LoadError::Io`] if it exists and cannot be read; [`LoadError::NotACheckpoint`] if it is no regular file;
+/// [`LoadError::Header`] if it is larger than `limit` bytes.
 pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<String>, LoadError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -100,7 +107,7 @@ pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<Str
                 found: metadata.len().to_string(),
             });
         }
-        Ok(_) => {}
+        Ok(metadata) => check_regular(&metadata, path)?,
     }
     std::fs::read_to_string(path)
         .map(Some)

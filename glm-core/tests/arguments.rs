@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Model, assert_says, open};
-use glm_core::{Checkpoint, LoadErrorKind, OpenOptions};
+use glm_core::{Checkpoint, LoadErrorKind};
 
 #[test]
 fn names_that_lead_nowhere_say_what_would_work() {
@@ -37,10 +37,11 @@ fn names_that_lead_nowhere_say_what_would_work() {
     assert_says(Checkpoint::open(&"x".repeat(100_000)), &["give"]);
 }
 
+#[cfg(feature = "hub")]
 #[test]
 fn a_hub_id_that_is_not_cached_is_refused_offline() {
     let cache = tempfile::tempdir().unwrap();
-    let mut options = OpenOptions::default();
+    let mut options = glm_core::OpenOptions::default();
     options.offline = true;
     options.cache_dir = Some(cache.path().into());
     let result = Checkpoint::open_with("zai-org/GLM-4-9B-0414", &options);

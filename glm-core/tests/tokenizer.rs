@@ -440,6 +440,7 @@ mod hostile {
         assert!(
             error(read(&[0x12, 0x02, 0x18, 0x03])).contains("trainer_spec.model_type is type 3")
         );
+        assert!(error(read(&[])).contains("0 token ids"));
         assert!(error(read(&[0x0a, 0x02, 0x0a, 0x00])).contains("the piece is empty"));
         assert!(
             error(read(&[0x0a, 0x05, 0x0a, 0x01, b'a', 0x18, 0x09]))

@@ -79,7 +79,9 @@ fn open_file(path: &Path) -> Result<Checkpoint, LoadError> {
 
 #[cfg(feature = "hub")]
 fn open_hub(model: &str, options: &OpenOptions) -> Result<Checkpoint, LoadError> {
-    let Some(id) = super::hub::HubId::parse(model) else {
+    // A repository holds files and is none: `models/x.gguf` is a path with a mistake in it.
+    let is_file_name = model.to_ascii_lowercase().ends_with(".gguf");
+    let Some(id) = super::hub::HubId::parse(model).filter(|_| !is_file_name) else {
         return Err(unknown(model));
     };
     let directory = super::hub::fetch(&id, options)?;

@@ -38,6 +38,15 @@ impl GenerationConfig {
             file: file.to_path_buf(),
             source,
         })?;
+        if !root.is_object() {
+            let found = root.to_string().chars().take(40).collect();
+            return Err(config_error(
+                file,
+                "generation_config",
+                "a JSON object".into(),
+                found,
+            ));
+        }
         fn field<T>(
             root: &Value,
             file: &Path,

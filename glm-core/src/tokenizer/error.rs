@@ -1,6 +1,8 @@
 //! Why a tokenizer could not be built, or text not be encoded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::MAX_VOCAB_SIZE;
 
 /// Why a tokenizer could not be built from its files, or a text not be encoded.
 #[derive(Debug, thiserror::Error)]
@@ -109,4 +111,15 @@ pub enum TokenizerError {
     /// The `tokenizers` crate refused.
     #[error("the text cannot be encoded: {0}")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl TokenizerError {
+    /// A file without any token.
+    pub(super) fn empty(file: &Path) -> Self {
+        Self::VocabSize {
+            file: file.into(),
+            found: 0,
+            limit: MAX_VOCAB_SIZE as u64,
+        }
+    }
 }

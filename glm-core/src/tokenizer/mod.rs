@@ -81,12 +81,7 @@ enum Model {
 impl Inner {
     fn finish(self) -> Result<Tokenizer, TokenizerError> {
         if self.vocab.len() == 0 {
-            let limit = MAX_VOCAB_SIZE as u64;
-            return Err(TokenizerError::VocabSize {
-                file: self.file,
-                found: 0,
-                limit,
-            });
+            return Err(TokenizerError::empty(&self.file));
         }
         Ok(Tokenizer(Arc::new(self)))
     }

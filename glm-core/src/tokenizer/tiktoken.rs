@@ -57,7 +57,7 @@ impl Tokenizer {
     /// special tokens (without it GLM-4's fourteen follow the last rank).
     ///
     /// # Errors
-    /// [`TokenizerError`] if a line is malformed, a rank or token is given twice, or an added token takes the id of a rank.
+    /// [`TokenizerError`] if there is no line, a line is malformed, a rank or token is given twice, or an added token takes the id of a rank.
     ///
     /// ```
     /// use glm_core::tokenizer::{SpecialTokens, Tokenizer};
@@ -72,6 +72,9 @@ impl Tokenizer {
         file: &Path,
     ) -> Result<Self, TokenizerError> {
         let ranks = parse_ranks(bytes, file)?;
+        if ranks.is_empty() {
+            return Err(TokenizerError::empty(file));
+        }
         let merges = merges_from_ranks(&ranks);
         let mut vocab = Vocab::default();
         let mut by_text = HashMap::with_capacity(ranks.len());

@@ -90,6 +90,9 @@ impl Tokenizer {
                 });
             }
         };
+        if proto.pieces.is_empty() {
+            return Err(TokenizerError::empty(file));
+        }
         let mut vocab = Vocab::default();
         for (id, piece) in (0u64..).zip(&proto.pieces) {
             let invalid = |reason| TokenizerError::Token {
