@@ -32,7 +32,9 @@ pub enum PerplexityError {
     #[error("{0} tokens are too few: a token is predicted from those before it")]
     TooShort(usize),
     /// A window too short predicts nothing; one longer than the context cannot be read.
-    #[error("a window must hold {least} to {max_model_len} tokens, found {found}")]
+    #[error(
+        "a window must hold at least {least} tokens and fit into the context of {max_model_len}, found {found}"
+    )]
     Window {
         /// Window asked for.
         found: usize,

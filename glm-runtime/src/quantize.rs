@@ -199,6 +199,8 @@ fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
     match () {
         () if output.file_name().is_none() || output.is_dir() => wrong("it is a directory"),
         () if !folder.is_dir() => wrong("its directory does not exist"),
+        // A device or a pipe: renaming the finished file to it would put a file in its place.
+        () if output.exists() && !output.is_file() => wrong("it is not a regular file"),
         () if output.exists() && !overwrite => Err(QuantizeError::Exists(output.to_path_buf())),
         () => Ok(()),
     }

@@ -44,13 +44,13 @@ impl Engine {
         let quantize = checked_quantize(options.quantize)?;
         let device = open_device(options)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
+        // Whatever is wrong with the text side is said before minutes of loading weights.
+        let text = TextSide::open(&source, options.require_tokenizer)?;
         let weights = weight_bytes(&source, quantize);
         let sizes = Sizes::decide(source.config().dense(), options, weights)?;
         sizes
             .estimate(source.config(), weights)
             .check(quantize.is_some())?;
-        // Before the weights: whatever is wrong with the text side is said before minutes of loading.
-        let text = TextSide::open(&source, options.require_tokenizer)?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
         let model: Box<dyn CausalLm> = match source.config() {

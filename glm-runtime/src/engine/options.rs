@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub max_num_batched_tokens: Option<usize>,
     /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
     pub seed: Option<u64>,
+    /// Refuse a model without a tokenizer before its weights are loaded.
+    pub require_tokenizer: bool,
     /// Never touch the network.
     pub offline: bool,
     /// Hub cache directory; default: the hub's own.
@@ -54,6 +56,7 @@ impl std::fmt::Debug for EngineOptions {
             .field("max_num_seqs", &self.max_num_seqs)
             .field("max_num_batched_tokens", &self.max_num_batched_tokens)
             .field("seed", &self.seed)
+            .field("require_tokenizer", &self.require_tokenizer)
             .field("offline", &self.offline)
             .finish_non_exhaustive()
     }
@@ -121,6 +124,12 @@ impl EngineBuilder {
         cache_dir: PathBuf,
         /// See [`EngineOptions::progress`].
         progress: Arc<dyn Progress>,
+    }
+
+    /// See [`EngineOptions::require_tokenizer`].
+    pub fn require_tokenizer(mut self, required: bool) -> Self {
+        self.options.require_tokenizer = required;
+        self
     }
 
     /// See [`EngineOptions::offline`].

@@ -10,6 +10,7 @@ use glm_kernels::{CpuOptions, Device, KernelError, KvDType, Tensor};
 use super::limits::Limits;
 use super::open::Sizes;
 use super::*;
+use crate::error::BuildError;
 use crate::request::{Event, GenerateOptions};
 use crate::{EngineHandle, ErrorKind, SamplingParams};
 
@@ -418,4 +419,13 @@ fn scoring_waits_for_blocks_and_counts_right() {
     assert!(nll.iter().all(|value| (value - expected).abs() < 1e-6));
     assert_eq!(collect(running).0.len(), 20);
     assert_idle(&handle);
+}
+
+#[test]
+fn a_model_without_a_tokenizer_is_refused_before_its_weights_are_drawn() {
+    // 32 billion random weights would take minutes, and more memory than most machines have.
+    let refused = Engine::builder("random:glm-4-32b-0414")
+        .require_tokenizer(true)
+        .build();
+    assert!(matches!(refused, Err(BuildError::NoTokenizer { .. })));
 }
