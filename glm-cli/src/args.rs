@@ -60,7 +60,7 @@ pub struct ModelArgs {
     pub model: String,
 
     /// Threads to compute with [default: one per physical core]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub threads: Option<usize>,
 
     /// Where to compute: auto, cpu or cuda[:N]
@@ -76,11 +76,11 @@ pub struct ModelArgs {
     pub kv_dtype: KvChoice,
 
     /// Longest sequence, prompt and answer together [default: the model's own, as far as memory allows]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_model_len: Option<usize>,
 
     /// Seed for sampling and for the weights of random:PRESET
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::seed)]
     pub seed: Option<u64>,
 
     /// Never use the network; a hub id must be in the cache (also HF_HUB_OFFLINE=1)
@@ -126,23 +126,23 @@ pub struct SamplingArgs {
     pub temperature: Option<f32>,
 
     /// Choose among the likeliest tokens that make up this much probability
-    #[arg(long, value_name = "P", value_parser = values::nucleus)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = values::nucleus)]
     pub top_p: Option<f32>,
 
     /// Choose among the K likeliest tokens; 0 is no limit
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = values::whole)]
     pub top_k: Option<usize>,
 
     /// Leave out tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P", value_parser = values::probability)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = values::probability)]
     pub min_p: Option<f32>,
 
     /// Divide the logits of tokens seen before by this; 1 changes nothing
-    #[arg(long, value_name = "X", value_parser = values::above_zero)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = values::above_zero)]
     pub repetition_penalty: Option<f32>,
 
     /// Longest answer in tokens [default: up to the context length]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_tokens: Option<usize>,
 
     /// Stop before this text; may be given several times
@@ -204,7 +204,13 @@ pub struct GenerateArgs {
     pub prompt_file: Option<PathBuf>,
 
     /// The prompt as token ids, such as 1,2,3; used exactly as given
-    #[arg(long, value_name = "IDS", group = "source", conflicts_with = "raw")]
+    #[arg(
+        long,
+        value_name = "IDS",
+        allow_hyphen_values = true,
+        group = "source",
+        conflicts_with = "raw"
+    )]
     pub prompt_ids: Option<TokenIds>,
 
     /// Continue the text itself, without a chat template
@@ -219,7 +225,7 @@ pub struct GenerateArgs {
     pub ignore_eos: bool,
 
     /// Report the log-probability of each token and of the N likeliest in its place (with --json)
-    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=20))]
+    #[arg(long, value_name = "N", requires = "json", allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(0..=20))]
     pub logprobs: Option<u8>,
 
     /// Print one JSON object when done instead of text as it comes
@@ -252,7 +258,7 @@ pub struct TokenizeArgs {
     pub text: Option<String>,
 
     /// Token ids to decode
-    #[arg(long, value_name = "IDS", group = "input")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true, group = "input")]
     pub ids: Option<TokenIds>,
 
     /// Encode a conversation: OpenAI messages (and tools) through the chat template
@@ -307,7 +313,7 @@ pub struct PerplexityArgs {
     pub ids: Option<PathBuf>,
 
     /// Tokens in a window [default: 2048, or the model's context length if shorter]
-    #[arg(long, value_name = "N", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub window: Option<usize>,
 
     /// Print one JSON object with the negative log-likelihood of every token
@@ -357,23 +363,23 @@ Examples:
   glm-cli bench --model ./GLM-4-9B-0414 --quantize q4_k --batch 1,8 --depth 0,4096 --json")]
 pub struct BenchArgs {
     /// Prompt lengths to measure prefill with
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = values::positive)]
+    #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "512", value_parser = values::positive)]
     pub prompt_tokens: Vec<usize>,
 
     /// Tokens to generate in each decode measurement
-    #[arg(long, value_name = "N", default_value = "128", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "128", value_parser = values::positive)]
     pub gen_tokens: usize,
 
     /// Sequences decoded at the same time
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = values::positive)]
+    #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "1", value_parser = values::positive)]
     pub batch: Vec<usize>,
 
     /// Tokens of context already there when decoding starts
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "0", value_parser = values::whole)]
     pub depth: Vec<usize>,
 
     /// Measurements of each kind; the median is reported
-    #[arg(long, value_name = "N", default_value = "5", value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "5", value_parser = values::positive)]
     pub repeat: usize,
 
     /// Print one JSON object

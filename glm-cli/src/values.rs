@@ -49,16 +49,16 @@ impl FromStr for TokenIds {
         if inner.trim().is_empty() {
             return Err("expected token ids such as 1,2,3, found none".to_owned());
         }
-        inner
-            .split([',', ' ', '\n', '\t'])
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(|item| {
-                item.parse::<u32>()
-                    .map_err(|_| format!("expected token ids such as 1,2,3, found `{item}`"))
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let id = |item: &str| {
+            item.parse::<u32>()
+                .map_err(|_| format!("expected token ids such as 1,2,3, found `{item}`"))
+        };
+        let ids: Result<_, String> = if inner.contains(',') {
+            inner.split(',').map(str::trim).map(id).collect()
+        } else {
+            inner.split_whitespace().map(id).collect()
+        };
+        ids.map(Self)
     }
 }
 
@@ -67,6 +67,22 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse::<NonZeroUsize>()
         .map(NonZeroUsize::get)
         .map_err(|_| format!("expected a whole number of at least 1, found `{text}`"))
+}
+
+/// A number that may be zero.
+pub fn whole(text: &str) -> Result<usize, String> {
+    text.parse()
+        .map_err(|_| format!("expected a whole number of at least 0, found `{text}`"))
+}
+
+/// A seed.
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "expected a whole number from 0 to {}, found `{text}`",
+            u64::MAX
+        )
+    })
 }
 
 /// A finite number that is at least zero: a temperature.
@@ -123,7 +139,20 @@ mod tests {
         for text in ["1,2,3", "[1, 2, 3]", " [1,2,\n3] ", "1 2 3"] {
             assert_eq!(text.parse(), Ok(TokenIds(vec![1, 2, 3])), "{text}");
         }
-        for wrong in ["", "[]", "[1,2", "1,2]", "1,x", "-1", "1.5", "4294967296"] {
+        for wrong in [
+            "",
+            "[]",
+            "[1,2",
+            "1,2]",
+            "1,x",
+            "-1",
+            "1.5",
+            "4294967296",
+            ",",
+            "1,,2",
+            "1,2,",
+            "1 2,3",
+        ] {
             assert!(wrong.parse::<TokenIds>().is_err(), "{wrong}");
         }
     }
@@ -132,6 +161,10 @@ mod tests {
     fn numbers_outside_their_range_are_refused() {
         assert_eq!(positive("7"), Ok(7));
         assert!(positive("0").is_err() && positive("-1").is_err() && positive("x").is_err());
+        assert_eq!(whole("0"), Ok(0));
+        assert!(whole("-1").is_err() && whole("1.5").is_err());
+        assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
+        assert!(seed("-1").is_err());
         assert_eq!(non_negative("0"), Ok(0.0));
         assert!(non_negative("-0.1").is_err() && non_negative("inf").is_err());
         assert!(non_negative("NaN").is_err());

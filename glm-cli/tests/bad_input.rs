@@ -114,6 +114,49 @@ fn a_file_that_cannot_be_read() {
     refuses(copy.path(), "model.safetensors");
 }
 
+/// Pipes and devices would make a reader wait or read for ever.
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_a_pipe_or_a_device() {
+    let refuses = |path: &Path, expected: &str| {
+        let line = glm(&["generate", "--model", arg(path), "--prompt", "hi"]).refused();
+        assert!(
+            line.contains(expected) && line.contains("regular file"),
+            "{line}"
+        );
+    };
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let copy = copy_of("tiny-glm4");
+        let path = copy.path().join(name);
+        fs::remove_file(&path).unwrap();
+        common::make_pipe(&path);
+        refuses(copy.path(), name);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        refuses(copy.path(), name);
+    }
+}
+
+#[test]
+fn a_gguf_that_is_not_there_is_no_hub_id() {
+    let line = glm(&["generate", "--model", "models/tiny.gguf", "--prompt", "hi"]).refused();
+    assert!(line.contains("no such file"), "{line}");
+}
+
+#[test]
+fn text_for_a_model_without_a_tokenizer() {
+    let sharded = common::model("tiny-glm4/sharded");
+    let sharded = arg(&sharded);
+    for args in [
+        ["generate", "--prompt", "hi"],
+        ["perplexity", "--file", "Cargo.toml"],
+        ["chat", "--system", "hi"],
+    ] {
+        let line = glm(&[args[0], "--model", sharded, args[1], args[2]]).refused();
+        assert!(line.contains("no tokenizer"), "{line}");
+    }
+}
+
 #[test]
 fn a_random_preset_that_does_not_exist() {
     let line = glm(&["generate", "--model", "random:gpt-5", "--prompt-ids", "1"]).refused();
@@ -329,6 +372,29 @@ fn a_tokenizer_that_does_not_fit_the_vocabulary() {
 }
 
 #[test]
+fn a_tokenizer_without_tokens() {
+    for name in ["tiny-chatglm3", "tiny-chatglm-glm4"] {
+        let copy = copy_of(name);
+        fs::write(copy.path().join("tokenizer.model"), "").unwrap();
+        refuses(copy.path(), "tokenizer.model: 0 token ids");
+    }
+}
+
+#[test]
+fn side_files_of_another_shape() {
+    let copy = copy_of("tiny-glm4");
+    fs::write(copy.path().join("generation_config.json"), "[]").unwrap();
+    refuses(copy.path(), "expected a JSON object");
+    let copy = copy_of("tiny-glm4");
+    edit_json(copy.path(), "tokenizer_config.json", |config| {
+        config["chat_template"] = json!(5);
+    });
+    refuses_to_chat(copy.path(), "chat_template");
+    fs::write(copy.path().join("tokenizer_config.json"), "[]").unwrap();
+    refuses_to_chat(copy.path(), "tokenizer_config.json");
+}
+
+#[test]
 fn templates_that_loop_or_are_broken() {
     let copy = copy_of("demo");
     let template = copy.path().join("chat_template.jinja");
@@ -340,6 +406,18 @@ fn templates_that_loop_or_are_broken() {
     refuses_to_chat(copy.path(), "template");
     fs::write(&template, "{% for x in %}").unwrap();
     refuses_to_chat(copy.path(), "template");
+    // Compiled by one call per link: without a bound the program would die of a stack overflow.
+    for endless in [
+        format!("{{{{ {}1 }}}}", "not ".repeat(100_000)),
+        format!("{{{{ a{} }}}}", ".a".repeat(100_000)),
+        format!(
+            "{{% if a %}}{}{{% endif %}}",
+            "{%- elif b %}".repeat(100_000)
+        ),
+    ] {
+        fs::write(&template, endless).unwrap();
+        refuses_to_chat(copy.path(), "more than");
+    }
 }
 
 #[test]
@@ -417,6 +495,13 @@ fn a_typo_gets_a_suggestion() {
         ["--kv-dtype", "q3"],
         ["--quantize", "q9"],
         ["--threads", "0"],
+        ["--threads", "-1"],
+        ["--top-k", "-1"],
+        ["--min-p", "-0.5"],
+        ["--repetition-penalty", "-1"],
+        ["--max-tokens", "-1"],
+        ["--max-model-len", "-1"],
+        ["--seed", "-1"],
     ] {
         let run = glm(&["generate", "--prompt", "hi", wrong[0], wrong[1]]);
         assert_eq!(
@@ -425,6 +510,10 @@ fn a_typo_gets_a_suggestion() {
             "{wrong:?}: {}",
             run.stderr
         );
-        assert!(run.stderr.contains(wrong[0]), "{}", run.stderr);
+        assert!(
+            run.stderr.contains(&format!("'{} <", wrong[0])),
+            "names the option: {}",
+            run.stderr
+        );
     }
 }

@@ -548,6 +548,23 @@ fn quantize_reads_every_kind_of_checkpoint() {
     }
 }
 
+/// Renaming the finished file to a device or a pipe would put a file in its place.
+#[cfg(unix)]
+#[test]
+fn quantize_replaces_nothing_but_files() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    common::make_pipe(&pipe);
+    for force in [&["--force"][..], &[]] {
+        let output = ["quantize", "--format", "q8_0", "--output", arg(&pipe)];
+        let line = glm(&[&output, force].concat()).refused();
+        assert!(line.contains("not a regular file"), "{line}");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    }
+}
+
 #[test]
 fn quantising_twice_is_refused() {
     let folder = tempfile::tempdir().unwrap();

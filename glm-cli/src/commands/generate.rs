@@ -1,6 +1,6 @@
 //! `generate`: one prompt in, one answer out.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 
 use glm_runtime::{
     ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Message, Prompt, RequestStream,
@@ -8,7 +8,10 @@ use glm_runtime::{
 };
 use serde_json::{Value, json};
 
-use super::{build_engine, engine_error, print_remarks, read_text_file, sampling};
+use super::{
+    build_engine, build_text_engine, engine_error, print_remarks, read_text, read_text_file,
+    sampling,
+};
 use crate::args::GenerateArgs;
 use crate::error::CliError;
 use crate::terminal::output;
@@ -16,7 +19,10 @@ use crate::values::TokenIds;
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
-    let engine = build_engine(&args.model)?;
+    let engine = match prompt {
+        Prompt::TokenIds(_) if args.sampling.stop.is_empty() => build_engine(&args.model)?,
+        _ => build_text_engine(&args.model)?,
+    };
     let stream = start(&engine, prompt, args)?;
     print_remarks(&engine);
     if args.json {
@@ -53,17 +59,13 @@ fn read_prompt(args: &GenerateArgs) -> Result<Prompt, CliError> {
 }
 
 pub(super) fn read_stdin() -> Result<String, CliError> {
-    let mut stdin = io::stdin();
+    let stdin = io::stdin();
     if stdin.is_terminal() {
         return Err(CliError::Usage(
             "no text given: name it on the command line or send it to stdin".to_owned(),
         ));
     }
-    let mut text = String::new();
-    stdin
-        .read_to_string(&mut text)
-        .map_err(|error| CliError::Usage(format!("cannot read stdin: {error}")))?;
-    Ok(text)
+    read_text(stdin.lock()).map_err(|error| CliError::Usage(format!("cannot read stdin: {error}")))
 }
 
 /// Files end with a line end that nobody means to say; only a raw prompt is taken to the letter.

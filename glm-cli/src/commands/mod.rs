@@ -11,7 +11,8 @@ pub mod perplexity;
 pub mod quantize;
 pub mod tokenize;
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use glm_core::OpenOptions;
@@ -50,6 +51,14 @@ fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
 /// Loads the model; whatever is wrong with it or does not fit is a wrong argument.
 fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
     builder(args)?.build().map_err(CliError::usage)
+}
+
+/// Loads a model that text goes into; one without a tokenizer is refused before its weights are read.
+fn build_text_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
+    builder(args)?
+        .require_tokenizer(true)
+        .build()
+        .map_err(CliError::usage)
 }
 
 /// Says what a reader of the model's answers should know: that the demo's weights are random, or what loading did.
@@ -101,6 +110,21 @@ fn sampling(args: &SamplingArgs, seed: Option<u64>, engine: &EngineHandle) -> Sa
 
 /// A text file named on the command line.
 fn read_text_file(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path)
+    File::open(path)
+        .and_then(read_text)
         .map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// Longest text that is read: far more than any context, far less than memory holds.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+
+/// All of a source of text that may not end, such as a device or a pipe.
+fn read_text(source: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    source.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT_BYTES {
+        let reason = format!("more than {MAX_TEXT_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
 }

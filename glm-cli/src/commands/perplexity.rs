@@ -1,13 +1,12 @@
 //! `perplexity`: how well a model predicts a text.
 
-use std::fs;
 use std::path::Path;
 
 use glm_runtime::EngineHandle;
 use glm_runtime::perplexity::{Perplexity, PerplexityError, perplexity};
 use serde_json::json;
 
-use super::{build_engine, engine_error, read_text_file};
+use super::{build_engine, build_text_engine, engine_error, read_text_file};
 use crate::args::PerplexityArgs;
 use crate::error::CliError;
 use crate::terminal::{output, progress};
@@ -18,7 +17,10 @@ const DEFAULT_WINDOW: usize = 2048;
 pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let ids = args.ids.as_deref().map(read_ids).transpose()?;
     let text = args.file.as_deref().map(read_text_file).transpose()?;
-    let engine = build_engine(&args.model)?;
+    let engine = match ids {
+        Some(_) => build_engine(&args.model)?,
+        None => build_text_engine(&args.model)?,
+    };
     let (prefix, ids) = match (ids, text) {
         (Some(ids), _) => (Vec::new(), ids),
         (None, text) => encode(&engine, &text.unwrap_or_default())?,
@@ -69,9 +71,7 @@ fn encode(engine: &EngineHandle, text: &str) -> Result<(Vec<u32>, Vec<u32>), Cli
 }
 
 fn read_ids(path: &Path) -> Result<Vec<u32>, CliError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| CliError::Usage(format!("cannot read {}: {error}", path.display())))?;
-    let TokenIds(ids) = text
+    let TokenIds(ids) = read_text_file(path)?
         .parse()
         .map_err(|error: String| CliError::Usage(format!("{}: {error}", path.display())))?;
     Ok(ids)

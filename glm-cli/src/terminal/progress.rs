@@ -1,10 +1,11 @@
 //! Progress bars on stderr, only when it is a terminal.
 
+use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use glm_core::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// A bar for work counted in bytes, or `None` where nobody would see it.
 pub fn for_terminal() -> Option<Arc<dyn Progress>> {
@@ -57,9 +58,11 @@ pub fn counter(what: &'static str, total: usize) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style =
-        ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {per_sec:>12} {eta:>4}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {pos}/{len} {rate:>12} {eta:>4}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        });
     ProgressBar::new(total as u64)
         .with_style(style)
         .with_message(what)

@@ -101,6 +101,13 @@ pub fn glm_with_stdin(args: &[&str], input: &str) -> Run {
     child.wait_with_output().unwrap().into()
 }
 
+/// A named pipe that nobody writes to.
+#[cfg(unix)]
+pub fn make_pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status().unwrap();
+    assert!(made.success(), "mkfifo {}", path.display());
+}
+
 /// A checkpoint of this repository.
 pub fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use self::session::Session;
 use self::slash::Slash;
-use super::{build_engine, engine_error, print_remarks};
+use super::{build_text_engine, engine_error, print_remarks};
 use crate::args::ChatArgs;
 use crate::error::CliError;
 use crate::terminal::editor::{Input, TurnEditor};
@@ -15,7 +15,7 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_engine(&args.model)?;
+    let engine = build_text_engine(&args.model)?;
     engine.chat_format().map_err(engine_error)?;
     print_remarks(&engine);
     let mut session = Session::new(engine, args);
@@ -48,10 +48,17 @@ fn converse(session: &mut Session) -> Result<(), CliError> {
             session.model_name()
         ))
     );
+    let mut leaving = false;
     loop {
-        let text = match editor.read("> ")? {
+        let input = editor.read("> ")?;
+        let was_leaving = std::mem::replace(&mut leaving, input == Input::Cancelled);
+        let text = match input {
             Input::End => return Ok(()),
-            Input::Cancelled => continue,
+            Input::Cancelled if was_leaving => return Err(CliError::Interrupted),
+            Input::Cancelled => {
+                eprintln!("{}", style.dim("Ctrl-C again or Ctrl-D leaves."));
+                continue;
+            }
             Input::Text(text) if text.trim().is_empty() => continue,
             Input::Text(text) => text,
         };

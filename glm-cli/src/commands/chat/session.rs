@@ -151,8 +151,8 @@ impl Session {
         }
         self.turns = messages;
         output::note(&format!(
-            "{} turns from {}",
-            self.turns.len(),
+            "{} messages from {}",
+            self.messages().len(),
             path.display()
         ));
         Ok(())
@@ -165,7 +165,7 @@ impl Session {
             "model    {} on {}\nturns    {}\ntokens   {} generated\n",
             info.name,
             info.device,
-            self.turns.len(),
+            self.turns.iter().filter(|turn| turn.role == "user").count(),
             self.tokens
         );
         if let Some(last) = &self.last {
