@@ -381,6 +381,10 @@ fn numbers_of_a_batch_that_cannot_be_are_errors() {
         run(&q, no_such_block, case.dims),
         KernelError::Index { name: "block", .. }
     ));
+    assert!(matches!(
+        run(&q, good, dims(1 << 60, 2, 16)),
+        KernelError::ShapeOverflow(_)
+    ));
     for (q, dims, expected) in [
         (q.clone(), dims(4, 4, 16), "dims"),
         (q.clone(), dims(6, 2, 16), "q"),

@@ -37,6 +37,11 @@ impl AttnDims {
                 rule: "a multiple of num_kv_heads",
             });
         }
+        // At most three times as many heads lie in a row of queries, keys and values.
+        if crate::tensor::element_count(&[3, self.num_heads, self.head_dim]).is_err() {
+            let dims = vec![self.num_heads, self.head_dim];
+            return Err(KernelError::ShapeOverflow(dims));
+        }
         let (expected, found) = (
             [kv.num_kv_heads(), kv.head_dim()],
             [self.num_kv_heads, self.head_dim],
