@@ -1,4 +1,6 @@
 //! The command line: every command, option, help text and example.
+// Doc comments in here are the help texts that clap prints, in plain text: no links, no HTML.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 use std::path::PathBuf;
 
