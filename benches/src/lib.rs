@@ -1,6 +1,11 @@
 //! What the benchmarks share: data, and the shapes of real layers. The checks over the whole workspace are in `tests/`.
 #![forbid(unsafe_code)]
 
+/// Compiles the programs in the README of the project.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 /// Uniform numbers in [-1, 1), the same for the same seed. Random, because zeros flatter some hardware.
 #[must_use]
 pub fn random(len: usize, seed: u64) -> Vec<f32> {

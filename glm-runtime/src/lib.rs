@@ -6,7 +6,7 @@
 //! let engine = Engine::builder("demo").build()?;
 //! let generate = GenerateOptions { max_tokens: Some(16), ..GenerateOptions::default() };
 //! let options = ChatOptions { generate, ..ChatOptions::default() };
-//! for text in engine.chat([Message::text("user", "What is a token?")], options)?.texts() {
+//! for text in engine.chat([Message::user("What is a token?")], options)?.texts() {
 //!     print!("{}", text?);
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())

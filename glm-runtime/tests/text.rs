@@ -138,12 +138,7 @@ fn a_chat_is_the_template_and_then_the_same_engine() {
             generate: options(8),
             ..ChatOptions::default()
         };
-        let messages = || {
-            [
-                Message::text("system", "Be short."),
-                Message::text("user", "Hi"),
-            ]
-        };
+        let messages = || [Message::text("system", "Be short."), Message::user("Hi")];
         let chat = engine.chat(messages(), options).unwrap();
         let prompt = chat.prompt_token_ids().to_vec();
         assert!(prompt.len() > 4, "{model}");
@@ -194,7 +189,7 @@ fn a_model_without_a_tokenizer_runs_in_token_ids() {
         engine.generate("text", options(4)).unwrap_err(),
         engine.generate(vec![1], stop).unwrap_err(),
         engine
-            .chat([Message::text("user", "Hi")], ChatOptions::default())
+            .chat([Message::user("Hi")], ChatOptions::default())
             .unwrap_err(),
     ] {
         assert!(matches!(error, EngineError::NoTokenizer { .. }), "{error}");

@@ -90,7 +90,7 @@ fn start(
     };
     match prompt {
         Prompt::Text(text) if !args.raw => engine.chat(
-            [Message::text("user", text)],
+            [Message::user(text)],
             ChatOptions {
                 generate: options,
                 ..ChatOptions::default()

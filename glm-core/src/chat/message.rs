@@ -37,7 +37,7 @@ impl ChatRequest {
     ///
     /// ```
     /// use glm_core::chat::{ChatRequest, Message};
-    /// let request = ChatRequest::new(vec![Message::text("user", "Hi")]);
+    /// let request = ChatRequest::new(vec![Message::user("Hi")]);
     /// assert!(request.add_generation_prompt && request.tools.is_empty());
     /// ```
     pub fn new(messages: Vec<Message>) -> Self {
@@ -153,6 +153,21 @@ impl Message {
             content: Some(Content::Text(content.into())),
             ..Self::default()
         }
+    }
+
+    /// What the user says.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::text("user", content)
+    }
+
+    /// What the model said.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::text("assistant", content)
+    }
+
+    /// How the model is to behave.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self::text("system", content)
     }
 
     /// The text of the message: its content, or the text parts of it joined by newlines.

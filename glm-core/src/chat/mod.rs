@@ -37,7 +37,7 @@ const GLM_Z1_TEMPLATE: &str = include_str!("templates/glm_z1.jinja");
 /// ```
 /// use glm_core::chat::{ChatFormat, ChatRequest, Generation, Message};
 /// let format = ChatFormat::built_in(Generation::Glm4_0414);
-/// let request = ChatRequest::new(vec![Message::text("user", "你好")]);
+/// let request = ChatRequest::new(vec![Message::user("你好")]);
 /// assert_eq!(format.render(&request)?, "[gMASK]<sop><|user|>\n你好<|assistant|>");
 /// # Ok::<(), glm_core::chat::TemplateError>(())
 /// ```
@@ -120,7 +120,7 @@ impl ChatFormat {
     /// use glm_core::chat::{ChatFormat, ChatRequest, Message};
     /// let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | tojson }}{% endfor %}";
     /// let format = ChatFormat::from_template(source, "chat_template.jinja".as_ref())?;
-    /// assert_eq!(format.render(&ChatRequest::new(vec![Message::text("user", "<b>")]))?, r#"<|user|>"<b>""#);
+    /// assert_eq!(format.render(&ChatRequest::new(vec![Message::user("<b>")]))?, r#"<|user|>"<b>""#);
     /// # Ok::<(), glm_core::chat::TemplateError>(())
     /// ```
     pub fn from_template(source: &str, file: &Path) -> Result<Self, TemplateError> {

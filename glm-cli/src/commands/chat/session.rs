@@ -68,7 +68,7 @@ impl Session {
 
     /// Says `text` to the model and prints its answer as it comes. Ctrl-C ends the answer; what was said so far is kept.
     pub fn answer(&mut self, text: String) -> Result<(), CliError> {
-        self.turns.push(Message::text("user", text));
+        self.turns.push(Message::user(text));
         let answered = self.stream_answer();
         match answered {
             Ok(answer) => {
