@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out: [`Request`] and [`Event`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +146,8 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The most likely tokens at this position, most likely first, if asked for.
     pub top_logprobs: Vec<TokenLogprob>,
+    /// When the engine chose it; it may have waited for its reader since.
+    pub at: Instant,
 }
 
 /// How and at what cost an answer ended.

@@ -147,7 +147,9 @@ fn a_chat_is_the_template_and_then_the_same_engine() {
             .unwrap()
             .wait()
             .unwrap();
-        assert_eq!(chat.wait().unwrap().tokens, again.tokens, "{model}");
+        let answer = chat.wait().unwrap();
+        assert_eq!(answer.token_ids(), again.token_ids(), "{model}");
+        assert_eq!(answer.text, again.text, "{model}");
     }
 }
 

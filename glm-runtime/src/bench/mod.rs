@@ -264,8 +264,7 @@ impl Bench<'_> {
     fn time_to_first_token(&self, prompt: Vec<u32>) -> Result<Duration, BenchError> {
         let started = Instant::now();
         let mut stream = self.submit(prompt, 1)?;
-        next_token(&mut stream)?;
-        Ok(started.elapsed())
+        Ok(next_token(&mut stream)?.duration_since(started))
     }
 
     fn decode(
@@ -399,6 +398,8 @@ impl BenchOptions {
 struct Running {
     streams: Vec<RequestStream>,
     room: usize,
+    /// When the last step that was waited for ended.
+    last_step: Instant,
 }
 
 impl Running {
@@ -422,6 +423,7 @@ impl Running {
         let mut running = Self {
             streams,
             room: max_tokens - lead,
+            last_step: Instant::now(),
         };
         running.steps(1)?;
         Ok(running)
@@ -434,27 +436,26 @@ impl Running {
 
     /// Lets every sequence make `count` tokens; the seconds that each step took.
     ///
-    /// A step is over when the last sequence has its token. Sequences admitted first may be ahead by what the later ones'
-    /// prefill took; their tokens then wait in the channel, and the last one's pace is what is measured.
+    /// A step is over when the last sequence has its token. The engine's own times count: the reader of a fast model lags behind.
     fn steps(&mut self, count: usize) -> Result<Vec<f64>, EngineError> {
         let mut seconds = Vec::with_capacity(count);
-        let mut last = Instant::now();
         for _ in 0..count {
+            let mut end = self.last_step;
             for stream in &mut self.streams {
-                next_token(stream)?;
+                end = end.max(next_token(stream)?);
             }
-            let now = Instant::now();
-            seconds.push((now - last).as_secs_f64());
-            last = now;
+            seconds.push((end - self.last_step).as_secs_f64());
+            self.last_step = end;
         }
         self.room -= count;
         Ok(seconds)
     }
 }
 
-fn next_token(stream: &mut RequestStream) -> Result<(), EngineError> {
+/// When the engine chose the next token.
+fn next_token(stream: &mut RequestStream) -> Result<Instant, EngineError> {
     match stream.recv() {
-        Some(Event::Token(_)) => Ok(()),
+        Some(Event::Token(token)) => Ok(token.at),
         Some(Event::Failed(error)) => Err(error),
         Some(Event::Finished(_)) | None => Err(EngineError::Stopped),
     }

@@ -90,6 +90,8 @@ pub struct SeqToken {
     pub logprob: Option<f32>,
     /// The most likely tokens, if asked for.
     pub top_logprobs: Vec<TokenLogprob>,
+    /// When it was chosen.
+    pub at: Instant,
     /// Set on the last token; [`SeqEvent::Finished`] follows.
     pub finish_reason: Option<FinishReason>,
 }
@@ -235,10 +237,11 @@ impl Engine {
     }
 
     fn note_token(&mut self, committed: &Committed, sampled: Sampled, events: &mut Vec<SeqEvent>) {
+        let at = Instant::now();
         self.counters.generated_tokens += 1;
         if let Some(active) = self.requests.get_mut(&committed.seq) {
             active.usage.completion_tokens += 1;
-            active.first_token.get_or_insert_with(Instant::now);
+            active.first_token.get_or_insert(at);
         }
         events.push(SeqEvent::Token(SeqToken {
             request: RequestId(committed.seq.0),
@@ -246,6 +249,7 @@ impl Engine {
             id: committed.token,
             logprob: sampled.logprob,
             top_logprobs: sampled.top_logprobs,
+            at,
             finish_reason: committed.finish_reason,
         }));
         if let Some(reason) = committed.finish_reason {

@@ -268,6 +268,7 @@ impl Client {
             id,
             logprob,
             top_logprobs,
+            at,
             ..
         } = token;
         send(
@@ -278,6 +279,7 @@ impl Client {
                 text,
                 logprob,
                 top_logprobs,
+                at,
             }),
         );
     }
