@@ -15,7 +15,7 @@
 //! With one token every weight is read once: `byte_len()` bytes against two operations per value, so memory bandwidth is the limit. With many tokens a
 //! panel stays in the cache while tiles of up to eight tokens pass over it.
 //!
-//! Measured in CPU time on one core of a 2.6 GHz Xeon with AVX512-VNNI, whose two cores together read 19 GB/s from memory: one token, weights in
+//! Measured in CPU time on one core of a 2.6 GHz Xeon with AVX512-VNNI while others used it (`benches/results` has quiet runs of whole models): one token, weights in
 //! memory: Q8_0 14.4, Q4_K 12.3, Q6_K 12.1 GB/s; weights in cache: 40 to 50 GB/s, floats 30 GB/s. 64 tokens: Q8_0 and Q4_K 160, Q6_K 105 billion
 //! multiply-adds per second, f32, bf16 and f16 70 (83 is the peak). The bench `linear` prints the share of a machine's bandwidth.
 
