@@ -16,6 +16,9 @@ pub enum Isa {
     /// 512-bit vectors (Skylake-X, Zen 4 and later).
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    /// 512-bit vectors and a matrix unit (Sapphire Rapids and later).
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 /// Proof that the CPU has AVX2, FMA and F16C.
@@ -30,6 +33,14 @@ pub struct Avx2(());
 pub struct Avx512 {
     vnni: bool,
     bf16: bool,
+}
+
+/// Proof that the CPU has AMX for bytes and bf16 (and what [`Avx512`] stands for, VNNI and BF16 included), and that the system lets this
+/// process use it.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amx {
+    avx512: Avx512,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -74,6 +85,49 @@ impl Avx512 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Amx {
+    /// The token, if this CPU has the unit and the system grants it, which only Linux is known to do.
+    pub fn detect() -> Option<Self> {
+        let avx512 = Avx512::detect().filter(|cpu| cpu.vnni && cpu.bf16)?;
+        (cpu_has_amx() && request_amx()).then_some(Self { avx512 })
+    }
+
+    /// The AVX-512 token that this one implies.
+    pub fn avx512(self) -> Avx512 {
+        self.avx512
+    }
+}
+
+/// Leaf 7 of `cpuid`: bf16 products, tiles, byte products. (The standard library's detection of these is not stable.)
+#[cfg(target_arch = "x86_64")]
+fn cpu_has_amx() -> bool {
+    const BITS: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    let has_leaf = std::arch::x86_64::__cpuid(0).eax >= 7;
+    has_leaf && std::arch::x86_64::__cpuid_count(7, 0).edx & BITS == BITS
+}
+
+/// Asks the system to keep tiles when it switches threads; granted once, it holds for the process. See
+/// <https://docs.kernel.org/arch/x86/xstate.html>.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+fn request_amx() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    // SAFETY: this call takes two integers and changes nothing but what the process may use.
+    unsafe {
+        libc::syscall(
+            libc::SYS_arch_prctl,
+            ARCH_REQ_XCOMP_PERM,
+            XFEATURE_XTILEDATA,
+        ) == 0
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(all(target_os = "linux", not(miri)))))]
+fn request_amx() -> bool {
+    false
+}
+
 impl Isa {
     /// The widest instruction set of this CPU, or the one that the environment variable `GLM_ISA`
     /// names.
@@ -88,7 +142,7 @@ impl Isa {
         }
     }
 
-    /// The instruction set called `name`: `scalar`, `avx2` or `avx512`.
+    /// The instruction set called `name`: `scalar`, `avx2`, `avx512` or `amx`.
     ///
     /// # Errors
     /// [`KernelError::UnknownIsa`] for any other name, [`KernelError::IsaUnavailable`] if this CPU
@@ -98,7 +152,9 @@ impl Isa {
         if let Some(isa) = available.iter().find(|isa| isa.name() == name) {
             return Ok(*isa);
         }
-        let requested = ["avx2", "avx512"].into_iter().find(|known| *known == name);
+        let requested = ["avx2", "avx512", "amx"]
+            .into_iter()
+            .find(|known| *known == name);
         Err(match requested {
             Some(requested) => {
                 let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
@@ -118,6 +174,7 @@ impl Isa {
         {
             isas.extend(Avx2::detect().map(Self::Avx2));
             isas.extend(Avx512::detect().map(Self::Avx512));
+            isas.extend(Amx::detect().map(Self::Amx));
         }
         isas
     }
@@ -130,6 +187,8 @@ impl Isa {
             Self::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => "amx",
         }
     }
 }
@@ -167,12 +226,12 @@ mod tests {
     fn a_name_that_does_not_exist_is_an_error_that_lists_the_choices() {
         let error = Isa::named("sse9").unwrap_err();
         assert_eq!(error, KernelError::UnknownIsa("sse9".into()));
-        assert!(error.to_string().contains("scalar, avx2 or avx512"));
+        assert!(error.to_string().contains("scalar, avx2, avx512 or amx"));
     }
 
     #[test]
     fn an_isa_that_is_missing_is_another_error() {
-        let missing = ["avx2", "avx512"]
+        let missing = ["avx2", "avx512", "amx"]
             .into_iter()
             .find(|name| !Isa::available().iter().any(|isa| isa.name() == *name));
         let Some(name) = missing else {

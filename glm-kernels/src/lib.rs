@@ -28,6 +28,8 @@
     allow(dead_code, unused_mut, unreachable_patterns)
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod bandwidth;
 mod device;
 mod embed;
@@ -55,7 +57,7 @@ pub use error::KernelError;
 pub use gather_rows::gather_rows;
 pub use isa::Isa;
 #[cfg(target_arch = "x86_64")]
-pub use isa::{Avx2, Avx512};
+pub use isa::{Amx, Avx2, Avx512};
 pub use kv_layer::{KvDType, KvLayer};
 pub use linear::{Weight, WeightBuilder, WeightFormat, gated_mlp, linear};
 pub use memory::{AllocatorStats, Buffer};

@@ -91,7 +91,7 @@ fn quantize(isa: Isa, x: &[f32], codes: &mut [i8], info: &mut [f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the token is the proof that the CPU has these instructions.
-        Isa::Avx2(_) | Isa::Avx512(_) => unsafe { quantize_avx2(x, codes, info) },
+        Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_avx2(x, codes, info) },
         Isa::Scalar => quantize_blocks(x, codes, info),
     }
 }

@@ -151,6 +151,8 @@ fn run_segment(isa: Isa, job: &Job, panels: Range<usize>, tokens: Range<usize>) 
         Isa::Avx2(cpu) => avx2::run(cpu, job, panels, tokens),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(cpu) => avx512::run(cpu, job, panels, tokens),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(cpu) => avx512::run(cpu.avx512(), job, panels, tokens),
     }
 }
 

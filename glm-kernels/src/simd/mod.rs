@@ -71,6 +71,8 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> Result<K::Output, K> {
         Isa::Avx2(cpu) => Ok(avx2::run(cpu, kernel)),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512(cpu) => Ok(avx512::run(cpu, kernel)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(cpu) => Ok(avx512::run(cpu.avx512(), kernel)),
     }
 }
 
