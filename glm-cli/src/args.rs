@@ -2,9 +2,12 @@
 // Doc comments in here are the help texts that clap prints, in plain text: no links, no HTML.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use glm_runtime::quantize::FileFormat;
 use glm_runtime::{KvDType, WeightFormat};
 
 use crate::values::{self, DeviceChoice, TokenIds};
@@ -336,10 +339,10 @@ Examples:
 The file is written under another name and renamed when complete: a failure or Ctrl-C leaves nothing
 behind. Norms and biases stay f32; so does a matrix whose rows do not divide into blocks (as f16).")]
 pub struct QuantizeArgs {
-    /// Format of the matrices: f32, f16, bf16, q8_0, q4_k, … (--quantize says the same)
+    /// Format of the matrices: f32, f16, bf16, q8_0, q4_k, … or a mix, q4_k_m or q5_k_m
     #[arg(long, value_name = "FORMAT", required_unless_present = "quantize", conflicts_with = "quantize",
-          value_parser = quantization)]
-    pub format: Option<WeightFormat>,
+          value_parser = file_format)]
+    pub format: Option<FileFormat>,
 
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -434,18 +437,27 @@ pub struct ManArgs {
 
 /// A weight format that this build can produce.
 fn quantization(text: &str) -> Result<WeightFormat, String> {
-    let known = || {
-        let names: Vec<_> = glm_runtime::quantize::formats()
-            .map(|format| format.to_string())
-            .collect();
-        format!("expected one of {}, found `{text}`", names.join(", "))
-    };
-    let format: WeightFormat = text.parse().map_err(|_| known())?;
-    if glm_runtime::quantize::formats().any(|candidate| candidate == format) {
-        Ok(format)
-    } else {
-        Err(known())
-    }
+    one_of(text, glm_runtime::quantize::formats())
+}
+
+/// The formats of a file that this build can produce.
+fn file_format(text: &str) -> Result<FileFormat, String> {
+    one_of(text, glm_runtime::quantize::file_formats())
+}
+
+/// The member of `allowed` that `text` names.
+fn one_of<T>(text: &str, mut allowed: impl Iterator<Item = T> + Clone) -> Result<T, String>
+where
+    T: FromStr + Display + PartialEq,
+{
+    let names = allowed.clone().map(|format| format.to_string());
+    let wanted = text.parse::<T>().ok();
+    allowed
+        .find(|candidate| wanted.as_ref() == Some(candidate))
+        .ok_or_else(|| {
+            let names = names.collect::<Vec<_>>().join(", ");
+            format!("expected one of {names}, found `{text}`")
+        })
 }
 
 #[cfg(test)]

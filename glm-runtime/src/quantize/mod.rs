@@ -3,26 +3,29 @@
 //! The file has llama.cpp's names and metadata (`chatglm` or `glm4`), so llama.cpp reads it where it supports the model. Memory
 //! stays near one piece of one tensor: sources are mapped or drawn, results go straight to the file.
 
+mod format;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use format::FileFormat;
 use glm_core::gguf::{self, Value, Writer};
 use glm_core::{Checkpoint, LoadError, Progress, TensorType};
 use glm_kernels::{CpuOptions, Device, KernelError, ThreadPool, WeightFormat, quant};
 use serde::Serialize;
 
 use crate::error::BuildError;
-use crate::load::{ModelSource, RandomWeights, TensorSpec, fill_pieces, format_for};
+use crate::load::{ModelSource, RandomWeights, TensorSpec, fill_pieces};
 
 /// How [`quantize_to_gguf`] works.
 #[derive(Clone)]
 pub struct QuantizeOptions {
     /// Format of the matrices. Vectors stay f32; rows that do not divide into its blocks take the next better
     /// format with blocks of 32, or f16.
-    pub format: WeightFormat,
+    pub format: FileFormat,
     /// Replace the output if it exists.
     pub overwrite: bool,
     /// Threads; default: the physical cores this process may use.
@@ -35,9 +38,9 @@ pub struct QuantizeOptions {
 
 impl QuantizeOptions {
     /// The plain case: this format, all threads, an existing file is kept.
-    pub fn new(format: WeightFormat) -> Self {
+    pub fn new(format: impl Into<FileFormat>) -> Self {
         Self {
-            format,
+            format: format.into(),
             overwrite: false,
             threads: None,
             progress: None,
@@ -54,7 +57,7 @@ pub struct QuantizeReport {
     /// The file written.
     pub output: PathBuf,
     /// Format asked for.
-    pub format: String,
+    pub format: FileFormat,
     /// Number of tensors.
     pub tensors: usize,
     /// Number of weights.
@@ -91,7 +94,7 @@ pub enum QuantizeError {
     #[error("cannot quantise to `{format}`; possible: {possible}")]
     Format {
         /// The format asked for.
-        format: WeightFormat,
+        format: FileFormat,
         /// What can be produced, separated by commas.
         possible: String,
     },
@@ -130,8 +133,15 @@ pub enum QuantizeError {
     Stopped,
 }
 
-/// The formats that [`quantize_to_gguf`] and in-situ quantisation can produce.
-pub fn formats() -> impl Iterator<Item = WeightFormat> {
+/// The formats that a file can be written in.
+pub fn file_formats() -> impl Iterator<Item = FileFormat> + Clone {
+    formats()
+        .map(FileFormat::Uniform)
+        .chain([FileFormat::Q4KM, FileFormat::Q5KM])
+}
+
+/// The formats of a single matrix that [`quantize_to_gguf`] and in-situ quantisation can produce.
+pub fn formats() -> impl Iterator<Item = WeightFormat> + Clone {
     TensorType::ALL
         .into_iter()
         .filter_map(|ty| ty.name().parse().ok())
@@ -206,9 +216,9 @@ fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
     }
 }
 
-fn plan(source: &ModelSource, requested: WeightFormat) -> Result<Vec<Planned>, QuantizeError> {
-    if !quant::can_quantize(requested) {
-        let possible = formats()
+fn plan(source: &ModelSource, requested: FileFormat) -> Result<Vec<Planned>, QuantizeError> {
+    if !quant::can_quantize(requested.base()) {
+        let possible = file_formats()
             .map(|format| format.to_string())
             .collect::<Vec<_>>()
             .join(", ");
@@ -227,14 +237,21 @@ fn plan(source: &ModelSource, requested: WeightFormat) -> Result<Vec<Planned>, Q
 fn planned(
     source: &ModelSource,
     stored: TensorSpec,
-    requested: WeightFormat,
+    requested: FileFormat,
 ) -> Result<Planned, QuantizeError> {
     let model = || source.name().to_owned();
-    let format = target_format(&stored, requested).ok_or_else(|| QuantizeError::Already {
-        model: model(),
-        tensor: stored.name.clone(),
-        found: stored.format,
-    })?;
+    let config = source.config().dense();
+    let wanted = requested.of_tensor(
+        &stored,
+        config.num_hidden_layers,
+        config.tie_word_embeddings,
+    );
+    let format =
+        target_format(&stored, wanted, requested.base()).ok_or_else(|| QuantizeError::Already {
+            model: model(),
+            tensor: stored.name.clone(),
+            found: stored.format,
+        })?;
     let name = gguf::tensor_name(&stored.name).ok_or_else(|| QuantizeError::Name {
         model: model(),
         tensor: stored.name.clone(),
@@ -254,13 +271,18 @@ fn planned(
     })
 }
 
-/// The format a tensor is written in; `None` if it would be quantised a second time.
-fn target_format(stored: &TensorSpec, requested: WeightFormat) -> Option<WeightFormat> {
+/// The format a tensor is written in; `None` if it would be quantised a second time. `wanted` keeps what is in blocks already,
+/// so only a file of floats, `base`, undoes them.
+fn target_format(
+    stored: &TensorSpec,
+    wanted: WeightFormat,
+    base: WeightFormat,
+) -> Option<WeightFormat> {
     let is_matrix = stored.shape.len() > 1;
-    match (stored.format.block_len() > 1, requested.block_len() > 1) {
-        (true, false) if is_matrix => Some(requested),
-        (true, true) if is_matrix && stored.format != requested => None,
-        _ => Some(format_for(stored, Some(requested))),
+    match (stored.format.is_quantized(), base.is_quantized()) {
+        (true, false) if is_matrix => Some(base),
+        (true, true) if is_matrix && stored.format != base => None,
+        _ => Some(wanted),
     }
 }
 
@@ -273,33 +295,16 @@ fn tensor_type(format: WeightFormat) -> TensorType {
         .expect("both crates list GGML's types, as a test checks")
 }
 
-/// `general.file_type` for a file whose matrices are mostly of `format`; source: `llama_ftype` in llama.cpp's `llama.h`.
-fn file_type(format: WeightFormat) -> u32 {
-    match format {
-        WeightFormat::F16 => 1,
-        WeightFormat::Q4_0 => 2,
-        WeightFormat::Q4_1 => 3,
-        WeightFormat::Q8_0 => 7,
-        WeightFormat::Q5_0 => 8,
-        WeightFormat::Q5_1 => 9,
-        WeightFormat::Q4K => 14,
-        WeightFormat::Q5K => 16,
-        WeightFormat::Q6K => 18,
-        WeightFormat::BF16 => 32,
-        _ => 0,
-    }
-}
-
 fn metadata(
     source: &ModelSource,
-    format: WeightFormat,
+    format: FileFormat,
 ) -> Result<Vec<(String, Value)>, QuantizeError> {
     let mut metadata = gguf::gguf_metadata(source.config());
     metadata.extend([
         ("general.name".to_owned(), Value::from(source.name())),
         (
             "general.file_type".to_owned(),
-            Value::from(file_type(format)),
+            Value::from(format.file_type()),
         ),
         ("general.quantization_version".to_owned(), Value::from(2u32)), // GGML_QNT_VERSION
     ]);
@@ -325,7 +330,7 @@ fn metadata(
 fn report(
     source: &ModelSource,
     output: &Path,
-    format: WeightFormat,
+    format: FileFormat,
     plan: &[Planned],
 ) -> QuantizeReport {
     let mut formats = BTreeMap::new();
@@ -342,7 +347,7 @@ fn report(
     QuantizeReport {
         model: source.name().to_owned(),
         output: output.to_path_buf(),
-        format: format.to_string(),
+        format,
         tensors: plan.len(),
         parameters,
         source_bytes: plan.iter().map(|tensor| stored_bytes(&tensor.stored)).sum(),
@@ -443,6 +448,7 @@ impl Rows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::format_for;
     use glm_core::ModelConfig;
     use glm_core::gguf::Reader;
 
@@ -577,14 +583,18 @@ mod tests {
     #[test]
     fn blocks_are_not_rounded_twice_but_can_become_floats() {
         use WeightFormat as W;
-        let stored = |format| TensorSpec {
-            name: "w".to_owned(),
-            shape: vec![4, 256],
-            format,
+        let target = |format, asked| {
+            let stored = TensorSpec {
+                name: "w".to_owned(),
+                shape: vec![4, 256],
+                format,
+            };
+            let wanted = FileFormat::Uniform(asked).of_tensor(&stored, 1, false);
+            target_format(&stored, wanted, asked)
         };
-        assert_eq!(target_format(&stored(W::Q6K), W::Q4K), None);
-        assert_eq!(target_format(&stored(W::Q6K), W::Q6K), Some(W::Q6K));
-        assert_eq!(target_format(&stored(W::Q6K), W::F16), Some(W::F16));
-        assert_eq!(target_format(&stored(W::BF16), W::Q4K), Some(W::Q4K));
+        assert_eq!(target(W::Q6K, W::Q4K), None);
+        assert_eq!(target(W::Q6K, W::Q6K), Some(W::Q6K));
+        assert_eq!(target(W::Q6K, W::F16), Some(W::F16));
+        assert_eq!(target(W::BF16, W::Q4K), Some(W::Q4K));
     }
 }
