@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::memory::Allocator;
 use crate::parallel::{self, ThreadPool};
-use crate::{AllocatorStats, Buffer, Isa, KernelError};
+use crate::{AllocatorStats, Buffer, Isa, KernelError, Recorder};
 
 /// How to use the CPU. The default takes what the process may use.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +27,7 @@ struct Cpu {
     isa: Isa,
     pool: ThreadPool,
     allocator: Arc<Allocator>,
+    recorder: Recorder,
 }
 
 impl Device {
@@ -45,6 +46,7 @@ impl Device {
                 isa,
                 pool,
                 allocator: Arc::default(),
+                recorder: Recorder::default(),
             }),
         })
     }
@@ -67,6 +69,11 @@ impl Device {
     /// The threads that split the work of an operation.
     pub fn pool(&self) -> &ThreadPool {
         &self.cpu.pool
+    }
+
+    /// What operations cost, for those who ask; off until they do.
+    pub fn recorder(&self) -> &Recorder {
+        &self.cpu.recorder
     }
 
     /// A buffer of `bytes` bytes of unspecified value (but initialised), from the cache if one of

@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use crate::{DType, KernelError, Tensor, Weight};
+use crate::{DType, KernelError, Tensor, Weight, Work};
 
 const OP: &str = "embed";
 
@@ -21,6 +21,8 @@ pub fn embed(table: &Weight, ids: &[u32]) -> Result<Tensor, KernelError> {
             len: vocab_size,
         });
     }
+    let bytes = 2 * ids.len() * hidden_size * size_of::<f32>();
+    let _span = table.device().record(|| Work::moving(OP, bytes));
     let mut out = Tensor::empty(table.device(), DType::F32, &[ids.len(), hidden_size])?;
     let failure = OnceLock::new();
     table

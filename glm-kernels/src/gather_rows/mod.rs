@@ -1,7 +1,7 @@
 //! `out[i, :] = x[rows[i], :]`: the rows whose logits are wanted. A copy, so there is nothing for
 //! vector code to do better than `memcpy`.
 
-use crate::{DType, KernelError, Tensor};
+use crate::{DType, KernelError, Tensor, Work};
 
 const OP: &str = "gather_rows";
 
@@ -22,6 +22,8 @@ pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor, KernelError> {
         });
     }
     let values = x.as_f32()?;
+    let bytes = 2 * rows.len() * columns * size_of::<f32>();
+    let _span = x.device().record(|| Work::moving(OP, bytes));
     let mut out = Tensor::empty(x.device(), DType::F32, &[rows.len(), columns])?;
     x.device()
         .pool()

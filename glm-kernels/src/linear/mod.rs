@@ -39,7 +39,7 @@ pub use crate::quant::WeightFormat;
 pub use weight::{Weight, WeightBuilder};
 
 use crate::parallel::SharedMut;
-use crate::{DType, Isa, KernelError, Tensor, swiglu};
+use crate::{DType, Isa, KernelError, Tensor, Work, swiglu};
 use activations::QuantizedRows;
 use kernel::{Job, Output};
 
@@ -63,6 +63,11 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
         return Err(shape_error(OP, "bias", &[weight.out_features()], bias));
     }
     let device = x.device();
+    let _span = device.record(|| {
+        let shape = [weight.out_features(), cols];
+        let products = tokens as u64 * shape[0] as u64 * shape[1] as u64;
+        Work::computing(OP, shape, weight.byte_len(), 2 * products)
+    });
     let mut out = Tensor::empty(device, DType::F32, &[tokens, weight.out_features()])?;
     let (values, bias) = (x.as_f32()?, bias.map(Tensor::as_f32).transpose()?);
     let quantized = weight

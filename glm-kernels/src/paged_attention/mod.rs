@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::memory::Buffer;
 use crate::parallel::SharedMut;
 use crate::simd::{Kernel, run};
-use crate::{AttnDims, DType, Isa, KernelError, KvLayer, Tensor};
+use crate::{AttnDims, DType, Isa, KernelError, KvLayer, Tensor, Work};
 
 pub use batch::AttnBatch;
 use batch::Sequence;
@@ -56,6 +56,7 @@ pub fn paged_attention(
     let (tokens, _) = q.dims2(OP, "q")?;
     q.expect_shape(OP, "q", &[tokens, dims.q_len()])?;
     let sequences = batch.sequences(tokens, kv)?;
+    let _span = q.device().record(|| work(&sequences, kv, dims));
     let mut out = Tensor::empty(q.device(), DType::F32, q.shape())?;
     let step = Step {
         q: q.as_f32()?,
@@ -71,6 +72,24 @@ pub fn paged_attention(
         _ => step.run_tiles(q, &shared)?,
     }
     Ok(out)
+}
+
+/// Every stored key and value is read once; a query and a position make a product of keys and one of values.
+fn work(sequences: &[Sequence<'_>], kv: &KvLayer, dims: AttnDims) -> Work {
+    let stored: usize = sequences.iter().map(|sequence| sequence.context_len).sum();
+    let pairs: u64 = sequences
+        .iter()
+        .map(|sequence| {
+            let (first, last) = (
+                sequence.visible(0) as u64,
+                sequence.context_len as u64,
+            );
+            (first + last) * sequence.queries as u64 / 2
+        })
+        .sum();
+    let operations = 4 * pairs * dims.q_len() as u64;
+    let bytes = kv.dtype().bytes_per_token(dims.num_kv_heads, dims.head_dim);
+    Work::computing(OP, [0, 0], stored * bytes, operations)
 }
 
 /// The arguments, checked.

@@ -6,7 +6,7 @@ mod simd;
 
 use crate::parallel::SharedMut;
 use crate::simd::run;
-use crate::{DType, Isa, KernelError, Tensor};
+use crate::{DType, Isa, KernelError, Tensor, Work};
 
 /// Normalises every row of `x` (`[T, C]`): `[T, C]`. Sums are f32, in an order that depends on `C`
 /// alone.
@@ -19,9 +19,11 @@ use crate::{DType, Isa, KernelError, Tensor};
 /// [`KernelError::DType`] unless both are f32.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, KernelError> {
     const OP: &str = "rms_norm";
-    let (_, columns) = x.dims2(OP, "x")?;
+    let (rows, columns) = x.dims2(OP, "x")?;
     weight.expect_shape(OP, "weight", &[columns])?;
     let (values, weight, isa) = (x.as_f32()?, weight.as_f32()?, x.device().isa());
+    let bytes = 2 * rows * columns * size_of::<f32>();
+    let _span = x.device().record(|| Work::moving(OP, bytes));
     let mut out = Tensor::empty(x.device(), DType::F32, x.shape())?;
     x.device()
         .pool()
@@ -55,6 +57,8 @@ pub fn add_rms_norm(
     weight.expect_shape(OP, "weight", &[columns])?;
     let (values, weight) = (x.as_f32()?, weight.as_f32()?);
     let device = residual.device().clone();
+    let bytes = 4 * rows * columns * size_of::<f32>();
+    let _span = device.record(|| Work::moving(OP, bytes));
     let mut out = Tensor::empty(&device, DType::F32, &[rows, columns])?;
     let residual = SharedMut::new(residual.as_f32_mut()?);
     device
@@ -83,10 +87,12 @@ pub fn add_rms_norm(
 /// unless both are f32, [`KernelError::Shared`] while a clone of `residual` lives.
 pub fn add(residual: &mut Tensor, x: &Tensor) -> Result<(), KernelError> {
     const OP: &str = "add";
-    let (_, columns) = residual.dims2(OP, "residual")?;
+    let (rows, columns) = residual.dims2(OP, "residual")?;
     x.expect_shape(OP, "x", residual.shape())?;
     let values = x.as_f32()?;
     let device = residual.device().clone();
+    let bytes = 3 * rows * columns * size_of::<f32>();
+    let _span = device.record(|| Work::moving(OP, bytes));
     device
         .pool()
         .for_each_rows(residual.as_f32_mut()?, columns, |rows, residual| {

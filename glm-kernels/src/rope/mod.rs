@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::memory::Buffer;
 use crate::simd::run;
-use crate::{DType, Device, Isa, KernelError, KvLayer, Tensor};
+use crate::{DType, Device, Isa, KernelError, KvLayer, Tensor, Work};
 
 const OP: &str = "rope_store_kv";
 
@@ -188,6 +188,11 @@ pub fn rope_store_kv(
 ) -> Result<Tensor, KernelError> {
     check(qkv, dims, angles, slot_mapping, kv)?;
     let (values, device, tokens) = (qkv.as_f32()?, qkv.device(), slot_mapping.len());
+    let _span = device.record(|| {
+        let stored = kv.dtype().bytes_per_token(dims.num_kv_heads, dims.head_dim);
+        let bytes = (dims.qkv_len() + dims.q_len()) * size_of::<f32>() + stored;
+        Work::moving("rope_store_kv", tokens * bytes)
+    });
     let mut q = Tensor::empty(device, DType::F32, &[tokens, dims.q_len()])?;
     device
         .pool()

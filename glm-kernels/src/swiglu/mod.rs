@@ -6,7 +6,7 @@ mod simd;
 
 use crate::parallel::SharedMut;
 use crate::simd::run;
-use crate::{DType, Isa, KernelError, Tensor};
+use crate::{DType, Isa, KernelError, Tensor, Work};
 
 const OP: &str = "swiglu";
 
@@ -30,6 +30,7 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor, KernelError> {
         });
     }
     let (values, width, device) = (gate_up.as_f32()?, columns / 2, gate_up.device());
+    let _span = device.record(|| Work::moving(OP, 3 * rows * width * size_of::<f32>()));
     let mut out = Tensor::empty(device, DType::F32, &[rows, width])?;
     let shared = SharedMut::new(out.as_f32_mut()?);
     let pieces = width.div_ceil(COLUMNS_PER_TASK);
