@@ -68,7 +68,41 @@ impl SourceFile {
     pub(crate) fn len(&self) -> u64 {
         self.bytes().len() as u64
     }
+
+    /// Gives the memory that `bytes` were mapped to back to the system and has it fetch the next [`READ_AHEAD`] bytes of the file
+    /// meanwhile. False if `bytes` are no part of this file. They can be read again; that costs fetching them again.
+    pub(crate) fn release(&self, bytes: &[u8]) -> bool {
+        let (file, part) = (self.bytes().as_ptr_range(), bytes.as_ptr_range());
+        if part.start < file.start || file.end < part.end {
+            return false;
+        }
+        if let Data::Mapped(map) = &self.data {
+            let offset = part.start.addr() - file.start.addr();
+            release_mapped(map, offset..offset + bytes.len());
+        }
+        true
+    }
 }
+
+/// How much of a file is asked for before it is read: enough for a disk to work at its full speed, little enough to stay cached.
+const READ_AHEAD: usize = 32 << 20;
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release_mapped(map: &Mmap, range: std::ops::Range<usize>) {
+    use memmap2::{Advice, UncheckedAdvice};
+
+    let ahead = READ_AHEAD.min(map.len() - range.end);
+    // Both are hints: if the system does not take them, memory and time are lost, nothing else.
+    let _ = map.advise_range(Advice::WillNeed, range.end, ahead);
+    // SAFETY: the pages are a file's, mapped read-only, so none holds what the file does not, and when they are touched again, through
+    // a reference that is still alive or another, they come back with the same bytes.
+    let _ =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+}
+
+#[cfg(not(unix))]
+fn release_mapped(_map: &Mmap, _range: std::ops::Range<usize>) {}
 
 fn check_regular(metadata: &Metadata, path: &Path) -> Result<(), LoadError> {
     if metadata.is_file() {
@@ -112,4 +146,51 @@ pub(crate) fn read_text_if_present(path: &Path, limit: u64) -> Result<Option<Str
     std::fs::read_to_string(path)
         .map(Some)
         .map_err(LoadError::io("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// KiB of memory that the mapping of `path` takes in this process, if it is mapped. (/proc/self/smaps, see proc(5).)
+    #[cfg(target_os = "linux")]
+    fn resident_kib(path: &Path) -> Option<usize> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mapping = maps
+            .lines()
+            .skip_while(|line| !line.ends_with(path.to_str().unwrap()))
+            .find_map(|line| line.strip_prefix("Rss:"))?;
+        mapping.trim().strip_suffix("kB")?.trim().parse().ok()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_released_leaves_memory_and_comes_back_when_read() {
+        const MIB: usize = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let content: Vec<u8> = (0..8 * MIB).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = SourceFile::open(&path).unwrap();
+        assert!(file.bytes() == content);
+        let all = resident_kib(&path).unwrap();
+        assert!(
+            all >= 8 * 1024,
+            "{all} KiB of 8 MiB are mapped after reading"
+        );
+        assert!(file.release(&file.bytes()[MIB + 5..7 * MIB + 5]));
+        let rest = resident_kib(&path).unwrap();
+        assert!(rest <= 3 * 1024, "{rest} KiB are left of 2 MiB");
+        assert!(file.bytes() == content);
+    }
+
+    #[test]
+    fn bytes_of_another_file_are_not_released() {
+        let file = SourceFile::in_memory("a".into(), vec![1; 100]);
+        let other = SourceFile::in_memory("b".into(), vec![2; 100]);
+        assert!(file.release(&file.bytes()[10..20]));
+        assert!(file.release(file.bytes()));
+        assert!(!file.release(other.bytes()));
+        assert!(!file.release(&[]));
+    }
 }

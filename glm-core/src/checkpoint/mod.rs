@@ -247,6 +247,15 @@ impl Checkpoint {
         Ok(self.data(index))
     }
 
+    /// Says that `bytes`, a tensor's [`TensorData::bytes`] or a part of them, are not needed any more: the memory that they were mapped
+    /// to goes back to the system, which fetches what follows them in the file meanwhile. Loading calls this as it proceeds, so that
+    /// a file and what was made of it are not in memory together.
+    ///
+    /// It is a hint. The bytes can still be read, from the file once more; bytes from elsewhere are ignored.
+    pub fn release(&self, bytes: &[u8]) {
+        self.0.files.iter().any(|file| file.release(bytes));
+    }
+
     /// The tokenizer: `tokenizer.json`, `tokenizer.model` (sentencepiece or tiktoken ranks), or the vocabulary in a GGUF file.
     ///
     /// # Errors

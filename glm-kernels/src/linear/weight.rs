@@ -120,6 +120,9 @@ impl Weight {
     }
 }
 
+/// Bytes of a source that are packed before the caller hears that they were used.
+const USED_BYTES: usize = 16 << 20;
+
 /// Builds a [`Weight`] from runs of rows, in order. Each run is packed as it comes, panel by panel, on all threads of the device, so no more than the
 /// source and the result are in memory.
 ///
@@ -163,15 +166,13 @@ impl WeightBuilder {
         rows: usize,
         bytes: &[u8],
     ) -> Result<&mut Self, KernelError> {
-        let row_bytes = self.check_rows("WeightBuilder::push_rows", format, rows, bytes.len())?;
-        self.push_panels(format, rows, |first, count, panel| {
-            pack_panel(
-                format,
-                &bytes[first * row_bytes..][..count * row_bytes],
-                row_bytes,
-                panel,
-            );
-        })
+        self.push_stored(
+            "WeightBuilder::push_rows",
+            (format, format),
+            rows,
+            bytes,
+            |_| (),
+        )
     }
 
     /// Adds `rows` rows given as f32, row-major, rounded to `format`.
@@ -197,10 +198,11 @@ impl WeightBuilder {
             });
         }
         let cols = self.in_features;
-        self.push_rounded(format, rows, |row, out| {
+        let read = |row, out: &mut [f32]| {
             out.copy_from_slice(&values[row * cols..][..cols]);
             Ok(())
-        })
+        };
+        self.push_rounded(format, rows, rows, read, |_| ())
     }
 
     /// Adds `rows` rows that are stored in `source`, rounded to `format`; rows of the same format are taken as they are. No f32 copy of the matrix
@@ -215,18 +217,25 @@ impl WeightBuilder {
         source: WeightFormat,
         bytes: &[u8],
     ) -> Result<&mut Self, KernelError> {
-        if format == source {
-            return self.push_rows(source, rows, bytes);
-        }
-        let row_bytes = self.check_rows(
-            "WeightBuilder::push_rows_requantized",
-            source,
-            rows,
-            bytes.len(),
-        )?;
-        self.push_rounded(format, rows, |row, out| {
-            quant::dequantize(source, &bytes[row * row_bytes..][..row_bytes], out)
-        })
+        const OP: &str = "WeightBuilder::push_rows_requantized";
+        self.push_stored(OP, (format, source), rows, bytes, |_| ())
+    }
+
+    /// As [`push_rows_requantized`](Self::push_rows_requantized), and calls `used` with one part of `bytes` after the other when it has been packed:
+    /// the caller may then let go of what it was mapped or read from, so that not even one matrix is in memory twice.
+    ///
+    /// # Errors
+    /// As [`push_rows_requantized`](Self::push_rows_requantized).
+    pub fn push_rows_once(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        source: WeightFormat,
+        bytes: &[u8],
+        used: impl FnMut(&[u8]),
+    ) -> Result<&mut Self, KernelError> {
+        const OP: &str = "WeightBuilder::push_rows_once";
+        self.push_stored(OP, (format, source), rows, bytes, used)
     }
 
     /// The weight.
@@ -292,35 +301,62 @@ impl WeightBuilder {
         Ok(row_bytes)
     }
 
-    /// Adds rows that `read` gives as f32, rounded to `format`.
+    /// Adds rows that are stored in the format `source`, in `format`.
+    fn push_stored(
+        &mut self,
+        op: &'static str,
+        (format, source): (WeightFormat, WeightFormat),
+        rows: usize,
+        bytes: &[u8],
+        mut used: impl FnMut(&[u8]),
+    ) -> Result<&mut Self, KernelError> {
+        let row_bytes = self.check_rows(op, source, rows, bytes.len())?;
+        let part = |rows: Range<usize>| &bytes[rows.start * row_bytes..rows.end * row_bytes];
+        let batch = (USED_BYTES / row_bytes.max(1)).next_multiple_of(PANEL_ROWS);
+        let used = |rows| used(part(rows));
+        if format == source {
+            let pack = |rows, panel: &mut [u8]| pack_panel(format, part(rows), row_bytes, panel);
+            return self.push_panels(format, rows, batch, pack, used);
+        }
+        let read = |row, out: &mut [f32]| quant::dequantize(source, part(row..row + 1), out);
+        self.push_rounded(format, rows, batch, read, used)
+    }
+
+    /// Adds rows that `read` gives as f32, rounded to `format`; `batch` and `used` are as in `push_panels`.
     fn push_rounded(
         &mut self,
         format: WeightFormat,
         rows: usize,
+        batch: usize,
         read: impl Fn(usize, &mut [f32]) -> Result<(), KernelError> + Sync,
+        used: impl FnMut(Range<usize>),
     ) -> Result<&mut Self, KernelError> {
         if !quant::can_quantize(format) {
             return Err(KernelError::CannotQuantize(format));
         }
         let (cols, row_bytes) = (self.in_features, self.row_bytes(format)?);
-        self.push_panels(format, rows, |first, count, panel| {
+        let pack = |rows: Range<usize>, panel: &mut [u8]| {
             let mut values = vec![0.0; cols];
-            let mut packed_rows = vec![0; count * row_bytes];
-            for (row, out) in packed_rows.chunks_exact_mut(row_bytes.max(1)).enumerate() {
-                let rounded = read(first + row, &mut values)
-                    .and_then(|()| quant::quantize(format, &values, out));
-                debug_assert_eq!(rounded, Ok(()), "lengths were checked before");
+            let mut rounded = vec![0; rows.len() * row_bytes];
+            for (row, out) in rows.zip(rounded.chunks_exact_mut(row_bytes.max(1))) {
+                let result =
+                    read(row, &mut values).and_then(|()| quant::quantize(format, &values, out));
+                debug_assert_eq!(result, Ok(()), "lengths were checked before");
             }
-            pack_panel(format, &packed_rows, row_bytes, panel);
-        })
+            pack_panel(format, &rounded, row_bytes, panel);
+        };
+        self.push_panels(format, rows, batch, pack, used)
     }
 
-    /// Allocates a segment and has `pack(first_row, row_count, panel)` write each of its panels.
+    /// Allocates a segment and has `pack(rows, panel)` write each of its panels, on all threads. After every `batch` rows, which are whole panels or all
+    /// rows, calls `used` with the rows packed since.
     fn push_panels(
         &mut self,
         format: WeightFormat,
         rows: usize,
-        pack: impl Fn(usize, usize, &mut [u8]) + Sync,
+        batch: usize,
+        pack: impl Fn(Range<usize>, &mut [u8]) + Sync,
+        mut used: impl FnMut(Range<usize>),
     ) -> Result<&mut Self, KernelError> {
         if rows == 0 {
             return Ok(self);
@@ -334,12 +370,19 @@ impl WeightBuilder {
             .device
             .allocate(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
         let shared = SharedMut::new(packed.as_bytes_mut());
-        self.device.pool().for_each(panels, |panel| {
-            // SAFETY: each task has its own panel, and panels do not overlap.
-            let bytes = unsafe { shared.slice(panel * panel_bytes, panel_bytes) };
-            let first = panel * PANEL_ROWS;
-            pack(first, PANEL_ROWS.min(rows - first), bytes);
-        });
+        for start in (0..rows).step_by(batch.max(PANEL_ROWS)) {
+            let batch = start..rows.min(start + batch.max(PANEL_ROWS));
+            self.device
+                .pool()
+                .for_each(batch.len().div_ceil(PANEL_ROWS), |task| {
+                    let first = batch.start + task * PANEL_ROWS;
+                    // SAFETY: each task has its own panel, and panels do not overlap.
+                    let panel =
+                        unsafe { shared.slice(first / PANEL_ROWS * panel_bytes, panel_bytes) };
+                    pack(first..rows.min(first + PANEL_ROWS), panel);
+                });
+            used(batch);
+        }
         self.segments.push(Segment {
             format,
             rows: start..end,
@@ -347,5 +390,48 @@ impl WeightBuilder {
             packed,
         });
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CpuOptions;
+
+    #[test]
+    fn every_byte_of_a_source_is_used_once_and_in_order() {
+        let device = Device::cpu(CpuOptions::default()).unwrap();
+        let (cols, format) = (4096, WeightFormat::F16);
+        let rows = 2 * USED_BYTES / (2 * cols) + 5; // two batches and a part of a panel
+        let bytes: Vec<u8> = (0..2 * rows * cols).map(|i| (i % 119) as u8).collect();
+        for target in [format, WeightFormat::Q8_0] {
+            let mut builder = WeightBuilder::new(&device, cols);
+            let mut parts = Vec::new();
+            let note = |used: &[u8]| {
+                parts.push((used.as_ptr().addr() - bytes.as_ptr().addr(), used.len()))
+            };
+            builder
+                .push_rows_once(target, rows, format, &bytes, note)
+                .unwrap();
+            let panel = 2 * cols * PANEL_ROWS;
+            assert_eq!(USED_BYTES % panel, 0);
+            let expected = [
+                (0, USED_BYTES),
+                (USED_BYTES, USED_BYTES),
+                (2 * USED_BYTES, 5 * 2 * cols),
+            ];
+            assert_eq!(parts, expected, "{target}");
+
+            let weight = builder.finish().unwrap();
+            let (mut got, mut want) = (vec![0.0; cols], vec![0.0; cols]);
+            let mut rounded = vec![0; target.row_bytes(cols).unwrap()];
+            for row in [0, rows / 2, rows - 1] {
+                quant::dequantize(format, &bytes[2 * cols * row..][..2 * cols], &mut want).unwrap();
+                quant::quantize(target, &want, &mut rounded).unwrap();
+                quant::dequantize(target, &rounded, &mut want).unwrap();
+                weight.dequantize_row(row, &mut got).unwrap();
+                assert_eq!(got, want, "{target} row {row}");
+            }
+        }
     }
 }

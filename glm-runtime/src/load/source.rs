@@ -143,6 +143,13 @@ impl ModelSource {
 }
 
 impl ModelSource {
+    /// Lets go of the memory that a part of a tensor's bytes is mapped to; they can be read again.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        if let Self::Checkpoint { checkpoint, .. } = self {
+            checkpoint.release(bytes);
+        }
+    }
+
     /// Reads one tensor that must have this shape.
     ///
     /// # Errors

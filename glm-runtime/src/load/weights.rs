@@ -201,12 +201,10 @@ impl<'a> WeightLoader<'a> {
                 ModelSource::Checkpoint { .. } => {
                     let tensor = self.source.read_checked(name, &[rows, columns])?;
                     let format = format_for(&tensor.spec, self.quantize);
-                    builder.push_rows_requantized(
-                        format,
-                        rows,
-                        tensor.spec.format,
-                        &tensor.bytes,
-                    )?;
+                    let (stored, bytes) = (tensor.spec.format, &tensor.bytes);
+                    builder.push_rows_once(format, rows, stored, bytes, |used| {
+                        self.source.release(used)
+                    })?;
                     (tensor.spec, format)
                 }
             };
