@@ -93,6 +93,16 @@ impl Device {
         self.cpu.allocator.allocate_zeroed(bytes)
     }
 
+    /// A buffer of `bytes` zeros for what stays and is read as a whole, such as weights: unlike the
+    /// others it lies side by side with the last one of its kind, in huge pages where the system has
+    /// them, and is not kept for reuse when it is dropped.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn allocate_long_lived(&self, bytes: usize) -> Result<Buffer, KernelError> {
+        self.cpu.allocator.allocate_long_lived(bytes)
+    }
+
     /// What the memory cache holds.
     pub fn allocator_stats(&self) -> AllocatorStats {
         self.cpu.allocator.stats()

@@ -368,7 +368,7 @@ impl WeightBuilder {
         let end = start.checked_add(rows).ok_or_else(overflow)?;
         let mut packed = self
             .device
-            .allocate(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
+            .allocate_long_lived(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
         let shared = SharedMut::new(packed.as_bytes_mut());
         for start in (0..rows).step_by(batch.max(PANEL_ROWS)) {
             let batch = start..rows.min(start + batch.max(PANEL_ROWS));

@@ -6,26 +6,23 @@
 //! that size finds it warm in the cache. Prompts come in any length, and each would leave blocks of
 //! its own sizes behind: so a large request also takes a block up to twice its size, and when the
 //! system must be asked, blocks that nobody wanted for long are given back first.
+//!
+//! Weights are another matter: they stay, and a token reads all of them. They are cut one after the
+//! other from slabs of huge pages, without rounding.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::collections::BTreeMap;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::block::{ALIGNMENT, Block, Slab};
+use super::free::{FreeBlocks, bucket_size};
+use super::{Buffer, Reuse};
 use crate::KernelError;
-
-/// Every block starts on a cache line, which is also the width of the widest vector.
-const ALIGNMENT: usize = 64;
-
-/// A block of this size or more starts on a page boundary of the same size, and the system is asked
-/// to back it with such pages: streaming weights through 4 KiB pages costs a TLB miss each 4 KiB.
-const HUGE_PAGE: usize = 2 << 20;
-
-/// A request of this size or more takes a free block of up to twice its size.
-const LARGE: usize = 1 << 20;
 
 /// Requests after which a block that none of them took counts as idle: some ten steps of a model.
 const IDLE_REQUESTS: u64 = 4096;
+
+/// The largest slab that is made for blocks smaller than itself. The end of a slab is lost, half a
+/// huge page on average.
+const MAX_SLAB: usize = 256 << 20;
 
 /// What an allocator holds, in bytes and calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,32 +39,19 @@ pub struct AllocatorStats {
 
 #[derive(Default)]
 struct State {
-    /// By size, and within a size by when they came back, the latest last.
-    free: BTreeMap<usize, Vec<FreeBlock>>,
+    free: FreeBlocks,
+    slab: Slab,
+    /// Bytes cut from slabs and in use.
+    slab_bytes: usize,
     requests: u64,
     stats: AllocatorStats,
 }
 
-struct FreeBlock {
-    block: Block,
-    /// The value of [`State::requests`] when it came back.
-    since: u64,
-}
-
 impl State {
     fn take_free(&mut self, capacity: usize) -> Option<Block> {
-        let largest = if capacity >= LARGE {
-            capacity.saturating_mul(2)
-        } else {
-            capacity
-        };
-        let fitting = self.free.range_mut(capacity..=largest);
-        let block = fitting
-            .into_iter()
-            .find_map(|(_, blocks)| blocks.pop())?
-            .block;
-        self.stats.cached_bytes -= block.capacity;
-        self.count_live(block.capacity);
+        let block = self.free.take(capacity)?;
+        self.stats.cached_bytes -= block.capacity();
+        self.count_live(block.capacity());
         Some(block)
     }
 
@@ -77,14 +61,23 @@ impl State {
     }
 
     /// Takes out the blocks that none of the last [`IDLE_REQUESTS`] requests took.
-    fn take_idle(&mut self) -> Vec<FreeBlock> {
-        let mut idle = Vec::new();
-        for blocks in self.free.values_mut() {
-            let count = blocks.partition_point(|free| self.requests - free.since > IDLE_REQUESTS);
-            idle.extend(blocks.drain(..count));
-        }
-        self.stats.cached_bytes -= idle.iter().map(|free| free.block.capacity).sum::<usize>();
+    fn take_idle(&mut self) -> Vec<Block> {
+        let idle = self
+            .free
+            .take_older(self.requests.saturating_sub(IDLE_REQUESTS));
+        self.stats.cached_bytes -= idle.iter().map(Block::capacity).sum::<usize>();
         idle
+    }
+
+    fn cut(&mut self, capacity: usize) -> Option<Block> {
+        let block = self.slab.cut(capacity)?;
+        self.count_cut(capacity);
+        Some(block)
+    }
+
+    fn count_cut(&mut self, capacity: usize) {
+        self.slab_bytes += capacity;
+        self.count_live(capacity);
     }
 }
 
@@ -111,6 +104,38 @@ impl Allocator {
         Ok(buffer)
     }
 
+    /// A buffer of zeros for what stays, such as weights: side by side with the last such buffer, in
+    /// huge pages, and not kept when it is dropped.
+    pub(crate) fn allocate_long_lived(
+        self: &Arc<Self>,
+        bytes: usize,
+    ) -> Result<Buffer, KernelError> {
+        let out_of_memory = KernelError::OutOfMemory { bytes };
+        let capacity = bytes.max(1).checked_next_multiple_of(ALIGNMENT);
+        let capacity = capacity.ok_or(out_of_memory.clone())?;
+        let cut = self.lock().cut(capacity);
+        let block = match cut {
+            Some(block) => block,
+            None => self.new_slab(capacity).ok_or(out_of_memory)?,
+        };
+        Ok(self.buffer(block, bytes, Reuse::Release))
+    }
+
+    /// A block of a new slab, which is as large as all that was cut before: few slabs for a large
+    /// model, little memory for a small one.
+    fn new_slab(&self, capacity: usize) -> Option<Block> {
+        let wanted = self.lock().slab_bytes.min(MAX_SLAB).max(capacity);
+        let (slab, block) =
+            Slab::with_block(wanted, capacity).or_else(|| Slab::with_block(capacity, capacity))?;
+        let mut state = self.lock();
+        state.stats.system_allocations += 1;
+        state.count_cut(capacity);
+        if slab.left() > state.slab.left() {
+            state.slab = slab;
+        }
+        Some(block)
+    }
+
     /// A buffer, and whether its block is new.
     fn take(self: &Arc<Self>, bytes: usize) -> Result<(Buffer, bool), KernelError> {
         let capacity = bucket_size(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
@@ -130,12 +155,16 @@ impl Allocator {
                 .new_block(capacity)
                 .ok_or(KernelError::OutOfMemory { bytes })?,
         };
-        let buffer = Buffer {
+        Ok((self.buffer(block, bytes, Reuse::Cache), is_new))
+    }
+
+    fn buffer(self: &Arc<Self>, block: Block, len: usize, reuse: Reuse) -> Buffer {
+        Buffer {
             block: Some(block),
-            len: bytes,
+            len,
             home: Arc::clone(self),
-        };
-        Ok((buffer, is_new))
+            reuse,
+        }
     }
 
     fn new_block(&self, capacity: usize) -> Option<Block> {
@@ -160,16 +189,21 @@ impl Allocator {
         drop(freed); // outside the lock: unmapping large blocks takes long
     }
 
-    fn take_back(&self, block: Block) {
+    pub(super) fn take_back(&self, block: Block, reuse: Reuse) {
         let mut state = self.lock();
-        let (capacity, since) = (block.capacity, state.requests);
+        let capacity = block.capacity();
         state.stats.live_bytes -= capacity;
-        state.stats.cached_bytes += capacity;
-        state
-            .free
-            .entry(capacity)
-            .or_default()
-            .push(FreeBlock { block, since });
+        match reuse {
+            Reuse::Cache => {
+                state.stats.cached_bytes += capacity;
+                let since = state.requests;
+                state.free.put(block, since);
+            }
+            Reuse::Release => {
+                state.slab_bytes -= capacity;
+                drop(state); // the block may be the last of a slab, and unmapping takes long
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -179,189 +213,11 @@ impl Allocator {
     }
 }
 
-/// `bytes` rounded up to a multiple of an eighth of its power of two, at least one cache line: at
-/// most 12.5 % more than asked.
-fn bucket_size(bytes: usize) -> Option<usize> {
-    let bytes = bytes.max(ALIGNMENT);
-    let step = (1usize << bytes.ilog2()).max(8 * ALIGNMENT) / 8;
-    bytes.checked_next_multiple_of(step)
-}
-
-/// Zeroed memory of the system's, with an aligned part of `capacity` bytes.
-struct Block {
-    start: NonNull<u8>,
-    capacity: usize,
-    system: NonNull<u8>,
-    system_layout: Layout,
-}
-
-// SAFETY: a `Block` is the only owner of its memory and has no interior mutability; like
-// `Box<[u8]>` it may move and be shared.
-unsafe impl Send for Block {}
-// SAFETY: as above.
-unsafe impl Sync for Block {}
-
-impl Block {
-    fn new(capacity: usize) -> Option<Self> {
-        let alignment = if capacity >= HUGE_PAGE {
-            HUGE_PAGE
-        } else {
-            ALIGNMENT
-        };
-        // Aligned by hand: the system hands out zeroed pages without touching them only for an
-        // alignment that it gives anyway.
-        let system_layout = Layout::from_size_align(capacity.checked_add(alignment)?, 16).ok()?;
-        // SAFETY: the layout's size is not zero, `bucket_size` is at least `ALIGNMENT`.
-        let system = NonNull::new(unsafe { alloc_zeroed(system_layout) })?;
-        let padding = system.as_ptr().align_offset(alignment);
-        // SAFETY: `padding < alignment`, and the allocation is `alignment` bytes longer than
-        // `capacity`.
-        let start = unsafe { system.add(padding) };
-        if capacity >= HUGE_PAGE {
-            advise_huge_pages(start, capacity);
-        }
-        Some(Self {
-            start,
-            capacity,
-            system,
-            system_layout,
-        })
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: `system` came from `alloc_zeroed` with this very layout, and the block is its
-        // only owner.
-        unsafe { dealloc(self.system.as_ptr(), self.system_layout) }
-    }
-}
-
-#[cfg(all(target_os = "linux", not(miri)))]
-fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: the range lies within a live allocation of ours (`Block::new`), and MADV_HUGEPAGE
-    // changes no content. It is a hint: failure is harmless.
-    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-}
-
-#[cfg(not(all(target_os = "linux", not(miri))))]
-fn advise_huge_pages(_start: NonNull<u8>, _bytes: usize) {}
-
-/// Memory of a device, aligned to 64 bytes; it goes back to the device's cache when dropped.
-pub struct Buffer {
-    block: Option<Block>, // always Some until dropped
-    len: usize,
-    home: Arc<Allocator>,
-}
-
-impl Buffer {
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: `start` is valid for `len <= capacity` bytes, which are initialised (zeroed by
-        // the system, or written since).
-        unsafe { std::slice::from_raw_parts(self.start().as_ptr(), self.len) }
-    }
-
-    /// The bytes, to write.
-    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_bytes`; `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start().as_ptr(), self.len) }
-    }
-
-    /// The whole elements of type `T` that fit.
-    pub fn as_slice_of<T: Element>(&self) -> &[T] {
-        // SAFETY: as in `as_bytes`; the start is aligned to 64 bytes, and every bit pattern is an
-        // `Element`.
-        unsafe {
-            std::slice::from_raw_parts(self.start().as_ptr().cast(), self.len / size_of::<T>())
-        }
-    }
-
-    /// The whole elements of type `T` that fit, to write.
-    pub fn as_slice_of_mut<T: Element>(&mut self) -> &mut [T] {
-        // SAFETY: as in `as_slice_of`; `&mut self` makes the access exclusive.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start().as_ptr().cast(), self.len / size_of::<T>())
-        }
-    }
-
-    /// The number of bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    fn start(&self) -> NonNull<u8> {
-        self.block
-            .as_ref()
-            .map_or(NonNull::<u128>::dangling().cast(), |block| block.start)
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Some(block) = self.block.take() {
-            self.home.take_back(block);
-        }
-    }
-}
-
-impl std::fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffer")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A number that any bytes of its size stand for.
-///
-/// # Safety
-/// Every bit pattern must be a valid value, there must be no padding, and the alignment must be at
-/// most 64.
-pub unsafe trait Element: Copy + Send + Sync + 'static {}
-
-macro_rules! elements {
-    ($($ty:ty),*) => {$(
-        // SAFETY: a plain number (or a transparent wrapper of one) has no padding and no invalid
-        // bit pattern.
-        unsafe impl Element for $ty {}
-    )*};
-}
-elements!(
-    u8,
-    i8,
-    u16,
-    i16,
-    u32,
-    i32,
-    u64,
-    i64,
-    f32,
-    half::f16,
-    half::bf16
-);
-
 #[cfg(test)]
 mod tests {
+    use super::super::block::HUGE_PAGE;
+    use super::super::free::LARGE;
     use super::*;
-
-    #[test]
-    fn a_bucket_holds_what_was_asked_and_wastes_little() {
-        for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, (3 << 20) + 7, 1 << 30]) {
-            let bucket = bucket_size(bytes).unwrap();
-            assert!(bucket >= bytes && bucket.is_multiple_of(ALIGNMENT));
-            assert!(
-                bucket - bytes < 64 || (bucket - bytes) * 8 <= bytes,
-                "{bytes} -> {bucket}"
-            );
-        }
-        assert_eq!(bucket_size(usize::MAX), None);
-    }
 
     #[test]
     fn a_freed_block_is_handed_out_again() {
@@ -481,11 +337,65 @@ mod tests {
     fn a_size_beyond_any_memory_is_an_error() {
         let allocator = Arc::new(Allocator::default());
         for bytes in [usize::MAX, usize::MAX / 2, isize::MAX as usize] {
-            assert_eq!(
-                allocator.allocate(bytes).unwrap_err(),
-                KernelError::OutOfMemory { bytes }
-            );
+            let error = KernelError::OutOfMemory { bytes };
+            assert_eq!(allocator.allocate(bytes).unwrap_err(), error);
+            assert_eq!(allocator.allocate_long_lived(bytes).unwrap_err(), error);
         }
         assert_eq!(allocator.stats(), AllocatorStats::default());
+    }
+
+    #[test]
+    fn long_lived_buffers_lie_side_by_side_and_are_not_kept() {
+        let allocator = Arc::new(Allocator::default());
+        let sizes = [1000, 64, 0, 1 << 20, 777];
+        let buffers = sizes.map(|bytes| allocator.allocate_long_lived(bytes).unwrap());
+        let starts = buffers
+            .each_ref()
+            .map(|buffer| buffer.as_bytes().as_ptr().addr());
+        assert!(starts[0].is_multiple_of(HUGE_PAGE));
+        let offsets = starts.map(|start| start - starts[0]);
+        assert_eq!(offsets, [0, 1024, 1088, 1152, 1152 + (1 << 20)]);
+        let stats = allocator.stats();
+        assert_eq!(
+            (stats.system_allocations, stats.live_bytes),
+            (1, offsets[4] + 832)
+        );
+        for (buffer, bytes) in buffers.iter().zip(sizes) {
+            assert!(buffer.as_bytes() == vec![0; bytes]);
+        }
+        drop(buffers);
+        let stats = allocator.stats();
+        assert_eq!((stats.live_bytes, stats.cached_bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_slab_that_nobody_uses_is_gone() {
+        let allocator = Arc::new(Allocator::default());
+        for slabs in 1..4 {
+            let mut buffer = allocator.allocate_long_lived(100).unwrap();
+            assert_eq!(allocator.stats().system_allocations, slabs);
+            buffer.as_bytes_mut().fill(7);
+        }
+    }
+
+    #[test]
+    fn slabs_grow_with_what_is_cut_from_them() {
+        let allocator = Arc::new(Allocator::default());
+        let buffers: Vec<_> = (0..64)
+            .map(|_| allocator.allocate_long_lived(HUGE_PAGE / 2).unwrap())
+            .collect();
+        // 1, 1, 2, 4, 8 and 16 huge pages.
+        assert_eq!(allocator.stats().system_allocations, 6);
+        assert_eq!(allocator.stats().live_bytes, 32 * HUGE_PAGE);
+        let mut starts: Vec<_> = buffers
+            .iter()
+            .map(|b| b.as_bytes().as_ptr().addr())
+            .collect();
+        starts.sort_unstable();
+        assert!(
+            starts
+                .windows(2)
+                .all(|pair| pair[1] - pair[0] >= HUGE_PAGE / 2)
+        );
     }
 }
