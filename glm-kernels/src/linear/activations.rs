@@ -2,6 +2,9 @@
 //!
 //! Every format shares one form: blocks of 32 columns with an f32 scale, `x ≈ scale * code`, `|code| <= 127`. Beside the codes stand the sums that
 //! zero points and minima of weights are multiplied with. A block depends on its own 32 values alone, so a token's codes do not depend on the batch.
+//!
+//! Tokens lie in tiles, as the kernels take them: a block of all tokens of a tile, then the next block. So a tile's block is one operand of a matrix
+//! unit, and what a vector unit broadcasts lies side by side.
 
 use crate::memory::Buffer;
 use crate::parallel::SharedMut;
@@ -9,135 +12,205 @@ use crate::{Device, Isa, KernelError};
 
 use super::layout::BLOCK_COLS;
 
-/// The numbers beside a block of codes, all exact or once rounded f32. Sums of codes are integers below `2^24`.
+/// Tokens of a tile, unless there are fewer than [`MANY`] in all.
+pub(super) const TILE: usize = 16;
+
+/// From this many tokens on, weights are unpacked once for all of them.
+pub(super) const MANY: usize = 2;
+
+/// Which codes of a block a number sums up.
 #[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct BlockInfo {
-    /// The value of a code of one.
-    pub scale: f32,
-    /// The sum of the codes.
-    pub sum: f32,
-    /// The sums of the first and of the last 16 codes.
-    pub half_sums: [f32; 2],
-    /// `scale * sum`.
-    pub scaled_sum: f32,
-    /// `scale * half_sums`.
-    pub scaled_half_sums: [f32; 2],
-    _padding: f32, // eight numbers: a block's information does not straddle cache lines
+pub(super) enum Part {
+    Whole,
+    Low,
+    High,
 }
 
-/// How many f32 a [`BlockInfo`] is.
-const INFO_LEN: usize = 8;
-const _: () = assert!(size_of::<BlockInfo>() == INFO_LEN * size_of::<f32>());
+/// Numbers beside a block of codes: the scale; for each [`Part`], `scale` times the sum of the codes; for each, -128 times that sum, an i32.
+const KINDS: usize = 7;
+const SCALE: usize = 0;
+const SCALED_SUMS: usize = 1;
+const BIASES: usize = 4;
 
 /// `[T, cols]` activations as codes.
 pub(super) struct QuantizedRows {
-    cols: usize,
+    blocks: usize,
+    /// Tokens that a tile has room for.
+    height: usize,
+    /// Numbers of one kind.
+    kind_len: usize,
+    /// `[tiles, blocks, height, 32]`
     codes: Buffer,
-    info: Buffer,
+    /// `[KINDS, tiles, blocks, height]`
+    numbers: Buffer,
 }
 
 impl QuantizedRows {
     /// Rounds the rows of `x`, `[T, cols]` with `cols` a multiple of 32, on all threads of the device.
     pub fn new(device: &Device, x: &[f32], cols: usize) -> Result<Self, KernelError> {
         debug_assert!(cols.is_multiple_of(BLOCK_COLS) && x.len().is_multiple_of(cols));
-        let blocks = x.len() / BLOCK_COLS;
-        let mut codes = device.allocate(x.len())?;
-        let mut info = device.allocate(blocks * size_of::<BlockInfo>())?;
+        let (tokens, blocks) = (x.len() / cols, cols / BLOCK_COLS);
+        let height = if tokens < MANY { tokens } else { TILE };
+        let kind_len = tokens.next_multiple_of(height.max(1)) * blocks;
+        let mut rows = Self {
+            blocks,
+            height,
+            kind_len,
+            codes: device.allocate(kind_len * BLOCK_COLS)?,
+            numbers: device.allocate(KINDS * kind_len * size_of::<f32>())?,
+        };
         let isa = device.isa();
-        let (shared_codes, shared_info) = (
-            SharedMut::new(codes.as_slice_of_mut::<i8>()),
-            SharedMut::new(info.as_slice_of_mut::<f32>()),
-        );
+        let codes = SharedMut::new(rows.codes.as_slice_of_mut::<i8>());
+        let numbers = SharedMut::new(rows.numbers.as_slice_of_mut::<f32>());
+        let rounding = Rounding {
+            x,
+            blocks,
+            height,
+            kind_len,
+            codes,
+            numbers,
+        };
         device
             .pool()
-            .for_each_range(blocks, MIN_BLOCKS_PER_TASK, |range| {
-                let (start, len) = (range.start, range.len());
-                // SAFETY: the ranges of tasks do not overlap, so neither do these parts.
-                let (codes, info) = unsafe {
-                    (
-                        shared_codes.slice(start * BLOCK_COLS, len * BLOCK_COLS),
-                        shared_info.slice(start * INFO_LEN, len * INFO_LEN),
-                    )
-                };
-                quantize(
-                    isa,
-                    &x[start * BLOCK_COLS..][..len * BLOCK_COLS],
-                    codes,
-                    info,
-                );
+            .for_each_range(tokens * blocks, MIN_BLOCKS_PER_TASK, |range| match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the token is the proof that the CPU has these instructions.
+                Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { rounding.run_avx2(range) },
+                _ => rounding.run(range),
             });
-        Ok(Self { cols, codes, info })
+        Ok(rows)
     }
 
-    /// The codes of row `t`.
-    pub fn codes(&self, t: usize) -> &[i8] {
-        &self.codes.as_slice_of::<i8>()[t * self.cols..][..self.cols]
+    /// The tile of token `t`, and the token's place in it.
+    #[inline(always)]
+    pub fn place(&self, t: usize) -> (Tile, usize) {
+        (self.tile(t / self.height), t % self.height)
     }
 
-    /// The blocks of row `t`.
-    pub fn info(&self, t: usize) -> &[BlockInfo] {
-        let blocks = self.cols / BLOCK_COLS;
-        let numbers = &self.info.as_slice_of::<f32>()[t * blocks * INFO_LEN..][..blocks * INFO_LEN];
-        // SAFETY: a `BlockInfo` is eight f32 without padding (asserted above) and `repr(C)`, so the numbers are `blocks` of them.
-        unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), blocks) }
+    /// Tile `index`.
+    #[inline(always)]
+    pub fn tile(&self, index: usize) -> Tile {
+        let start = index * self.blocks * self.height;
+        assert!(start < self.kind_len);
+        Tile {
+            codes: self.codes.as_slice_of::<i8>()[start * BLOCK_COLS..].as_ptr(),
+            numbers: self.numbers.as_slice_of::<f32>()[start..].as_ptr(),
+            height: self.height,
+            kind_len: self.kind_len,
+        }
+    }
+}
+
+/// The tokens of a tile. What its methods return is valid for as many tokens as the tile has room for, `block` below `cols / 32`; beyond the last
+/// token the memory holds anything.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    codes: *const i8,
+    numbers: *const f32,
+    height: usize,
+    kind_len: usize,
+}
+
+impl Tile {
+    /// `[height, 32]` codes.
+    #[inline(always)]
+    pub fn codes(self, block: usize) -> *const i8 {
+        self.codes.wrapping_add(block * self.height * BLOCK_COLS)
+    }
+
+    /// `[height]` scales.
+    #[inline(always)]
+    pub fn scales(self, block: usize) -> *const f32 {
+        self.kind(SCALE, block)
+    }
+
+    /// `[height]` of `scale` times the sum of the codes.
+    #[inline(always)]
+    pub fn scaled_sums(self, part: Part, block: usize) -> *const f32 {
+        self.kind(SCALED_SUMS + part as usize, block)
+    }
+
+    /// `[height]` of -128 times the sum of the codes: what a dot product starts from if codes of weights are 128 too large.
+    #[inline(always)]
+    pub fn biases(self, part: Part, block: usize) -> *const i32 {
+        self.kind(BIASES + part as usize, block).cast()
+    }
+
+    #[inline(always)]
+    fn kind(self, kind: usize, block: usize) -> *const f32 {
+        self.numbers
+            .wrapping_add(kind * self.kind_len + block * self.height)
     }
 }
 
 /// Fewer blocks than this (64 thousand values, some 10 µs of work) are not worth waking a thread for.
 const MIN_BLOCKS_PER_TASK: usize = 2048;
 
-fn quantize(isa: Isa, x: &[f32], codes: &mut [i8], info: &mut [f32]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the token is the proof that the CPU has these instructions.
-        Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_avx2(x, codes, info) },
-        Isa::Scalar => quantize_blocks(x, codes, info),
+/// The rounding of `x`, shared by the threads.
+struct Rounding<'a> {
+    x: &'a [f32],
+    blocks: usize,
+    height: usize,
+    kind_len: usize,
+    codes: SharedMut<'a, i8>,
+    numbers: SharedMut<'a, f32>,
+}
+
+impl Rounding<'_> {
+    /// The same code, compiled for wider vectors. (No fused operation occurs in it, so the result is the same to the bit.)
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    unsafe fn run_avx2(&self, range: std::ops::Range<usize>) {
+        self.run(range);
     }
-}
 
-/// The same code, compiled for wider vectors. (No fused operation occurs in it, so the result is the same to the bit.)
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-unsafe fn quantize_avx2(x: &[f32], codes: &mut [i8], info: &mut [f32]) {
-    quantize_blocks(x, codes, info);
-}
-
-#[inline(always)]
-fn quantize_blocks(x: &[f32], codes: &mut [i8], info: &mut [f32]) {
-    let blocks = x.as_chunks::<BLOCK_COLS>().0.iter();
-    let outputs = codes
-        .as_chunks_mut::<BLOCK_COLS>()
-        .0
-        .iter_mut()
-        .zip(info.as_chunks_mut::<INFO_LEN>().0);
-    for (x, (codes, info)) in blocks.zip(outputs) {
-        // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so the result, instead of vanishing.
-        let largest = x
-            .iter()
-            .fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
-        let scale = f32::from_bits(largest) / 127.0;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let mut sums = [0i32; 2];
-        for (half, sum) in sums.iter_mut().enumerate() {
-            for i in 16 * half..16 * (half + 1) {
-                // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-                codes[i] = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
-                *sum += i32::from(codes[i]);
+    /// Rounds blocks `range`, counted row by row.
+    #[inline(always)]
+    fn run(&self, range: std::ops::Range<usize>) {
+        let source = self.x.as_chunks::<BLOCK_COLS>().0;
+        for index in range {
+            let (t, block) = (index / self.blocks, index % self.blocks);
+            let at = ((t / self.height) * self.blocks + block) * self.height + t % self.height;
+            // SAFETY: `at` is different for each block, and a block is rounded by one task.
+            let codes = unsafe { self.codes.slice(at * BLOCK_COLS, BLOCK_COLS) };
+            let numbers = round(&source[index], &mut codes.as_chunks_mut().0[0]);
+            for (kind, number) in numbers.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { self.numbers.slice(kind * self.kind_len + at, 1)[0] = number };
             }
         }
-        let [low, high] = sums.map(|sum| sum as f32);
-        *info = [
-            scale,
-            low + high,
-            low,
-            high,
-            scale * (low + high),
-            scale * low,
-            scale * high,
-            0.0,
-        ];
     }
+}
+
+/// Rounds a block, and gives the numbers beside it.
+#[inline(always)]
+fn round(x: &[f32; BLOCK_COLS], codes: &mut [i8; BLOCK_COLS]) -> [f32; KINDS] {
+    // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so the result, instead of vanishing.
+    let largest = x
+        .iter()
+        .fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
+    let scale = f32::from_bits(largest) / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let mut sums = [0i32; 2];
+    for (half, sum) in sums.iter_mut().enumerate() {
+        for i in 16 * half..16 * (half + 1) {
+            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+            codes[i] = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
+            *sum += i32::from(codes[i]);
+        }
+    }
+    let [low, high] = sums;
+    let scaled = |sum: i32| scale * sum as f32;
+    let bias = |sum: i32| f32::from_bits((-128 * sum) as u32);
+    [
+        scale,
+        scaled(low + high),
+        scaled(low),
+        scaled(high),
+        bias(low + high),
+        bias(low),
+        bias(high),
+    ]
 }
 
 #[cfg(test)]
@@ -154,30 +227,41 @@ mod tests {
         QuantizedRows::new(&device, x, cols).unwrap()
     }
 
+    /// The codes and numbers of a block of a token.
+    fn block(rows: &QuantizedRows, t: usize, block: usize) -> ([i8; 32], [f32; KINDS]) {
+        let (tile, i) = rows.place(t);
+        // SAFETY: the tile has this token and block.
+        unsafe {
+            let codes = tile.codes(block).add(i * BLOCK_COLS).cast::<[i8; 32]>();
+            (
+                *codes,
+                std::array::from_fn(|kind| *tile.kind(kind, block).add(i)),
+            )
+        }
+    }
+
     #[test]
     fn codes_are_within_half_a_step_and_sums_are_exact() {
-        let x: Vec<f32> = (0..128)
-            .map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173)
-            .collect();
-        for isa in Isa::available() {
-            let rows = quantized(isa, &x, 64);
-            for t in 0..2 {
-                for (b, info) in rows.info(t).iter().enumerate() {
-                    let codes = &rows.codes(t)[b * 32..][..32];
-                    let sum: i32 = codes.iter().map(|code| i32::from(*code)).sum();
-                    let low: i32 = codes[..16].iter().map(|code| i32::from(*code)).sum();
-                    assert_eq!(
-                        (info.sum, info.half_sums),
-                        (sum as f32, [low as f32, (sum - low) as f32])
-                    );
-                    assert_eq!(info.scaled_sum, info.scale * sum as f32);
-                    assert_eq!(
-                        info.scaled_half_sums,
-                        info.half_sums.map(|sum| info.scale * sum)
-                    );
-                    for (x, code) in x[t * 64 + b * 32..].iter().zip(codes) {
-                        assert!((x - info.scale * f32::from(*code)).abs() <= 0.501 * info.scale);
-                        assert!(*code >= -127);
+        for tokens in [2, 3, 16, 37] {
+            let x: Vec<f32> = (0..tokens * 64)
+                .map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173)
+                .collect();
+            for isa in Isa::available() {
+                let rows = quantized(isa, &x, 64);
+                for (index, x) in x.chunks(32).enumerate() {
+                    let (codes, numbers) = block(&rows, index / 2, index % 2);
+                    let scale = numbers[SCALE];
+                    let sum = |codes: &[i8]| codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+                    for (part, codes) in [&codes[..], &codes[..16], &codes[16..]]
+                        .into_iter()
+                        .enumerate()
+                    {
+                        assert_eq!(numbers[SCALED_SUMS + part], scale * sum(codes) as f32);
+                        assert_eq!(numbers[BIASES + part].to_bits() as i32, -128 * sum(codes));
+                    }
+                    for (x, code) in x.iter().zip(codes) {
+                        assert!((x - scale * f32::from(code)).abs() <= 0.501 * scale);
+                        assert!(code >= -127);
                     }
                 }
             }
@@ -187,11 +271,11 @@ mod tests {
     #[test]
     fn zeros_stay_zero_and_nan_reaches_the_scale() {
         for isa in Isa::available() {
-            let zeros = quantized(isa, &[0.0; 32], 32);
-            assert!(zeros.codes(0).iter().all(|code| *code == 0) && zeros.info(0)[0].scale == 0.0);
+            let (codes, numbers) = block(&quantized(isa, &[0.0; 32], 32), 0, 0);
+            assert_eq!((codes, numbers), ([0; 32], [0.0; KINDS]));
             let mut x = [1.0; 32];
             x[7] = f32::NAN;
-            assert!(quantized(isa, &x, 32).info(0)[0].scale.is_nan());
+            assert!(block(&quantized(isa, &x, 32), 0, 0).1[SCALE].is_nan());
         }
     }
 }

@@ -5,47 +5,113 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::activations::MANY;
 use super::codec::{Codec, Float, with_float, with_quantized};
-use super::kernel::{self, Job};
+use super::gemm::{self, Form, PANELS, PanelChunk, Sums, TileChunk, Unit};
+use super::job::Job;
 use super::lanes::Lanes;
+use super::{direct, float};
 use crate::Avx2;
 use crate::quant::IQ4_LEVELS;
 
 /// Eight lanes; `VNNI` says whether byte dot products are one instruction or three.
 pub(super) struct Ymm<const VNNI: bool>;
 
-/// Computes `panels` for `tokens`.
-pub(super) fn run(cpu: Avx2, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+/// Computes `panels` for all tokens.
+pub(super) fn run(cpu: Avx2, job: &Job, panels: Range<usize>) {
     if !job.format.is_quantized() {
         // SAFETY: an `Avx2` value exists only where AVX2, FMA and F16C were detected.
-        with_float!(job.format, E => unsafe { float::<E>(job, panels, tokens) });
+        with_float!(job.format, E => unsafe { float::<E>(job, panels) });
     } else if is_x86_feature_detected!("avxvnni") {
-        // SAFETY: as above, and AVX-VNNI was detected.
-        with_quantized!(job.format, C => unsafe { quantized_vnni::<C>(job, panels, tokens) });
+        if job.x.tokens < MANY {
+            // SAFETY: as above, and AVX-VNNI was detected.
+            with_quantized!(job.format, C => unsafe { one_vnni::<C>(job, panels) });
+        } else {
+            // SAFETY: as above.
+            with_quantized!(job.format, C => unsafe { many_vnni::<C>(job, panels) });
+        }
     } else {
-        run_without_vnni(cpu, job, panels, tokens);
+        run_without_vnni(cpu, job, panels);
     }
 }
 
-/// Computes `panels` for `tokens` of a quantised format with AVX2 alone; apart, so that tests can run it on a CPU that has more.
-pub(super) fn run_without_vnni(_cpu: Avx2, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    // SAFETY: an `Avx2` value exists only where AVX2, FMA and F16C were detected.
-    with_quantized!(job.format, C => unsafe { quantized::<C>(job, panels, tokens) });
+/// Computes `panels` of a quantised format with AVX2 alone; apart, so that tests can run it on a CPU that has more.
+pub(super) fn run_without_vnni(_cpu: Avx2, job: &Job, panels: Range<usize>) {
+    if job.x.tokens < MANY {
+        // SAFETY: an `Avx2` value exists only where AVX2, FMA and F16C were detected.
+        with_quantized!(job.format, C => unsafe { one::<C>(job, panels) });
+    } else {
+        // SAFETY: as above.
+        with_quantized!(job.format, C => unsafe { many::<C>(job, panels) });
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn quantized_vnni<C: Codec>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    kernel::quantized::<Ymm<true>, C>(job, panels, tokens);
+unsafe fn one_vnni<C: Codec>(job: &Job, panels: Range<usize>) {
+    direct::quantized::<Ymm<true>, C>(job, panels);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn many_vnni<C: Codec>(job: &Job, panels: Range<usize>) {
+    gemm::quantized::<Ymm<true>, C>(job, panels);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn quantized<C: Codec>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    kernel::quantized::<Ymm<false>, C>(job, panels, tokens);
+unsafe fn one<C: Codec>(job: &Job, panels: Range<usize>) {
+    direct::quantized::<Ymm<false>, C>(job, panels);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn float<E: Float>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    kernel::float::<Ymm<false>, E>(job, panels, tokens);
+unsafe fn many<C: Codec>(job: &Job, panels: Range<usize>) {
+    gemm::quantized::<Ymm<false>, C>(job, panels);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn float<E: Float>(job: &Job, panels: Range<usize>) {
+    float::float::<Ymm<false>, E>(job, panels);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn multiply_vnni<const HALVES: bool, const MINIMA: bool>(
+    panels: &[PanelChunk; PANELS],
+    x: TileChunk,
+    sums: &mut [Sums; PANELS],
+) {
+    gemm::multiply_vectors::<Ymm<true>, HALVES, MINIMA>(panels, x, sums);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
+    panels: &[PanelChunk; PANELS],
+    x: TileChunk,
+    sums: &mut [Sums; PANELS],
+) {
+    gemm::multiply_vectors::<Ymm<false>, HALVES, MINIMA>(panels, x, sums);
+}
+
+impl<const VNNI: bool> Unit for Ymm<VNNI> {
+    type Lanes = Self;
+    const BYTE_BIAS: u8 = 128;
+
+    #[inline(always)]
+    unsafe fn multiply(
+        form: Form,
+        panels: &[PanelChunk; PANELS],
+        x: TileChunk,
+        sums: &mut [Sums; PANELS],
+    ) {
+        let multiply = match (VNNI, form.halves, form.minima) {
+            (true, false, false) => multiply_vnni::<false, false>,
+            (true, false, true) => multiply_vnni::<false, true>,
+            (true, true, false) => multiply_vnni::<true, false>,
+            (true, true, true) => multiply_vnni::<true, true>,
+            (false, false, false) => multiply::<false, false>,
+            (false, false, true) => multiply::<false, true>,
+            (false, true, false) => multiply::<true, false>,
+            (false, true, true) => multiply::<true, true>,
+        };
+        multiply(panels, x, sums);
+    }
 }
 
 /// Adds pairs of i16 products to i32 sums.
@@ -61,7 +127,8 @@ unsafe fn four(x: *const i8) -> __m256i {
 
 impl<const VNNI: bool> Lanes for Ymm<VNNI> {
     const ROWS: usize = 8;
-    const TOKENS: usize = 4;
+    const CODE_TOKENS: usize = 4;
+    const FLOAT_TOKENS: usize = 4;
     const SIGNED_BYTES: bool = !VNNI;
     type I = __m256i;
     type F = __m256;
@@ -73,6 +140,14 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
     #[inline(always)]
     unsafe fn prefetch(bytes: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(bytes.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(bytes.cast());
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(a: Self::I, to: *mut u8) {
+        _mm256_storeu_si256(to.cast(), a);
     }
     #[inline(always)]
     unsafe fn zero() -> Self::I {
@@ -137,8 +212,12 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         )
     }
     #[inline(always)]
-    unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
-        _mm256_add_epi32(a, b)
+    unsafe fn splat_shifted(number: *const i32, by: u32) -> Self::I {
+        _mm256_set1_epi32(number.read() >> by)
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I {
+        _mm256_add_epi8(a, b)
     }
     #[inline(always)]
     unsafe fn to_f32(a: Self::I) -> Self::F {
@@ -173,10 +252,10 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         _mm256_cvtph_ps(_mm_loadu_si128(bytes.cast()))
     }
     #[inline(always)]
-    unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(
-            _mm_loadu_si128(bytes.cast()),
-        )))
+    unsafe fn load_bf16_pairs(bytes: *const u8) -> [Self::F; 2] {
+        let pairs = Self::load(bytes);
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm256_slli_epi32::<16>(pairs), second].map(|bits| _mm256_castsi256_ps(bits))
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

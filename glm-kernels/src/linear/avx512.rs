@@ -5,42 +5,84 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::activations::MANY;
 use super::avx2;
 use super::codec::{Codec, Float, with_float, with_quantized};
-use super::kernel::{self, Job};
+use super::gemm::{self, Form, PANELS, PanelChunk, Sums, TileChunk, Unit};
+use super::job::Job;
 use super::lanes::Lanes;
+use super::{direct, float};
 use crate::Avx512;
 use crate::quant::IQ4_LEVELS;
 
 /// Sixteen lanes with byte dot products (AVX512-VNNI).
 pub(super) struct Zmm;
 
-/// Computes `panels` for `tokens`. A CPU without VNNI takes the AVX2 path for integer codes.
-pub(super) fn run(cpu: Avx512, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+/// Computes `panels` for all tokens. A CPU without VNNI takes the AVX2 path for integer codes.
+pub(super) fn run(cpu: Avx512, job: &Job, panels: Range<usize>) {
     if !job.format.is_quantized() {
         // SAFETY: an `Avx512` value exists only where F, BW, DQ and VL were detected.
-        with_float!(job.format, E => unsafe { float::<E>(job, panels, tokens) });
-    } else if cpu.has_vnni() {
+        with_float!(job.format, E => unsafe { float::<E>(job, panels) });
+    } else if !cpu.has_vnni() {
+        avx2::run(cpu.avx2(), job, panels);
+    } else if job.x.tokens < MANY {
         // SAFETY: as above, and VNNI was detected.
-        with_quantized!(job.format, C => unsafe { quantized::<C>(job, panels, tokens) });
+        with_quantized!(job.format, C => unsafe { one::<C>(job, panels) });
     } else {
-        avx2::run(cpu.avx2(), job, panels, tokens);
+        // SAFETY: as above.
+        with_quantized!(job.format, C => unsafe { many::<C>(job, panels) });
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn quantized<C: Codec>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    kernel::quantized::<Zmm, C>(job, panels, tokens);
+unsafe fn one<C: Codec>(job: &Job, panels: Range<usize>) {
+    direct::quantized::<Zmm, C>(job, panels);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn many<C: Codec>(job: &Job, panels: Range<usize>) {
+    gemm::quantized::<Zmm, C>(job, panels);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn float<E: Float>(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
-    kernel::float::<Zmm, E>(job, panels, tokens);
+unsafe fn float<E: Float>(job: &Job, panels: Range<usize>) {
+    float::float::<Zmm, E>(job, panels);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
+    panels: &[PanelChunk; PANELS],
+    x: TileChunk,
+    sums: &mut [Sums; PANELS],
+) {
+    gemm::multiply_vectors::<Zmm, HALVES, MINIMA>(panels, x, sums);
+}
+
+impl Unit for Zmm {
+    type Lanes = Self;
+    const BYTE_BIAS: u8 = 128;
+
+    #[inline(always)]
+    unsafe fn multiply(
+        form: Form,
+        panels: &[PanelChunk; PANELS],
+        x: TileChunk,
+        sums: &mut [Sums; PANELS],
+    ) {
+        let multiply = match (form.halves, form.minima) {
+            (false, false) => multiply::<false, false>,
+            (false, true) => multiply::<false, true>,
+            (true, false) => multiply::<true, false>,
+            (true, true) => multiply::<true, true>,
+        };
+        multiply(panels, x, sums);
+    }
 }
 
 impl Lanes for Zmm {
     const ROWS: usize = 16;
-    const TOKENS: usize = 8;
+    const CODE_TOKENS: usize = 8;
+    const FLOAT_TOKENS: usize = 12;
     const SIGNED_BYTES: bool = false;
     type I = __m512i;
     type F = __m512;
@@ -52,6 +94,14 @@ impl Lanes for Zmm {
     #[inline(always)]
     unsafe fn prefetch(bytes: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(bytes.cast());
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(bytes.cast());
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(a: Self::I, to: *mut u8) {
+        _mm512_storeu_si512(to.cast(), a);
     }
     #[inline(always)]
     unsafe fn zero() -> Self::I {
@@ -108,8 +158,12 @@ impl Lanes for Zmm {
         Self::dot(sum, codes, x)
     }
     #[inline(always)]
-    unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
-        _mm512_add_epi32(a, b)
+    unsafe fn splat_shifted(number: *const i32, by: u32) -> Self::I {
+        _mm512_set1_epi32(number.read() >> by)
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I {
+        _mm512_add_epi8(a, b)
     }
     #[inline(always)]
     unsafe fn to_f32(a: Self::I) -> Self::F {
@@ -144,10 +198,10 @@ impl Lanes for Zmm {
         _mm512_cvtph_ps(_mm256_loadu_si256(bytes.cast()))
     }
     #[inline(always)]
-    unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
-            _mm256_loadu_si256(bytes.cast()),
-        )))
+    unsafe fn load_bf16_pairs(bytes: *const u8) -> [Self::F; 2] {
+        let pairs = Self::load(bytes);
+        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm512_slli_epi32::<16>(pairs), second].map(|bits| _mm512_castsi512_ps(bits))
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

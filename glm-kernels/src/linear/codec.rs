@@ -12,14 +12,16 @@ pub(super) trait Codec {
 
 /// A float format.
 pub(super) trait Float {
+    /// Columns whose values lie together, row by row: 1 or 2.
+    const COLUMNS: usize;
     /// Bytes of a value.
     const BYTES: usize;
 
-    /// Loads the values of one column, a lane per row, as f32.
+    /// Loads the values of [`COLUMNS`](Float::COLUMNS) columns, a lane per row, as f32; with one column the second vector is the first.
     ///
     /// # Safety
-    /// As the methods of [`Lanes`]; `L::ROWS` values are read.
-    unsafe fn load<L: Lanes>(bytes: *const u8) -> L::F;
+    /// As the methods of [`Lanes`]; `COLUMNS * L::ROWS` values are read.
+    unsafe fn load<L: Lanes>(bytes: *const u8) -> [L::F; 2];
 }
 
 macro_rules! quantized_formats {
@@ -35,19 +37,24 @@ quantized_formats!(
 );
 
 macro_rules! float_formats {
-    ($($format:ident: $bytes:literal, $load:ident);*) => {$(
+    ($($format:ident: [$columns:literal, $bytes:literal], |$at:ident| $load:expr);*) => {$(
         pub(super) struct $format;
         impl Float for $format {
+            const COLUMNS: usize = $columns;
             const BYTES: usize = $bytes;
             #[inline(always)]
-            unsafe fn load<L: Lanes>(bytes: *const u8) -> L::F {
+            unsafe fn load<L: Lanes>($at: *const u8) -> [L::F; 2] {
                 // SAFETY: the caller's contract is that of `Lanes`.
-                unsafe { L::$load(bytes) }
+                unsafe { $load }
             }
         }
     )*};
 }
-float_formats!(F32: 4, load_f32; F16: 2, load_f16; BF16: 2, load_bf16);
+float_formats! {
+    F32: [1, 4], |at| [L::load_f32(at); 2];
+    F16: [1, 2], |at| [L::load_f16(at); 2];
+    BF16: [2, 2], |at| L::load_bf16_pairs(at)
+}
 
 /// Evaluates the expression with `$C` the type of a quantised format.
 macro_rules! with_quantized {

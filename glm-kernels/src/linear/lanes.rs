@@ -8,8 +8,10 @@
 pub(super) trait Lanes {
     /// Lanes of a vector: 16, or 8 for half a panel.
     const ROWS: usize;
-    /// The largest tile of tokens for which sums and codes fit the registers, 1, 4 or 8.
-    const TOKENS: usize;
+    /// Tokens of a tile of two vectors of rows for which sums fit the registers: with integer codes, 8 or 4.
+    const CODE_TOKENS: usize;
+    /// The same with floats: 12, 4 or, where there are no vectors, 1.
+    const FLOAT_TOKENS: usize;
     /// Whether [`dot_bytes`](Lanes::dot_bytes) itself takes 128 off each code.
     const SIGNED_BYTES: bool;
     /// Lanes of integers.
@@ -19,8 +21,12 @@ pub(super) trait Lanes {
 
     /// Loads `4 * ROWS` bytes.
     unsafe fn load(bytes: *const u8) -> Self::I;
-    /// Asks for the cache line of an address, which need not be valid.
+    /// Asks for the cache line of an address, which need not be valid, in the nearest cache.
     unsafe fn prefetch(bytes: *const u8);
+    /// The same in the second level cache, for what is used later.
+    unsafe fn prefetch_far(bytes: *const u8);
+    /// Stores `4 * ROWS` bytes.
+    unsafe fn store_bytes(a: Self::I, to: *mut u8);
     /// All lanes zero.
     unsafe fn zero() -> Self::I;
     /// The same byte everywhere.
@@ -37,8 +43,10 @@ pub(super) trait Lanes {
     unsafe fn dot(sum: Self::I, codes: Self::I, x: *const i8) -> Self::I;
     /// As `dot` for codes of all 8 bits; where `SIGNED_BYTES`, for `code - 128`.
     unsafe fn dot_bytes(sum: Self::I, codes: Self::I, x: *const i8) -> Self::I;
-    /// Lane-wise sum.
-    unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
+    /// Lane-wise `a * 2^-by` of one number for all lanes; `by` is at most 7.
+    unsafe fn splat_shifted(number: *const i32, by: u32) -> Self::I;
+    /// Byte-wise sum.
+    unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I;
     /// Integers to f32.
     unsafe fn to_f32(a: Self::I) -> Self::F;
 
@@ -56,8 +64,8 @@ pub(super) trait Lanes {
     unsafe fn load_f32(bytes: *const u8) -> Self::F;
     /// Loads `ROWS` half precision numbers.
     unsafe fn load_f16(bytes: *const u8) -> Self::F;
-    /// Loads `ROWS` bf16 numbers.
-    unsafe fn load_bf16(bytes: *const u8) -> Self::F;
+    /// Loads `ROWS` pairs of bf16 numbers: the first ones, and the second ones.
+    unsafe fn load_bf16_pairs(bytes: *const u8) -> [Self::F; 2];
     /// Loads `ROWS` signed bytes.
     unsafe fn load_i8(bytes: *const u8) -> Self::F;
     /// Loads `ROWS` unsigned bytes.

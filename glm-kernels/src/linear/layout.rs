@@ -14,7 +14,8 @@
 //!
 //! So one load and at most a shift and a mask give the codes of 16 rows as the byte dot product instructions want them, with a broadcast of four
 //! activations as the other operand. The values are those of the source; only Q3_K, Q4_K, Q5_K and IQ4_XS grow, by 2 to 4 %, and Q2_K by 19 %,
-//! because their 6- and 4-bit scales are stored as bytes. A panel of a float format holds the 16 values of each column side by side.
+//! because their 6- and 4-bit scales are stored as bytes. A panel of f32 or f16 holds the 16 values of each
+//! column side by side; one of bf16 the 16 pairs of values of each two columns, as instructions that multiply bf16 take them.
 
 use crate::WeightFormat;
 use crate::quant::{Block, MAX_BLOCK};
@@ -23,6 +24,8 @@ use crate::quant::{Block, MAX_BLOCK};
 pub(super) const PANEL_ROWS: usize = 16;
 /// Bytes of a chunk: four per row.
 const CHUNK: usize = 4 * PANEL_ROWS;
+/// Columns of bf16 that a matrix unit takes at once; panels are filled up with zeros to a multiple.
+const BF16_STEP: usize = 32;
 /// Columns of a payload, and of a block of quantised activations.
 pub(super) const BLOCK_COLS: usize = 32;
 
@@ -228,6 +231,11 @@ pub(super) fn panel_bytes(format: WeightFormat, cols: usize) -> Option<usize> {
         let layout = Layout::of(format);
         (cols / layout.cols).checked_mul(layout.group_bytes())
     } else {
+        // Columns of bf16 lie in pairs, and in steps of a matrix unit.
+        let cols = match format {
+            WeightFormat::BF16 => cols.checked_next_multiple_of(BF16_STEP)?,
+            _ => cols,
+        };
         cols.checked_mul(PANEL_ROWS * format.block_bytes())
     }
 }
@@ -236,7 +244,8 @@ pub(super) fn panel_bytes(format: WeightFormat, cols: usize) -> Option<usize> {
 pub(super) fn pack_panel(format: WeightFormat, rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
     match format {
         WeightFormat::F32 => interleave::<4>(rows, row_bytes, panel),
-        WeightFormat::F16 | WeightFormat::BF16 => interleave::<2>(rows, row_bytes, panel),
+        WeightFormat::F16 => interleave::<2>(rows, row_bytes, panel),
+        WeightFormat::BF16 => interleave::<4>(rows, row_bytes, panel), // pairs of columns
         _ => {
             let layout = Layout::of(format);
             let zeros = Block {
@@ -274,7 +283,11 @@ pub(super) fn read_row(format: WeightFormat, panel: &[u8], r: usize, out: &mut [
             deinterleave::<2>(panel, r, out, |b| half::f16::from_le_bytes(b).to_f32())
         }
         WeightFormat::BF16 => {
-            deinterleave::<2>(panel, r, out, |b| half::bf16::from_le_bytes(b).to_f32())
+            let pairs = panel.as_chunks::<4>().0.iter().skip(r).step_by(PANEL_ROWS);
+            let values = pairs.flat_map(|[a, b, c, d]| [[*a, *b], [*c, *d]]);
+            out.iter_mut()
+                .zip(values)
+                .for_each(|(out, value)| *out = half::bf16::from_le_bytes(value).to_f32());
         }
         _ => {
             let layout = Layout::of(format);
@@ -300,12 +313,14 @@ fn interleave<const N: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
                 .get(r * row_bytes..)
                 .and_then(|rest| rest.get(..row_bytes))
                 .unwrap_or(&[]);
-            let source = row
-                .as_chunks::<N>()
-                .0
+            let (whole, rest) = row.as_chunks::<N>();
+            let mut last = [0; N];
+            last[..rest.len()].copy_from_slice(rest);
+            let source = whole
                 .iter()
-                .skip(tile * TILE)
                 .copied()
+                .chain(std::iter::once(last))
+                .skip(tile * TILE)
                 .chain(std::iter::repeat([0; N]));
             panel
                 .iter_mut()

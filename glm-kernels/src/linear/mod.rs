@@ -21,11 +21,19 @@
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16_rows;
 mod codec;
-mod kernel;
+mod direct;
+mod float;
+mod gemm;
+mod job;
 mod lanes;
 mod layout;
 #[cfg(test)]
@@ -39,9 +47,10 @@ pub use crate::quant::WeightFormat;
 pub use weight::{Weight, WeightBuilder};
 
 use crate::parallel::SharedMut;
-use crate::{DType, Isa, KernelError, Tensor, Work, swiglu};
+use crate::{DType, Device, Isa, KernelError, Tensor, Work, swiglu};
 use activations::QuantizedRows;
-use kernel::{Job, Output};
+use bf16_rows::Bf16Rows;
+use job::{Activations, Job, Output};
 
 /// Panels of a task are at least this many bytes times tokens, some microseconds of work.
 const MIN_TASK_BYTES: usize = 64 << 10;
@@ -70,15 +79,7 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     });
     let mut out = Tensor::empty(device, DType::F32, &[tokens, weight.out_features()])?;
     let (values, bias) = (x.as_f32()?, bias.map(Tensor::as_f32).transpose()?);
-    let quantized = weight
-        .row_segments()
-        .iter()
-        .any(|segment| segment.format.is_quantized());
-    let codes = if quantized {
-        Some(QuantizedRows::new(device, values, cols)?)
-    } else {
-        None
-    };
+    let x = activations(device, values, cols, weight)?;
 
     let shared = SharedMut::new(out.as_f32_mut()?);
     let mut jobs = Vec::with_capacity(weight.row_segments().len());
@@ -89,17 +90,14 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
             start: segment.rows.start,
             bias,
         };
-        jobs.push((
-            Job::new(segment, cols, values, codes.as_ref(), out),
-            segment.panels(),
-        ));
+        jobs.push((Job::new(segment, &x, out), segment.panels()));
     }
     let panels: usize = jobs.iter().map(|(_, panels)| panels).sum();
     let panel_work = (weight.byte_len() / panels).max(1) * tokens.max(1);
     let grain = MIN_TASK_BYTES.div_ceil(panel_work);
-    device.pool().for_each_range(panels, grain, |range| {
-        run(device.isa(), &jobs, range, tokens)
-    });
+    device
+        .pool()
+        .for_each_range(panels, grain, |range| run(device.isa(), &jobs, range));
     drop(jobs);
     Ok(out)
 }
@@ -137,27 +135,55 @@ fn shape_error(
     }
 }
 
+/// `values`, `[T, cols]`, in the forms that the formats of `weight` take.
+fn activations<'a>(
+    device: &Device,
+    values: &'a [f32],
+    cols: usize,
+    weight: &Weight,
+) -> Result<Activations<'a>, KernelError> {
+    let any = |holds: fn(WeightFormat) -> bool| {
+        let mut segments = weight.row_segments().iter();
+        segments.any(|segment| holds(segment.format))
+    };
+    let (mut codes, mut bf16) = (None, None);
+    if any(WeightFormat::is_quantized) {
+        codes = Some(QuantizedRows::new(device, values, cols)?);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if matches!(device.isa(), Isa::Amx(_)) && any(|format| format == WeightFormat::BF16) {
+        bf16 = Some(Bf16Rows::new(device, values, cols)?);
+    }
+    Ok(Activations {
+        values,
+        tokens: values.len() / cols,
+        cols,
+        codes,
+        bf16,
+    })
+}
+
 /// Computes `range` of the panels of all segments, counted through.
-fn run(isa: Isa, jobs: &[(Job, usize)], range: Range<usize>, tokens: usize) {
+fn run(isa: Isa, jobs: &[(Job, usize)], range: Range<usize>) {
     let mut first = 0;
     for (job, panels) in jobs {
         let part = range.start.max(first)..range.end.min(first + panels);
         if !part.is_empty() {
-            run_segment(isa, job, part.start - first..part.end - first, 0..tokens);
+            run_segment(isa, job, part.start - first..part.end - first);
         }
         first += panels;
     }
 }
 
-fn run_segment(isa: Isa, job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+fn run_segment(isa: Isa, job: &Job, panels: Range<usize>) {
     match isa {
-        Isa::Scalar => scalar::run(job, panels, tokens),
+        Isa::Scalar => scalar::run(job, panels),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(cpu) => avx2::run(cpu, job, panels, tokens),
+        Isa::Avx2(cpu) => avx2::run(cpu, job, panels),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(cpu) => avx512::run(cpu, job, panels, tokens),
+        Isa::Avx512(cpu) => avx512::run(cpu, job, panels),
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx(cpu) => avx512::run(cpu.avx512(), job, panels, tokens),
+        Isa::Amx(cpu) => amx::run(cpu, job, panels),
     }
 }
 

@@ -25,12 +25,20 @@ pub(super) fn dot(x: &[f32], row: &[f32], bias: f32) -> Product {
     })
 }
 
-/// Row `t` of the rounded activations as f32.
-pub(super) fn rounded(x: &QuantizedRows, t: usize) -> Vec<f32> {
-    let scales = x.info(t).iter().flat_map(|info| [info.scale; BLOCK_COLS]);
-    x.codes(t)
-        .iter()
-        .zip(scales)
-        .map(|(code, scale)| f32::from(*code) * scale)
+/// Row `t`, of `cols` values, of the rounded activations as f32.
+pub(super) fn rounded(x: &QuantizedRows, t: usize, cols: usize) -> Vec<f32> {
+    let (tile, place) = x.place(t);
+    (0..cols / BLOCK_COLS)
+        .flat_map(|block| {
+            // SAFETY: the tile has this token and block.
+            let (codes, scale) = unsafe {
+                let codes = tile.codes(block).add(place * BLOCK_COLS);
+                (
+                    *codes.cast::<[i8; BLOCK_COLS]>(),
+                    *tile.scales(block).add(place),
+                )
+            };
+            codes.map(|code| f32::from(code) * scale)
+        })
         .collect()
 }

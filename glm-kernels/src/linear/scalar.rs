@@ -8,22 +8,23 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::codec::{with_float, with_quantized};
-use super::kernel::{self, Job};
+use super::job::Job;
 use super::lanes::Lanes;
 use super::layout::PANEL_ROWS;
+use super::{direct, float};
 use crate::quant::IQ4_LEVELS;
 
 /// Sixteen lanes as arrays.
 pub(super) struct Scalar;
 
-/// Computes `panels` for `tokens`.
-pub(super) fn run(job: &Job, panels: Range<usize>, tokens: Range<usize>) {
+/// Computes `panels` for all tokens.
+pub(super) fn run(job: &Job, panels: Range<usize>) {
     // SAFETY: plain Rust needs no instruction that a CPU could lack; `Job` is checked when made.
     unsafe {
         if job.format.is_quantized() {
-            with_quantized!(job.format, C => kernel::quantized::<Scalar, C>(job, panels, tokens));
+            with_quantized!(job.format, C => direct::quantized::<Scalar, C>(job, panels));
         } else {
-            with_float!(job.format, E => kernel::float::<Scalar, E>(job, panels, tokens));
+            with_float!(job.format, E => float::float::<Scalar, E>(job, panels));
         }
     }
 }
@@ -43,7 +44,8 @@ fn dot4(codes: u32, x: *const i8, zero: i32) -> u32 {
 
 impl Lanes for Scalar {
     const ROWS: usize = PANEL_ROWS;
-    const TOKENS: usize = 1;
+    const CODE_TOKENS: usize = 4;
+    const FLOAT_TOKENS: usize = 1;
     const SIGNED_BYTES: bool = true;
     type I = [u32; PANEL_ROWS];
     type F = [f32; PANEL_ROWS];
@@ -57,6 +59,13 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     unsafe fn prefetch(_bytes: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_far(_bytes: *const u8) {}
+    #[inline(always)]
+    unsafe fn store_bytes(a: Self::I, to: *mut u8) {
+        to.cast::<[[u8; 4]; PANEL_ROWS]>()
+            .write(a.map(u32::to_le_bytes));
+    }
     #[inline(always)]
     unsafe fn zero() -> Self::I {
         [0; PANEL_ROWS]
@@ -96,8 +105,15 @@ impl Lanes for Scalar {
         from_fn(|i| sum[i].wrapping_add(dot4(codes[i], x, 128)))
     }
     #[inline(always)]
-    unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
-        from_fn(|i| a[i].wrapping_add(b[i]))
+    unsafe fn splat_shifted(number: *const i32, by: u32) -> Self::I {
+        [(number.read() >> by) as u32; PANEL_ROWS]
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let (a, b) = (a[i].to_le_bytes(), b[i].to_le_bytes());
+            u32::from_le_bytes(from_fn(|j| a[j].wrapping_add(b[j])))
+        })
     }
     #[inline(always)]
     unsafe fn to_f32(a: Self::I) -> Self::F {
@@ -138,11 +154,9 @@ impl Lanes for Scalar {
             .map(|b| f16::from_le_bytes(b).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_bf16(bytes: *const u8) -> Self::F {
-        bytes
-            .cast::<[[u8; 2]; PANEL_ROWS]>()
-            .read()
-            .map(|b| bf16::from_le_bytes(b).to_f32())
+    unsafe fn load_bf16_pairs(bytes: *const u8) -> [Self::F; 2] {
+        let pairs = bytes.cast::<[[[u8; 2]; 2]; PANEL_ROWS]>().read();
+        from_fn(|i| pairs.map(|pair| bf16::from_le_bytes(pair[i]).to_f32()))
     }
     #[inline(always)]
     unsafe fn load_i8(bytes: *const u8) -> Self::F {

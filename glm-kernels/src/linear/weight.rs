@@ -75,6 +75,20 @@ impl Weight {
         formats
     }
 
+    /// Bytes of memory that `rows` rows of `columns` values take when packed in `format`: [`Weight::byte_len`] before there is a weight. `None` if a row is
+    /// not whole blocks or `usize` cannot count them.
+    ///
+    /// ```
+    /// use glm_kernels::{Weight, WeightFormat};
+    /// let bytes = Weight::packed_bytes(WeightFormat::Q8_0, 32, 64);
+    /// assert_eq!(bytes, Some(32 * 2 * 34)); // two blocks in a row
+    /// ```
+    pub fn packed_bytes(format: WeightFormat, rows: usize, columns: usize) -> Option<usize> {
+        format.row_bytes(columns)?;
+        rows.div_ceil(PANEL_ROWS)
+            .checked_mul(panel_bytes(format, columns)?)
+    }
+
     /// Bytes of memory that the packed values take: what a matrix-vector product reads.
     pub fn byte_len(&self) -> usize {
         self.segments
@@ -423,6 +437,8 @@ mod tests {
             assert_eq!(parts, expected, "{target}");
 
             let weight = builder.finish().unwrap();
+            let packed = Weight::packed_bytes(target, rows, cols);
+            assert_eq!(packed, Some(weight.byte_len()));
             let (mut got, mut want) = (vec![0.0; cols], vec![0.0; cols]);
             let mut rounded = vec![0; target.row_bytes(cols).unwrap()];
             for row in [0, rows / 2, rows - 1] {

@@ -1,0 +1,292 @@
+//! Many tokens: a chunk of two panels is unpacked into bytes and f32 scales once, in the nearest cache, and multiplied with every tile of tokens.
+//!
+//! Unpacked, all formats look alike, so a unit needs one kernel for all of them: [`super::amx`] has its own, vector units share the one below.
+//!
+//! # Safety
+//! As in [`super::direct`].
+
+#![allow(unsafe_op_in_unsafe_fn)] // nearly every line is a vector operation under the one contract above
+#![allow(clippy::needless_range_loop)] // indices of fixed arrays, which become registers; iterators would bring closures that are not inlined
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::activations::{Part, TILE, Tile};
+use super::codec::Codec;
+use super::direct::unpack;
+use super::job::Job;
+use super::lanes::Lanes;
+use super::layout::{BLOCK_COLS, Minimum, PANEL_ROWS};
+
+/// Panels that meet a tile together: so an activation is loaded once for two vectors of rows.
+pub(super) const PANELS: usize = 2;
+
+/// Blocks of a chunk: with two panels 24 KiB, half of the nearest cache.
+const CHUNK_BLOCKS: usize = 16;
+
+/// Tokens are taken in runs of at most this many bytes of codes, which stay in the second level cache (1 to 2 MiB on current servers) while all panels
+/// of a thread pass by.
+const TOKEN_RUN_BYTES: usize = 1 << 20;
+
+/// Tiles of a run, at most.
+const RUN_TILES: usize = 32;
+
+/// A panel's part of a chunk, unpacked.
+#[repr(C, align(64))]
+pub(super) struct PanelChunk {
+    /// By block: for each of eight quads of columns, the four codes of each row.
+    pub codes: [[u8; PANEL_ROWS * BLOCK_COLS]; CHUNK_BLOCKS],
+    /// By block: of the first and of the last 16 columns, or of all 32 and nothing.
+    pub scales: [[[f32; PANEL_ROWS]; 2]; CHUNK_BLOCKS],
+    /// As `scales`: what is multiplied with the sum of the activations.
+    pub minima: [[[f32; PANEL_ROWS]; 2]; CHUNK_BLOCKS],
+}
+
+/// The sums of a tile of tokens for a panel, `[token, row]`.
+#[repr(C, align(64))]
+pub(super) struct Sums(pub [[f32; PANEL_ROWS]; TILE]);
+
+/// What a thread works with.
+struct Scratch {
+    chunks: [PanelChunk; PANELS],
+    sums: [[Sums; PANELS]; RUN_TILES],
+}
+
+/// What distinguishes the formats once they are unpacked.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    /// Whether scales are those of 16 columns, not 32.
+    pub halves: bool,
+    /// Whether there are minima.
+    pub minima: bool,
+}
+
+/// A chunk of columns of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct TileChunk {
+    pub tile: Tile,
+    /// The block of the tile that is the chunk's first.
+    pub first_block: usize,
+    pub blocks: usize,
+    /// Tokens of the tile.
+    pub tokens: usize,
+}
+
+/// What multiplies unpacked weights.
+pub(super) trait Unit {
+    /// The vectors that unpack.
+    type Lanes: Lanes;
+    /// What is added to a signed code to make the byte that the unit takes.
+    const BYTE_BIAS: u8;
+
+    /// Adds the product of a tile's chunk with both panels to the sums.
+    unsafe fn multiply(
+        form: Form,
+        panels: &[PanelChunk; PANELS],
+        x: TileChunk,
+        sums: &mut [Sums; PANELS],
+    );
+}
+
+/// Computes `panels` of a quantised segment for all tokens.
+#[inline(always)]
+pub(super) unsafe fn quantized<U: Unit, C: Codec>(job: &Job, panels: Range<usize>) {
+    let mut scratch = MaybeUninit::<Scratch>::uninit();
+    let scratch = scratch.as_mut_ptr();
+    let tiles = job.x.tokens.div_ceil(TILE);
+    let run = (TOKEN_RUN_BYTES / (TILE * job.x.cols)).clamp(1, RUN_TILES);
+    // Runs of one length, so that none is left that hardly pays for its unpacking.
+    let run = tiles.div_ceil(tiles.div_ceil(run));
+    for first in (0..tiles).step_by(run) {
+        let tiles = first..(first + run).min(tiles);
+        for panel in panels.clone().step_by(PANELS) {
+            // The last panel is taken twice if there is no other.
+            let pair = [panel, (panel + 1).min(panels.end - 1)];
+            pair_of_panels::<U, C>(job, pair, tiles.clone(), scratch);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pair_of_panels<U: Unit, C: Codec>(
+    job: &Job,
+    pair: [usize; PANELS],
+    tiles: Range<usize>,
+    scratch: *mut Scratch,
+) {
+    let Some(x) = &job.x.codes else { return };
+    let layout = const { C::LAYOUT };
+    let form = Form {
+        halves: layout.sub_block == 16,
+        minima: !matches!(layout.minimum, Minimum::None),
+    };
+    // SAFETY (of all that follows): nothing is read from `scratch` before it is written: sums are cleared here, and of a chunk no more is read than
+    // was unpacked.
+    let sums = (&raw mut (*scratch).sums).cast::<[Sums; PANELS]>();
+    sums.write_bytes(0, tiles.len());
+    let blocks = job.x.cols / BLOCK_COLS;
+    let tile_tokens = |tile: usize| (job.x.tokens - tile * TILE).min(TILE);
+    for first_block in (0..blocks).step_by(CHUNK_BLOCKS) {
+        let chunk = first_block..(first_block + CHUNK_BLOCKS).min(blocks);
+        let unpacked = (&raw mut (*scratch).chunks).cast::<PanelChunk>();
+        for p in 0..PANELS {
+            unpack_chunk::<U, C>(job.panel(pair[p]), chunk.clone(), unpacked.add(p));
+        }
+        for tile in tiles.clone() {
+            let x = TileChunk {
+                tile: x.tile(tile),
+                first_block,
+                blocks: chunk.len(),
+                tokens: tile_tokens(tile),
+            };
+            U::multiply(
+                form,
+                &*unpacked.cast(),
+                x,
+                &mut *sums.add(tile - tiles.start),
+            );
+        }
+    }
+    for tile in tiles.clone() {
+        let sums = &*sums.add(tile - tiles.start);
+        for p in 0..PANELS {
+            for (i, sums) in sums[p].0.iter().take(tile_tokens(tile)).enumerate() {
+                job.store_panel(tile * TILE + i, pair[p], sums);
+            }
+        }
+    }
+}
+
+/// Unpacks blocks `chunk` of a panel.
+#[inline(always)]
+unsafe fn unpack_chunk<U: Unit, C: Codec>(
+    panel: &[u8],
+    chunk: Range<usize>,
+    unpacked: *mut PanelChunk,
+) {
+    let layout = const { C::LAYOUT };
+    let zero = match layout.zero_log2 {
+        Some(log2) => (1u32 << log2) as u8,
+        None => 0,
+    };
+    let shift = U::Lanes::splat_byte(U::BYTE_BIAS.wrapping_sub(zero));
+    for (i, block) in chunk.enumerate() {
+        let (group, payload) = (block / layout.payloads(), block % layout.payloads());
+        let group = panel.as_ptr().add(group * layout.group_bytes());
+        // The next chunk, while this one is multiplied.
+        let bytes = layout.group_bytes() / layout.payloads();
+        let next = group.wrapping_add(payload * bytes + CHUNK_BLOCKS * bytes);
+        for line in (0..bytes).step_by(64) {
+            U::Lanes::prefetch_far(next.wrapping_add(line));
+        }
+        let scales = (&raw mut (*unpacked).scales[i]).cast::<f32>();
+        let minima = (&raw mut (*unpacked).minima[i]).cast::<f32>();
+        let codes = (&raw mut (*unpacked).codes[i]).cast::<u8>();
+        for lane in (0..PANEL_ROWS).step_by(<U::Lanes as Lanes>::ROWS) {
+            let from = unpack::<U::Lanes, C>(group, lane, payload);
+            for part in 0..32 / layout.sub_block {
+                U::Lanes::store(from.scales[part], scales.add(part * PANEL_ROWS + lane));
+                match layout.minimum {
+                    Minimum::None => {}
+                    Minimum::Direct => {
+                        U::Lanes::store(from.minima[part], minima.add(part * PANEL_ROWS + lane))
+                    }
+                    Minimum::Scaled => {
+                        let negated = U::Lanes::mul(from.minima[part], U::Lanes::splat(-1.0));
+                        U::Lanes::store(negated, minima.add(part * PANEL_ROWS + lane));
+                    }
+                }
+            }
+            for g in 0..8 {
+                let bytes = U::Lanes::add_bytes(from.codes[g], shift);
+                U::Lanes::store_bytes(bytes, codes.add(4 * (PANEL_ROWS * g + lane)));
+            }
+        }
+    }
+}
+
+/// [`Unit::multiply`] for vectors, two of rows at a time.
+#[inline(always)]
+pub(super) unsafe fn multiply_vectors<L: Lanes, const HALVES: bool, const MINIMA: bool>(
+    panels: &[PanelChunk; PANELS],
+    x: TileChunk,
+    sums: &mut [Sums; PANELS],
+) {
+    for vector in (0..PANELS * PANEL_ROWS / L::ROWS).step_by(2) {
+        let mut t = 0;
+        while t < x.tokens {
+            if L::CODE_TOKENS >= 8 && x.tokens - t > 4 {
+                multiply_two::<L, 8, HALVES, MINIMA>(panels, x, sums, vector, t);
+                t += 8;
+            } else {
+                multiply_two::<L, 4, HALVES, MINIMA>(panels, x, sums, vector, t);
+                t += 4;
+            }
+        }
+    }
+}
+
+/// Two vectors of rows from vector `first` on, times `T` tokens of the tile from `t` on. The sums stay in memory: registers are for the dot products,
+/// which take eight times as many operations.
+#[inline(always)]
+unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIMA: bool>(
+    panels: &[PanelChunk; PANELS],
+    x: TileChunk,
+    sums: &mut [Sums; PANELS],
+    first: usize,
+    t: usize,
+) {
+    let lanes = [first, first + 1].map(|vector| vector * L::ROWS % PANEL_ROWS);
+    let of = [first, first + 1].map(|vector| vector * L::ROWS / PANEL_ROWS);
+    let quads = if HALVES { 4 } else { 8 };
+    for i in 0..x.blocks {
+        let block = x.first_block + i;
+        let codes = x.tile.codes(block).add(t * BLOCK_COLS);
+        let x_scales = x.tile.scales(block).add(t);
+        for part in 0..8 / quads {
+            let name = match (HALVES, part) {
+                (false, _) => Part::Whole,
+                (true, 0) => Part::Low,
+                (true, _) => Part::High,
+            };
+            let mut dots = [[L::zero(); T]; 2];
+            if !L::SIGNED_BYTES {
+                let biases = x.tile.biases(name, block).add(t);
+                for j in 0..T {
+                    let bias = L::splat_shifted(biases.add(j), 0);
+                    dots[0][j] = bias;
+                    dots[1][j] = bias;
+                }
+            }
+            for g in part * quads..(part + 1) * quads {
+                let w = [0, 1].map(|v| {
+                    panels[of[v]].codes[i]
+                        .as_ptr()
+                        .add(4 * (PANEL_ROWS * g + lanes[v]))
+                });
+                let w = [L::load(w[0]), L::load(w[1])];
+                for j in 0..T {
+                    let x = codes.add(j * BLOCK_COLS + 4 * g);
+                    dots[0][j] = L::dot_bytes(dots[0][j], w[0], x);
+                    dots[1][j] = L::dot_bytes(dots[1][j], w[1], x);
+                }
+            }
+            let x_sums = x.tile.scaled_sums(name, block).add(t);
+            for v in 0..2 {
+                let numbers = |of: &[[f32; PANEL_ROWS]; 2]| of[part][lanes[v]..].as_ptr().cast();
+                let scale = L::load_f32(numbers(&panels[of[v]].scales[i]));
+                for j in 0..T {
+                    let sum = sums[of[v]].0[t + j].as_mut_ptr().add(lanes[v]);
+                    let product = L::mul(L::to_f32(dots[v][j]), scale);
+                    let mut total = L::load_f32(sum.cast_const().cast());
+                    total = L::mul_add(product, L::splat(*x_scales.add(j)), total);
+                    if MINIMA {
+                        let minimum = L::load_f32(numbers(&panels[of[v]].minima[i]));
+                        total = L::mul_add(minimum, L::splat(*x_sums.add(j)), total);
+                    }
+                    L::store(total, sum);
+                }
+            }
+        }
+    }
+}
