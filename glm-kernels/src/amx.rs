@@ -71,6 +71,12 @@ impl Tiles {
             not_send: PhantomData,
         }
     }
+
+    /// Changes the shapes; all tiles become zeros.
+    pub fn reconfigure(&mut self, shapes: &TileShapes) {
+        // SAFETY: as in `configure`.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly)) };
+    }
 }
 
 impl Drop for Tiles {

@@ -205,6 +205,13 @@ unsafe fn unpack_chunk<U: Unit, C: Codec>(
     }
 }
 
+/// Keeps what follows from being loaded before: the compiler would fetch a whole block at once, and have no registers left for the sums.
+#[inline(always)]
+fn keep_order() {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("", options(nostack, preserves_flags)) };
+}
+
 /// [`Unit::multiply`] for vectors, two of rows at a time.
 #[inline(always)]
 pub(super) unsafe fn multiply_vectors<L: Lanes, const HALVES: bool, const MINIMA: bool>(
@@ -270,6 +277,7 @@ unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIM
                     dots[0][j] = L::dot_bytes(dots[0][j], w[0], x);
                     dots[1][j] = L::dot_bytes(dots[1][j], w[1], x);
                 }
+                keep_order();
             }
             let x_sums = x.tile.scaled_sums(name, block).add(t);
             for v in 0..2 {
@@ -286,6 +294,7 @@ unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIM
                     }
                     L::store(total, sum);
                 }
+                keep_order();
             }
         }
     }
