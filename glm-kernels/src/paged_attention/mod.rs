@@ -7,7 +7,10 @@
 //! context is shared by several threads, chunk by chunk, and the chunks are then folded in order:
 //! the very sums that one thread would form.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod batch;
+mod chunk;
 mod plan;
 mod reference;
 mod simd;
@@ -18,13 +21,16 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::memory::Buffer;
 use crate::parallel::SharedMut;
-use crate::simd::{Kernel, run};
+use crate::simd::run;
 use crate::{AttnDims, DType, Isa, KernelError, KvLayer, Tensor, Work};
 
+#[cfg(target_arch = "x86_64")]
+use amx::Matrix;
 pub use batch::AttnBatch;
 use batch::Sequence;
+use chunk::{Chunk, Fold, Form, Output, PADDING, Partial, Queries, UNIT};
 use plan::{CHUNK, Plan, Task, Tile};
-use simd::{AttendChunk, Fold, PANEL, Partial, ROWS, Scratch};
+use simd::Vectors;
 
 const OP: &str = "paged_attention";
 
@@ -69,7 +75,9 @@ pub fn paged_attention(
     let shared = SharedMut::new(out.as_f32_mut()?);
     match step.isa {
         Isa::Scalar => step.run_reference(q, &shared),
-        _ => step.run_tiles(q, &shared)?,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx(cpu) => step.run_tiles(Matrix { cpu }, q, &shared)?,
+        isa => step.run_tiles(Vectors { isa }, q, &shared)?,
     }
     Ok(out)
 }
@@ -80,10 +88,7 @@ fn work(sequences: &[Sequence<'_>], kv: &KvLayer, dims: AttnDims) -> Work {
     let pairs: u64 = sequences
         .iter()
         .map(|sequence| {
-            let (first, last) = (
-                sequence.visible(0) as u64,
-                sequence.context_len as u64,
-            );
+            let (first, last) = (sequence.visible(0) as u64, sequence.context_len as u64);
             (first + last) * sequence.queries as u64 / 2
         })
         .sum();
@@ -128,48 +133,65 @@ impl Step<'_> {
         }
     }
 
-    fn run_tiles(&self, q: &Tensor, out: &SharedMut<'_, f32>) -> Result<(), KernelError> {
+    /// Tile by tile, in the form of an instruction set.
+    fn run_tiles<F: Form>(
+        &self,
+        form: F,
+        q: &Tensor,
+        out: &SharedMut<'_, f32>,
+    ) -> Result<(), KernelError> {
         let device = q.device();
-        let plan = Plan::new(self.sequences, self.dims, device.num_threads());
-        let sizes = Sizes::new(plan.max_rows(self.dims), self.dims.head_dim);
+        let threads = device.num_threads();
+        let plan = Plan::new(self.sequences, self.dims, F::MAX_ROWS, threads);
+        let sizes = Sizes::new(&form, plan.max_rows(self.dims), self.dims.head_dim);
         let allocate = |len: usize| device.allocate(len * size_of::<f32>());
         let workspaces = Workspaces::new(
-            (0..device.num_threads().min(plan.tasks.len())).map(|_| allocate(sizes.workspace())),
+            (0..threads.min(plan.tasks.len())).map(|_| allocate(sizes.workspace())),
         )?;
-        let mut partials = allocate(plan.num_partials * sizes.partial())?;
+        let mut partials = allocate(plan.num_partials * sizes.partial(sizes.rows))?;
         let partials = SharedMut::new(partials.as_slice_of_mut::<f32>());
+        // SAFETY: each chunk of a shared tile has its own slot. It belongs to one task of the first region, and in the second, when that is
+        // over, to the one that has the tile.
+        let partial = |slot: usize, tile: &Tile| unsafe {
+            let len = sizes.partial(sizes.rows);
+            sizes.split_partial(tile.rows(self.dims), partials.slice(slot * len, len))
+        };
         device.pool().for_each(plan.tasks.len(), |index| {
             let task = &plan.tasks[index];
+            let tile = &plan.tiles[task.tile];
             workspaces.with(|memory| {
-                let workspace = sizes.split(memory);
-                match task.partial {
-                    None => self.whole_tile(&plan.tiles[task.tile], workspace, out),
-                    Some(slot) => {
-                        // SAFETY: each task has its own slot.
-                        let partial =
-                            unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
-                        self.one_chunk(
-                            &plan.tiles[task.tile],
-                            task,
-                            workspace,
-                            sizes.split_partial(partial),
-                        );
-                    }
+                let mut workspace = sizes.split(tile.rows(self.dims), memory);
+                form.load_queries(&self.queries(tile), workspace.form);
+                workspace.total.clear();
+                for chunk in task.chunks.clone() {
+                    let output = match task.partial {
+                        Some(slot) => Output::Kept(partial(slot + chunk, tile)),
+                        None => Output::Added {
+                            total: workspace.total.reborrow(),
+                            next: workspace.next.reborrow(),
+                        },
+                    };
+                    let chunk = self.chunk(tile, chunk, task);
+                    form.attend(&chunk, workspace.form, output);
+                }
+                if task.partial.is_none() {
+                    self.finish(tile, &workspace.total, out);
                 }
             });
         });
         device.pool().for_each(plan.shared.len(), |index| {
-            let (tile, first_slot) = plan.shared[index];
+            let (tile, slot) = plan.shared[index];
+            let tile = &plan.tiles[tile];
             workspaces.with(|memory| {
-                let mut total = sizes.split(memory).total;
-                let tile = &plan.tiles[tile];
+                let mut total = sizes.split(tile.rows(self.dims), memory).total;
                 total.clear();
-                for slot in first_slot..first_slot + tile.chunks() {
-                    // SAFETY: each task has its own tile and so its own slots, and the tasks that
-                    // wrote them have ended.
-                    let partial =
-                        unsafe { partials.slice(slot * sizes.partial(), sizes.partial()) };
-                    self.fold(tile, &mut total, &sizes.split_partial(partial));
+                for chunk in 0..tile.chunks() {
+                    let fold = Fold {
+                        total: total.reborrow(),
+                        next: partial(slot + chunk, tile),
+                    };
+                    let done = run(self.isa, fold);
+                    debug_assert!(done.is_ok(), "the scalar path has no tiles");
                 }
                 self.finish(tile, &total, out);
             });
@@ -177,92 +199,40 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn whole_tile(&self, tile: &Tile, workspace: Workspace<'_>, out: &SharedMut<'_, f32>) {
-        let Workspace {
-            q,
-            mut scratch,
-            mut next,
-            mut total,
-        } = workspace;
-        let rows = self.load_queries(tile, q);
-        total.clear();
-        for chunk in 0..tile.chunks() {
-            self.attend(
-                tile,
-                chunk,
-                &q[..rows * self.dims.head_dim],
-                scratch.reborrow(),
-                next.reborrow(),
-            );
-            self.fold(tile, &mut total, &next);
-        }
-        self.finish(tile, &total, out);
-    }
-
-    fn one_chunk(&self, tile: &Tile, task: &Task, workspace: Workspace<'_>, out: Partial<'_>) {
-        let rows = self.load_queries(tile, workspace.q);
-        self.attend(
-            tile,
-            task.chunks.start,
-            &workspace.q[..rows * self.dims.head_dim],
-            workspace.scratch,
-            out,
-        );
-    }
-
-    /// Copies the tile's queries, scaled, row by row: the heads of the first query, then those of
-    /// the next. Returns how many rows that is, rows of zeros included that make up the last group
-    /// of [`ROWS`].
-    fn load_queries(&self, tile: &Tile, q: &mut [f32]) -> usize {
-        let (dims, head_dim) = (self.dims, self.dims.head_dim);
-        let width = dims.group() * head_dim;
+    fn queries(&self, tile: &Tile) -> Queries<'_> {
+        let dims = self.dims;
         let first_token = self.sequences[tile.sequence].first_token + tile.first_query;
-        for (i, q) in q.chunks_exact_mut(width).take(tile.queries).enumerate() {
-            let from = &self.q[(first_token + i) * dims.q_len() + tile.kv_head * width..][..width];
-            for (q, from) in q.iter_mut().zip(from) {
-                *q = from * self.scale;
-            }
+        let first_head = tile.kv_head * dims.group();
+        Queries {
+            q: &self.q[first_token * dims.q_len() + first_head * dims.head_dim..],
+            stride: dims.q_len(),
+            group: dims.group(),
+            head_dim: dims.head_dim,
+            rows: tile.rows(dims),
+            scale: self.scale * std::f32::consts::LOG2_E,
         }
-        let rows = tile.rows(dims);
-        let padded = rows.next_multiple_of(ROWS);
-        q[rows * head_dim..padded * head_dim].fill(0.0);
-        padded
     }
 
-    fn attend(&self, tile: &Tile, chunk: usize, q: &[f32], scratch: Scratch<'_>, out: Partial<'_>) {
+    fn chunk(&self, tile: &Tile, chunk: usize, task: &Task) -> Chunk<'_> {
         let sequence = &self.sequences[tile.sequence];
-        self.vectors(AttendChunk {
+        Chunk {
             kv: self.kv,
             block_table: sequence.block_table,
             kv_head: tile.kv_head,
             keys: chunk * CHUNK..tile.keys.min((chunk + 1) * CHUNK),
-            q,
+            rows: tile.rows(self.dims),
             group: self.dims.group(),
             first_visible: sequence.visible(tile.first_query),
-            scratch,
-            out,
-        });
-    }
-
-    fn fold(&self, tile: &Tile, total: &mut Partial<'_>, next: &Partial<'_>) {
-        self.vectors(Fold {
-            total: total.reborrow(),
-            next,
-            rows: tile.rows(self.dims),
-        });
+            continues: chunk + 1 < task.chunks.end,
+        }
     }
 
     /// Divides by the sums and writes the tile's part of the output.
     fn finish(&self, tile: &Tile, total: &Partial<'_>, out: &SharedMut<'_, f32>) {
         let (dims, head_dim) = (self.dims, self.dims.head_dim);
         let first_token = self.sequences[tile.sequence].first_token + tile.first_query;
-        let padded_dim = head_dim.next_multiple_of(PANEL);
-        for (row, acc) in total
-            .acc
-            .chunks_exact(padded_dim)
-            .take(tile.rows(dims))
-            .enumerate()
-        {
+        let padded_dim = head_dim.next_multiple_of(PADDING);
+        for (row, acc) in total.acc.chunks_exact(padded_dim).enumerate() {
             let head = tile.kv_head * dims.group() + row % dims.group();
             let start = (first_token + row / dims.group()) * dims.q_len() + head * head_dim;
             // SAFETY: tiles have different queries or KV heads, and each is finished by one task.
@@ -272,101 +242,63 @@ impl Step<'_> {
             }
         }
     }
-
-    fn vectors<K: Kernel<Output = ()>>(&self, kernel: K) {
-        let done = run(self.isa, kernel);
-        debug_assert!(done.is_ok(), "the scalar path has no tiles");
-    }
 }
 
-/// Lengths of what a task works on, in f32s.
+/// Lengths of what a task works on, in f32s; all parts start at multiples of [`PADDING`].
 #[derive(Clone, Copy)]
 struct Sizes {
-    /// Rows of the largest tile, in whole groups of [`ROWS`].
+    /// Rows of the largest tile.
     rows: usize,
-    head_dim: usize,
     padded_dim: usize,
+    /// What the form asks for.
+    form: usize,
 }
 
 /// What a task works on.
 struct Workspace<'a> {
-    /// `[rows, D]`
-    q: &'a mut [f32],
-    scratch: Scratch<'a>,
+    form: &'a mut [f32],
     next: Partial<'a>,
     total: Partial<'a>,
 }
 
 impl Sizes {
-    fn new(rows: usize, head_dim: usize) -> Self {
+    fn new<F: Form>(form: &F, rows: usize, head_dim: usize) -> Self {
         Self {
-            rows: rows.next_multiple_of(ROWS),
-            head_dim,
-            padded_dim: head_dim.next_multiple_of(PANEL),
+            rows,
+            padded_dim: head_dim.next_multiple_of(PADDING),
+            form: form.workspace(rows, head_dim).next_multiple_of(PADDING),
         }
     }
 
-    /// A [`Partial`].
-    fn partial(&self) -> usize {
-        self.rows * (self.padded_dim + 2)
+    /// A [`Partial`] of so many rows.
+    fn partial(&self, rows: usize) -> usize {
+        (rows * (self.padded_dim + 2)).next_multiple_of(PADDING)
     }
 
     /// A [`Workspace`].
     fn workspace(&self) -> usize {
-        self.rows * (self.head_dim + CHUNK)
-            + CHUNK * (self.head_dim + self.padded_dim)
-            + 2 * self.partial()
+        self.form + self.partial(self.rows.min(UNIT)) + self.partial(self.rows)
     }
 
-    fn split<'a>(&self, memory: &'a mut [f32]) -> Workspace<'a> {
-        let (keys, memory) = memory.split_at_mut(CHUNK * self.head_dim);
-        let (values, memory) = memory.split_at_mut(CHUNK * self.padded_dim);
-        let (scores, memory) = memory.split_at_mut(self.rows * CHUNK);
-        let (q, memory) = memory.split_at_mut(self.rows * self.head_dim);
-        let (next, total) = memory.split_at_mut(self.partial());
+    /// A workspace for a tile of `rows` rows.
+    fn split<'a>(&self, rows: usize, memory: &'a mut [f32]) -> Workspace<'a> {
+        let (form, memory) = memory.split_at_mut(self.form);
+        let (next, total) = memory.split_at_mut(self.partial(self.rows.min(UNIT)));
         Workspace {
-            q,
-            scratch: Scratch {
-                keys,
-                values,
-                scores,
-            },
-            next: self.split_partial(next),
-            total: self.split_partial(total),
+            form,
+            next: self.split_partial(rows.min(UNIT), next),
+            total: self.split_partial(rows, total),
         }
     }
 
-    fn split_partial<'a>(&self, memory: &'a mut [f32]) -> Partial<'a> {
-        let (acc, memory) = memory.split_at_mut(self.rows * self.padded_dim);
-        let (max, sum) = memory.split_at_mut(self.rows);
-        Partial { max, sum, acc }
-    }
-}
-
-impl Scratch<'_> {
-    fn reborrow(&mut self) -> Scratch<'_> {
-        Scratch {
-            keys: self.keys,
-            values: self.values,
-            scores: self.scores,
-        }
-    }
-}
-
-impl Partial<'_> {
-    fn reborrow(&mut self) -> Partial<'_> {
+    fn split_partial<'a>(&self, rows: usize, memory: &'a mut [f32]) -> Partial<'a> {
+        let (acc, memory) = memory.split_at_mut(rows * self.padded_dim);
+        let (max, memory) = memory.split_at_mut(rows);
         Partial {
-            max: self.max,
-            sum: self.sum,
-            acc: self.acc,
+            max,
+            sum: &mut memory[..rows],
+            acc,
         }
-    }
-
-    /// Nothing known yet.
-    fn clear(&mut self) {
-        self.max.fill(f32::NEG_INFINITY);
-        self.sum.fill(0.0);
-        self.acc.fill(0.0);
     }
 }
 

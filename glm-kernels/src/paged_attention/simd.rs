@@ -1,61 +1,84 @@
-//! The vector form: one chunk of keys and values against all rows of a tile.
+//! The vector form, in f32.
 //!
-//! Keys and values are widened to f32 once per tile, into panels of [`PANEL`] columns that the
-//! inner loops walk from end to end. Both products are then the same loop: four rows times two
-//! vectors of accumulators, one broadcast multiply-add per row, vector and step.
+//! Keys and values are widened to f32 once per tile, into panels of [`PANEL`] columns that the inner loops walk from end to end. Both
+//! products are then the same loop: some rows times two vectors of accumulators, one broadcast multiply-add per row, vector and step.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 
+use super::chunk::{Chunk, Form, Output, PADDING, Queries, UNIT};
 use super::plan::CHUNK;
 use crate::memory::Element;
-use crate::simd::{Kernel, Simd, exp};
-use crate::{KvDType, KvLayer};
+use crate::simd::{Kernel, Simd, exp2, run};
+use crate::{Isa, KvDType};
 
 /// Columns of a panel: two vectors of the widest instruction set. A panel of `D` = 128 rows is 16
-/// KiB, so it stays in the first-level cache while all rows of the tile pass over it.
-pub(super) const PANEL: usize = 32;
+/// KiB, so it stays in the first-level cache while the rows of a unit pass over it.
+const PANEL: usize = PADDING;
 
-/// Rows that share what is loaded from a panel. With two vectors each, their eight accumulators
-/// cover the latency of the multiply-add.
-pub(super) const ROWS: usize = 4;
+/// Rows that share what is loaded from a panel, if the registers hold their accumulators. Eight rows of two vectors take 16 of 32 registers and
+/// ten loads for sixteen multiply-adds; four take 8 of 16, just enough to cover the latency of the multiply-add.
+const MANY_ROWS: usize = 8;
+const FEW_ROWS: usize = 4;
 
-/// What a tile knows of some keys, before division by the sum: `acc = Σ e^(score - max) · v`, `sum
-/// = Σ e^(score - max)`.
-pub(super) struct Partial<'a> {
-    /// `[rows]`; -∞ where a row sees none of the keys.
-    pub max: &'a mut [f32],
-    /// `[rows]`.
-    pub sum: &'a mut [f32],
-    /// `[rows, padded D]`.
-    pub acc: &'a mut [f32],
+/// Attention with the vectors of an instruction set.
+pub(super) struct Vectors {
+    pub isa: Isa,
 }
 
-/// Room for a chunk at work.
-pub(super) struct Scratch<'a> {
+impl Form for Vectors {
+    const MAX_ROWS: usize = 128;
+
+    fn workspace(&self, rows: usize, head_dim: usize) -> usize {
+        rows * head_dim + scratch_len(head_dim)
+    }
+
+    /// `[rows, D]`, scaled.
+    fn load_queries(&self, queries: &Queries<'_>, workspace: &mut [f32]) {
+        let to = workspace[scratch_len(queries.head_dim)..].chunks_exact_mut(queries.head_dim);
+        for (row, to) in (0..queries.rows).zip(to) {
+            for (to, from) in to.iter_mut().zip(queries.row(row)) {
+                *to = from * queries.scale;
+            }
+        }
+    }
+
+    fn attend(&self, chunk: &Chunk<'_>, workspace: &mut [f32], output: Output<'_>) {
+        let head_dim = chunk.kv.head_dim();
+        let (scratch, q) = workspace.split_at_mut(scratch_len(head_dim));
+        let (keys, scratch) = scratch.split_at_mut(CHUNK * head_dim);
+        let (values, scores) = scratch.split_at_mut(CHUNK * head_dim.next_multiple_of(PANEL));
+        let kernel = AttendChunk {
+            chunk,
+            q,
+            keys,
+            values,
+            scores,
+            output,
+        };
+        let done = run(self.isa, kernel);
+        debug_assert!(done.is_ok(), "the scalar path has no tiles");
+    }
+}
+
+/// The part of the workspace that a chunk needs.
+fn scratch_len(head_dim: usize) -> usize {
+    CHUNK * (head_dim + head_dim.next_multiple_of(PANEL)) + UNIT * CHUNK
+}
+
+/// Attention of a tile to a chunk.
+struct AttendChunk<'a> {
+    chunk: &'a Chunk<'a>,
+    /// `[rows, D]`.
+    q: &'a [f32],
     /// `[CHUNK / PANEL, D, PANEL]`: a panel is some keys, transposed.
-    pub keys: &'a mut [f32],
+    keys: &'a mut [f32],
     /// `[padded D / PANEL, CHUNK, PANEL]`: a panel is some elements of all values.
-    pub values: &'a mut [f32],
-    /// `[rows, CHUNK]`.
-    pub scores: &'a mut [f32],
-}
-
-/// Attention of a tile to the positions `keys`, which lie within one chunk; writes all of `out`.
-pub(super) struct AttendChunk<'a> {
-    pub kv: &'a KvLayer,
-    pub block_table: &'a [u32],
-    pub kv_head: usize,
-    pub keys: Range<usize>,
-    /// `[rows, D]`, scaled; rows are padded to a multiple of [`ROWS`].
-    pub q: &'a [f32],
-    /// Rows of one query, one after another.
-    pub group: usize,
-    /// How many positions the first query sees; each later one sees one more.
-    pub first_visible: usize,
-    pub scratch: Scratch<'a>,
-    pub out: Partial<'a>,
+    values: &'a mut [f32],
+    /// `[UNIT, CHUNK]`.
+    scores: &'a mut [f32],
+    output: Output<'a>,
 }
 
 impl Kernel for AttendChunk<'_> {
@@ -63,15 +86,22 @@ impl Kernel for AttendChunk<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        match self.kv.dtype() {
+        match self.chunk.kv.dtype() {
             KvDType::F32 => self.widen::<S, f32>(simd),
             KvDType::F16 => self.widen::<S, f16>(simd),
             KvDType::BF16 => self.widen::<S, bf16>(simd),
             KvDType::Q8_0 => self.widen::<S, i8>(simd),
         }
-        self.score(simd);
-        self.weigh(simd);
-        self.accumulate(simd);
+        for unit in self.chunk.units() {
+            let columns = self.chunk.visible(unit.end - 1);
+            if columns == 0 {
+                self.output.unit(unit.clone()).clear();
+            } else {
+                self.score(simd, unit.clone(), columns);
+                self.weigh_and_accumulate(simd, unit.clone(), columns);
+            }
+            self.output.end_unit(simd, unit);
+        }
     }
 }
 
@@ -79,27 +109,18 @@ impl AttendChunk<'_> {
     /// Fills the panels of keys and values from the blocks that hold the chunk.
     #[inline(always)]
     fn widen<S: Simd, T: Widen>(&mut self, simd: S) {
-        let block_size = self.kv.block_size();
-        let chunk_start = self.keys.start / CHUNK * CHUNK;
-        let mut position = self.keys.start;
-        while position < self.keys.end {
+        let (block_size, keys) = (self.chunk.kv.block_size(), self.chunk.keys.clone());
+        let mut position = keys.start;
+        while position < keys.end {
             let (index, offset) = (position / block_size, position % block_size);
-            let block = self.block_table[index] as usize;
+            let block = self.chunk.block_table[index] as usize;
             // Keys up to the end of the block rather than of the context: whole vectors, and what
             // is too much is masked with the scores.
-            let end = (position - offset + block_size).min(chunk_start + CHUNK);
-            self.widen_keys::<S, T>(
-                simd,
-                block,
-                offset,
-                position - chunk_start..end - chunk_start,
-            );
-            self.widen_values::<S, T>(
-                simd,
-                block,
-                offset,
-                position - chunk_start..end.min(self.keys.end) - chunk_start,
-            );
+            let end = (position - offset + block_size).min(keys.start + CHUNK);
+            let columns = position - keys.start..end - keys.start;
+            self.widen_keys::<S, T>(simd, block, offset, columns);
+            let rows = position - keys.start..end.min(keys.end) - keys.start;
+            self.widen_values::<S, T>(simd, block, offset, rows);
             position = end;
         }
     }
@@ -113,20 +134,20 @@ impl AttendChunk<'_> {
         offset: usize,
         columns: Range<usize>,
     ) {
-        let (block_size, head_dim) = (self.kv.block_size(), self.kv.head_dim());
-        let stored = self.kv.keys::<T>(block, self.kv_head);
+        let (kv, kv_head) = (self.chunk.kv, self.chunk.kv_head);
+        let (block_size, head_dim) = (kv.block_size(), kv.head_dim());
+        let stored = kv.keys::<T>(block, kv_head);
         let mut column = columns.start;
         while column < columns.end {
             // Up to the end of the panel.
             let count = (PANEL - column % PANEL).min(columns.end - column);
             let from = offset + column - columns.start;
             let scales = if T::SCALED {
-                &self.kv.key_scales(block, self.kv_head)[from..from + count]
+                &kv.key_scales(block, kv_head)[from..from + count]
             } else {
                 &[]
             };
-            let panel =
-                &mut self.scratch.keys[column / PANEL * PANEL * head_dim..][..PANEL * head_dim];
+            let panel = &mut self.keys[column / PANEL * PANEL * head_dim..][..PANEL * head_dim];
             for (row, stored) in panel
                 .chunks_exact_mut(PANEL)
                 .zip(stored.chunks_exact(block_size))
@@ -151,183 +172,148 @@ impl AttendChunk<'_> {
         offset: usize,
         rows: Range<usize>,
     ) {
-        let head_dim = self.kv.head_dim();
-        let stored = &self.kv.values::<T>(block, self.kv_head)[offset * head_dim..];
+        let (kv, kv_head) = (self.chunk.kv, self.chunk.kv_head);
+        let head_dim = kv.head_dim();
+        let stored = &kv.values::<T>(block, kv_head)[offset * head_dim..];
         for (i, (row, stored)) in rows.zip(stored.chunks_exact(head_dim)).enumerate() {
             let scale = if T::SCALED {
-                [self.kv.value_scales(block, self.kv_head)[offset + i]; PANEL]
+                [kv.value_scales(block, kv_head)[offset + i]; PANEL]
             } else {
                 [1.0; PANEL]
             };
             for (panel, stored) in stored.chunks(PANEL).enumerate() {
-                let to = &mut self.scratch.values[(panel * CHUNK + row) * PANEL..][..stored.len()];
-                widen_scaled(
-                    simd,
-                    stored,
-                    if T::SCALED {
-                        &scale[..stored.len()]
-                    } else {
-                        &[]
-                    },
-                    to,
-                );
+                let to = &mut self.values[(panel * CHUNK + row) * PANEL..][..stored.len()];
+                let scales = if T::SCALED {
+                    &scale[..stored.len()]
+                } else {
+                    &[]
+                };
+                widen_scaled(simd, stored, scales, to);
             }
         }
-    }
-
-    /// Columns of the chunk in use.
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.keys.len()
     }
 
     /// `scores = q · keys`, whole panels.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S) {
-        let head_dim = self.kv.head_dim();
+    fn score<S: Simd>(&mut self, simd: S, unit: Range<usize>, columns: usize) {
+        let head_dim = self.chunk.kv.head_dim();
         let panels = self
-            .scratch
             .keys
             .chunks_exact(PANEL * head_dim)
-            .take(self.len().div_ceil(PANEL));
+            .take(columns.div_ceil(PANEL));
+        let q = Rows {
+            values: &self.q[unit.start * head_dim..],
+            stride: head_dim,
+            count: unit.len(),
+            len: head_dim,
+        };
         for (panel, keys) in panels.enumerate() {
-            let scores = self.scratch.scores.chunks_exact_mut(ROWS * CHUNK);
-            for (q, scores) in self.q.chunks_exact(ROWS * head_dim).zip(scores) {
-                for half in (0..PANEL).step_by(2 * S::LANES) {
-                    let tile = multiply::<S>(simd, q, head_dim, head_dim, keys, half);
-                    for (row, scores) in tile.into_iter().zip(scores.chunks_exact_mut(CHUNK)) {
-                        let scores = &mut scores[panel * PANEL + half..];
-                        simd.store(row[0], scores);
-                        simd.store(row[1], &mut scores[S::LANES..]);
-                    }
-                }
-            }
+            q.times(simd, keys, &mut self.scores[panel * PANEL..], CHUNK);
         }
     }
 
-    /// Turns scores into weights: `e^(score - max)` where visible, else exactly 0; keeps maximum
-    /// and sum.
+    /// Turns scores into weights and sums the values under them.
     #[inline(always)]
-    fn weigh<S: Simd>(&mut self, simd: S) {
-        let columns = self.len().next_multiple_of(PANEL);
-        for (row, scores) in self
-            .scratch
-            .scores
-            .chunks_exact_mut(CHUNK)
-            .take(self.q.len() / self.kv.head_dim())
-            .enumerate()
-        {
-            let scores = &mut scores[..columns];
-            let visible = (self.first_visible + row / self.group)
-                .saturating_sub(self.keys.start)
-                .min(self.keys.len());
-            scores[visible..].fill(f32::NEG_INFINITY);
-            if visible == 0 {
-                scores.fill(0.0);
-                (self.out.max[row], self.out.sum[row]) = (f32::NEG_INFINITY, 0.0);
-                continue;
-            }
-            let mut max = simd.load(scores);
-            for scores in scores.chunks_exact(S::LANES) {
-                max = simd.max(simd.load(scores), max);
-            }
-            let max = simd.reduce_max(max);
-            let mut sum = simd.splat(0.0);
-            for scores in scores.chunks_exact_mut(S::LANES) {
-                let weight = exp(simd, simd.sub(simd.load(scores), simd.splat(max)));
-                simd.store(weight, scores);
-                sum = simd.add(sum, weight);
-            }
-            (self.out.max[row], self.out.sum[row]) = (max, simd.reduce_add(sum));
+    fn weigh_and_accumulate<S: Simd>(&mut self, simd: S, unit: Range<usize>, columns: usize) {
+        let partial = self.output.unit(unit.clone());
+        let scores = self.scores.chunks_exact_mut(CHUNK);
+        for (row, scores) in unit.clone().zip(scores) {
+            let scores = &mut scores[..columns.next_multiple_of(PANEL)];
+            let at = row - unit.start;
+            (partial.max[at], partial.sum[at]) = weigh(simd, scores, self.chunk.visible(row));
         }
-    }
-
-    /// `acc = weights · values`.
-    #[inline(always)]
-    fn accumulate<S: Simd>(&mut self, simd: S) {
-        let padded_dim = self.kv.head_dim().next_multiple_of(PANEL);
-        let len = self.len();
-        for (panel, values) in self.scratch.values.chunks_exact(CHUNK * PANEL).enumerate() {
-            let weights = self.scratch.scores.chunks_exact(ROWS * CHUNK);
-            for (weights, acc) in weights.zip(self.out.acc.chunks_exact_mut(ROWS * padded_dim)) {
-                for half in (0..PANEL).step_by(2 * S::LANES) {
-                    let tile = multiply::<S>(simd, weights, CHUNK, len, values, half);
-                    for (row, acc) in tile.into_iter().zip(acc.chunks_exact_mut(padded_dim)) {
-                        let acc = &mut acc[panel * PANEL + half..];
-                        simd.store(row[0], acc);
-                        simd.store(row[1], &mut acc[S::LANES..]);
-                    }
-                }
-            }
+        let weights = Rows {
+            values: self.scores,
+            stride: CHUNK,
+            count: unit.len(),
+            len: columns,
+        };
+        let padded_dim = partial.acc.len() / partial.max.len();
+        for (panel, values) in self.values.chunks_exact(CHUNK * PANEL).enumerate() {
+            weights.times(simd, values, &mut partial.acc[panel * PANEL..], padded_dim);
         }
     }
 }
 
-/// Four rows of `a` (`len` values each, `stride` apart) times two vectors of columns, from `column`
-/// on, of `panel` (`[len or more, PANEL]`).
+/// Turns the scores of a row into weights: `2^(score - max)` for the first `visible`, else exactly 0. Returns their maximum and the sum of the
+/// weights.
 #[inline(always)]
-fn multiply<S: Simd>(
-    simd: S,
-    a: &[f32],
+fn weigh<S: Simd>(simd: S, scores: &mut [f32], visible: usize) -> (f32, f32) {
+    if visible == 0 {
+        scores.fill(0.0);
+        return (f32::NEG_INFINITY, 0.0);
+    }
+    scores[visible..].fill(f32::NEG_INFINITY);
+    // Finite, so that a row of nothing but NaN does not pass for one that sees no keys.
+    let mut max = simd.splat(f32::MIN);
+    for scores in scores.chunks_exact(S::LANES) {
+        max = simd.max(simd.load(scores), max);
+    }
+    let max = simd.reduce_max(max);
+    let mut sum = simd.splat(0.0);
+    for scores in scores.chunks_exact_mut(S::LANES) {
+        let weight = exp2(simd, simd.sub(simd.load(scores), simd.splat(max)));
+        simd.store(weight, scores);
+        sum = simd.add(sum, weight);
+    }
+    (max, simd.reduce_add(sum))
+}
+
+/// Rows of a matrix.
+struct Rows<'a> {
+    values: &'a [f32],
     stride: usize,
+    count: usize,
     len: usize,
-    panel: &[f32],
-    column: usize,
-) -> [[S::F32; 2]; ROWS] {
-    let mut acc = [[simd.splat(0.0); 2]; ROWS];
-    let (a0, a) = (&a[..len], &a[stride..]);
-    let (a1, a) = (&a[..len], &a[stride..]);
-    let (a2, a) = (&a[..len], &a[stride..]);
-    let a3 = &a[..len];
-    for ((((b, a0), a1), a2), a3) in panel.chunks_exact(PANEL).zip(a0).zip(a1).zip(a2).zip(a3) {
-        let b = [simd.load(&b[column..]), simd.load(&b[column + S::LANES..])];
-        for (acc, a) in acc.iter_mut().zip([a0, a1, a2, a3]) {
-            let a = simd.splat(*a);
-            acc[0] = simd.mul_add(a, b[0], acc[0]);
-            acc[1] = simd.mul_add(a, b[1], acc[1]);
+}
+
+impl Rows<'_> {
+    /// Their product with a panel, `[len or more, PANEL]`, into rows `to_stride` apart.
+    #[inline(always)]
+    fn times<S: Simd>(&self, simd: S, panel: &[f32], to: &mut [f32], to_stride: usize) {
+        let mut row = 0;
+        while row < self.count {
+            row += if S::LANES == 16 && self.count - row > FEW_ROWS {
+                self.some_times::<S, MANY_ROWS>(simd, row, panel, to, to_stride)
+            } else {
+                self.some_times::<S, FEW_ROWS>(simd, row, panel, to, to_stride)
+            };
         }
     }
-    acc
-}
 
-/// Adds what a tile knows of further keys to what it knows of those before (arXiv:1805.02867,
-/// section 3.1).
-pub(super) struct Fold<'a> {
-    pub total: Partial<'a>,
-    pub next: &'a Partial<'a>,
-    pub rows: usize,
-}
-
-impl Kernel for Fold<'_> {
-    type Output = ();
-
+    /// The same for `R` rows from `first` on, or as many as there are.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let width = self.next.acc.len() / self.next.max.len();
-        let rows = self
-            .total
-            .acc
-            .chunks_exact_mut(width)
-            .zip(self.next.acc.chunks_exact(width))
-            .take(self.rows);
-        for (row, (total, next)) in rows.enumerate() {
-            let (max, next_max) = (self.total.max[row], self.next.max[row]);
-            if next_max == f32::NEG_INFINITY {
-                continue; // sees none of the keys: as if they had not been there
+    fn some_times<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        panel: &[f32],
+        to: &mut [f32],
+        to_stride: usize,
+    ) -> usize {
+        let count = R.min(self.count - first);
+        // Rows that are not there repeat the last one.
+        let rows: [&[f32]; R] = std::array::from_fn(|i| {
+            &self.values[(first + i.min(count - 1)) * self.stride..][..self.len]
+        });
+        for half in (0..PANEL).step_by(2 * S::LANES) {
+            let mut acc = [[simd.splat(0.0); 2]; R];
+            for (k, b) in panel.chunks_exact(PANEL).take(self.len).enumerate() {
+                let b = [simd.load(&b[half..]), simd.load(&b[half + S::LANES..])];
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    // SAFETY: `take` keeps `k` below `len`, the length of every row.
+                    let a = simd.splat(unsafe { *row.get_unchecked(k) });
+                    acc[0] = simd.mul_add(a, b[0], acc[0]);
+                    acc[1] = simd.mul_add(a, b[1], acc[1]);
+                }
             }
-            let new_max = max.max(next_max);
-            let (keep, take) = ((max - new_max).exp(), (next_max - new_max).exp());
-            self.total.max[row] = new_max;
-            self.total.sum[row] = self.total.sum[row] * keep + self.next.sum[row] * take;
-            let (keep, take) = (simd.splat(keep), simd.splat(take));
-            for (total, next) in total
-                .chunks_exact_mut(S::LANES)
-                .zip(next.chunks_exact(S::LANES))
-            {
-                let kept = simd.mul(simd.load(total), keep);
-                simd.store(simd.mul_add(simd.load(next), take, kept), total);
+            for (i, acc) in acc.into_iter().enumerate().take(count) {
+                let to = &mut to[(first + i) * to_stride + half..];
+                simd.store(acc[0], to);
+                simd.store(acc[1], &mut to[S::LANES..]);
             }
         }
+        count
     }
 }
 

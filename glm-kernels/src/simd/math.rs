@@ -45,3 +45,31 @@ pub(crate) fn silu<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let e = exp(simd, simd.sub(simd.splat(0.0), x));
     simd.div(x, simd.add(simd.splat(1.0), e))
 }
+
+/// `2^x`, within 2 units in the last place for `x` in -126..=127; 0 below, saturated above, NaN for NaN.
+///
+/// `x = n + r` with integer `n` and `|r| <= 1/2`, so `2^x = 2^n · 2^r`, and `2^r` is the polynomial of Cephes' `exp2f`.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    const MIN: f32 = -126.0;
+    const MAX: f32 = 127.0;
+    const POLYNOMIAL: [f32; 6] = [
+        1.535_336_2e-4,
+        1.339_887_4e-3,
+        9.618_437e-3,
+        5.550_332_5e-2,
+        2.402_264_8e-1,
+        6.931_472e-1,
+    ];
+
+    let clamped = simd.min(simd.splat(MAX), simd.max(simd.splat(MIN), x));
+    let n = simd.round(clamped);
+    let r = simd.sub(clamped, n);
+    let mut p = simd.splat(POLYNOMIAL[0]);
+    for coefficient in &POLYNOMIAL[1..] {
+        p = simd.mul_add(p, r, simd.splat(*coefficient));
+    }
+    let p = simd.mul_add(p, r, simd.splat(1.0));
+    let value = simd.mul(p, simd.exp2_of_integer(n));
+    simd.zero_where_less(x, simd.splat(MIN), value)
+}

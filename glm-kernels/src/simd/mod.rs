@@ -10,7 +10,9 @@ mod math;
 
 use half::{bf16, f16};
 
-pub(crate) use math::{exp, silu};
+#[cfg(test)]
+use math::exp;
+pub(crate) use math::{exp2, silu};
 
 use crate::Isa;
 
@@ -86,6 +88,7 @@ mod tests {
     #[derive(Clone, Copy)]
     enum Op {
         Exp,
+        Exp2,
         Silu,
     }
 
@@ -98,6 +101,7 @@ mod tests {
                 let x = simd.load_partial(x);
                 let y = match self.2 {
                     Op::Exp => exp(simd, x),
+                    Op::Exp2 => exp2(simd, x),
                     Op::Silu => silu(simd, x),
                 };
                 simd.store_partial(y, out);
@@ -129,6 +133,31 @@ mod tests {
                     "{isa}: exp({x}) = {got}, not {want}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn exp2_is_within_two_ulp_and_exact_for_integers() {
+        let x: Vec<f32> = (0..=253 * 1024)
+            .map(|i| i as f32 / 1024.0 - 126.0)
+            .collect();
+        for isa in Isa::available() {
+            let Some(got) = map(isa, &x, Op::Exp2) else {
+                continue;
+            };
+            for (x, got) in x.iter().zip(got) {
+                let want = f64::from(*x).exp2();
+                let ulps = if x.fract() == 0.0 { 0.0 } else { 2.0 };
+                let tolerance = ulps * f64::from(want as f32) * f64::from(f32::EPSILON);
+                assert!(
+                    (f64::from(got) - want).abs() <= tolerance,
+                    "{isa}: exp2({x}) = {got}, not {want}"
+                );
+            }
+            let extremes = [-126.1, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+            let got = map(isa, &extremes, Op::Exp2).expect("this one has vectors");
+            assert_eq!(got[..2], [0.0, 0.0], "{isa}");
+            assert!(got[2] > 1e38 && got[3].is_nan(), "{isa}: {got:?}");
         }
     }
 
