@@ -317,6 +317,10 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "FILE", group = "input", value_hint = ValueHint::FilePath)]
     pub ids: Option<PathBuf>,
 
+    /// Also write the logits after every token: little-endian f32, one row of the vocabulary per token
+    #[arg(long, value_name = "FILE", requires = "ids", value_hint = ValueHint::FilePath)]
+    pub logits: Option<PathBuf>,
+
     /// Tokens in a window [default: 2048, or the model's context length if shorter]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub window: Option<usize>,
@@ -365,7 +369,14 @@ pub struct QuantizeArgs {
 #[command(after_help = "\
 Examples:
   glm-cli bench --model random:glm-edge-1.5b --quantize q8_0
-  glm-cli bench --model ./GLM-4-9B-0414 --quantize q4_k --batch 1,8 --depth 0,4096 --json")]
+  glm-cli bench --model random:glm-edge-1.5b --quantize q4_k --profile
+  glm-cli bench --model ./GLM-4-9B-0414 --quantize q4_k --batch 1,8 --depth 0,4096 --json
+
+--stdin takes queries, one JSON object a line, and answers each with a line of JSON; --batch, --depth
+and the like then say only how large queries may be:
+  {\"measure\": \"prefill\", \"tokens\": 512, \"depth\": 4096}
+  {\"measure\": \"decode\", \"batch\": 8, \"depth\": 0, \"gen_tokens\": 64}
+  {\"measure\": \"memory\"}  {\"measure\": \"machine\"}")]
 pub struct BenchArgs {
     /// Prompt lengths to measure prefill with
     #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "512", value_parser = values::positive)]
@@ -379,13 +390,21 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "1", value_parser = values::positive)]
     pub batch: Vec<usize>,
 
-    /// Tokens of context already there when decoding starts
+    /// Tokens of context already there when prefill or decoding starts
     #[arg(long, value_name = "N,…", allow_negative_numbers = true, value_delimiter = ',', default_value = "0", value_parser = values::whole)]
     pub depth: Vec<usize>,
 
     /// Measurements of each kind; the median is reported
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "5", value_parser = values::positive)]
     pub repeat: usize,
+
+    /// Also show where the time goes: one more run of each measurement
+    #[arg(long)]
+    pub profile: bool,
+
+    /// Measure what each line of stdin asks for, to take turns with another program
+    #[arg(long, conflicts_with_all = ["profile", "json"])]
+    pub stdin: bool,
 
     /// Print one JSON object
     #[arg(long)]

@@ -459,6 +459,20 @@ fn perplexity_of_a_text_and_of_ids() {
     for (a, b) in all[all.len() - nll.len()..].iter().zip(&nll) {
         assert!((a.as_f64().unwrap() - b).abs() < 1e-4, "{a} {b}");
     }
+
+    // The logits say the same.
+    let logits = folder.path().join("logits");
+    glm(&["perplexity", "--ids", arg(&list), "--logits", arg(&logits)]).ok();
+    let bytes = fs::read(&logits).unwrap();
+    let vocab_size = bytes.len() / 4 / (all.len() + 1);
+    let row: Vec<f64> = bytes[..4 * vocab_size]
+        .chunks_exact(4)
+        .map(|word| f64::from(f32::from_le_bytes(word.try_into().unwrap())))
+        .collect();
+    let second = raw["prompt_token_ids"][1].as_u64().unwrap() as usize;
+    let first_nll = row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[second];
+    assert!((first_nll - all[0].as_f64().unwrap()).abs() < 1e-4);
+
     let windows = glm(&[
         "perplexity",
         "--ids",
@@ -614,9 +628,9 @@ fn bench_measures_what_it_is_asked() {
     assert_eq!(
         prefill
             .iter()
-            .map(|p| p["tokens"].as_u64().unwrap())
+            .map(|p| (p["depth"].as_u64().unwrap(), p["tokens"].as_u64().unwrap()))
             .collect::<Vec<_>>(),
-        [8, 32]
+        [(0, 8), (0, 32), (40, 8), (40, 32)]
     );
     let decode = report["decode"].as_array().unwrap();
     let cases: Vec<_> = decode
@@ -643,6 +657,78 @@ fn bench_measures_what_it_is_asked() {
         text.contains("prefill") && text.contains("decode") && text.contains("GB/s"),
         "{text}"
     );
+}
+
+#[test]
+fn bench_says_where_the_time_goes() {
+    let args = ["bench", "--prompt-tokens", "32", "--gen-tokens", "8"];
+    let args = [&args[..], &["--repeat", "1", "--profile"]].concat();
+    let report = glm(&[&args[..], &["--json"]].concat()).json();
+    for result in [&report["prefill"][0], &report["decode"][0]] {
+        let rows = result["profile"]["rows"].as_array().unwrap();
+        let names: Vec<_> = rows
+            .iter()
+            .map(|row| row["name"].as_str().unwrap())
+            .collect();
+        for name in [
+            "qkv_proj",
+            "lm_head",
+            "paged_attention",
+            "sample",
+            "rest of a step",
+        ] {
+            assert!(
+                names.iter().any(|found| found.contains(name)),
+                "{name}: {names:?}"
+            );
+        }
+        let shares: f64 = rows.iter().map(|row| row["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-6, "{shares}");
+    }
+    let text = glm(&args).ok();
+    assert!(
+        text.contains("qkv_proj") && text.contains("per step"),
+        "{text}"
+    );
+}
+
+#[test]
+fn bench_answers_queries_on_stdin() {
+    let queries = r#"{"measure": "decode", "batch": 2, "gen_tokens": 4}
+{"measure": "prefill", "tokens": 16, "depth": 32}
+{"measure": "prefill", "tokens": 1000000}
+nonsense
+{"measure": "memory"}
+"#;
+    let args = [
+        "bench",
+        "--stdin",
+        "--batch",
+        "2",
+        "--depth",
+        "32",
+        "--prompt-tokens",
+        "16",
+    ];
+    let lines = glm_with_stdin(&args, queries).ok();
+    let answers: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [about, decode, prefill, too_long, nonsense, memory] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    assert_eq!(about["model"]["name"], "demo");
+    assert!(decode["tok_s"].as_f64().unwrap() > 0.0 && decode["batch"] == 2);
+    assert!(prefill["tok_s"].as_f64().unwrap() > 0.0 && prefill["depth"] == 32);
+    assert!(
+        too_long["error"]
+            .as_str()
+            .unwrap()
+            .contains("1000000 prompt tokens")
+    );
+    assert!(nonsense["error"].as_str().unwrap().contains("not a query"));
+    assert_eq!(memory["measure"], "memory");
 }
 
 #[test]

@@ -17,7 +17,8 @@
 //!   [`generate`](EngineHandle::generate), [`submit`](EngineHandle::submit), [`score`](EngineHandle::score).
 //! - A [`RequestStream`] is iterated over or polled as a `futures` stream; it ends with exactly one final [`Event`].
 //! - [`Engine`] is the same without a thread: token ids in, token ids out, one [`step`](Engine::step) at a time.
-//! - [`mod@bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`.
+//! - [`mod@bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`; [`profile`] says
+//!   where an engine's time goes.
 //!
 //! Greedy answers, and sampled ones with a seed, do not depend on what else runs: not on companions in the batch, not on how
 //! a prompt is cut into chunks, not on preemption.
@@ -36,6 +37,7 @@ mod load;
 mod memory;
 mod models;
 pub mod perplexity;
+pub mod profile;
 pub mod quantize;
 mod request;
 mod sampling;
@@ -43,7 +45,7 @@ mod scheduler;
 mod text;
 
 pub use engine::{
-    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, ModelInfo,
+    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, LinearShape, ModelInfo,
     RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};

@@ -1,12 +1,14 @@
 //! `perplexity`: how well a model predicts a text.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use glm_runtime::EngineHandle;
 use glm_runtime::perplexity::{Perplexity, PerplexityError, perplexity};
 use serde_json::json;
 
-use super::{build_engine, build_text_engine, engine_error, read_text_file};
+use super::{build_engine, build_text_engine, builder, engine_error, read_text_file};
 use crate::args::PerplexityArgs;
 use crate::error::CliError;
 use crate::terminal::{output, progress};
@@ -17,9 +19,10 @@ const DEFAULT_WINDOW: usize = 2048;
 pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let ids = args.ids.as_deref().map(read_ids).transpose()?;
     let text = args.file.as_deref().map(read_text_file).transpose()?;
-    let engine = match ids {
-        Some(_) => build_engine(&args.model)?,
-        None => build_text_engine(&args.model)?,
+    let engine = match (&ids, &args.logits) {
+        (Some(ids), Some(path)) => write_logits(args, ids, path)?,
+        (Some(_), None) => build_engine(&args.model)?,
+        (None, _) => build_text_engine(&args.model)?,
     };
     let (prefix, ids) = match (ids, text) {
         (Some(ids), _) => (Vec::new(), ids),
@@ -60,6 +63,24 @@ fn describe(result: &Perplexity) -> String {
          mean nll    {mean_nll:.5} ± {standard_error:.5}\n\
          perplexity  {perplexity:.4}\n"
     )
+}
+
+/// Writes `[tokens, vocab_size]` logits, and gives the engine back that computed them.
+fn write_logits(args: &PerplexityArgs, ids: &[u32], path: &Path) -> Result<EngineHandle, CliError> {
+    let mut engine = builder(&args.model)?
+        .build_engine()
+        .map_err(CliError::usage)?;
+    let trace = engine.trace(ids).map_err(engine_error)?;
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        for value in &trace.logits {
+            file.write_all(&value.to_le_bytes())?;
+        }
+        file.flush()
+    };
+    write()
+        .map_err(|error| CliError::failed(format!("cannot write {}: {error}", path.display())))?;
+    engine.spawn().map_err(CliError::failed)
 }
 
 /// The tokenizer's prefix and the text's token ids, in which special tokens are recognised.

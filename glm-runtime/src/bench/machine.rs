@@ -1,11 +1,13 @@
 //! Where a benchmark ran.
 
-use glm_kernels::{CpuOptions, Device, KernelError, bandwidth};
+use glm_kernels::{CpuOptions, Device, KernelError, Peaks, WeightFormat, bandwidth, peaks};
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use crate::engine::ModelInfo;
+
 /// The machine, as far as it bears on speed.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Machine {
     /// The processor's own name.
     pub cpu: String,
@@ -19,6 +21,12 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Measured read bandwidth of main memory with these threads, in GB/s (1e9 bytes).
     pub bandwidth_gb_s: f64,
+    /// Measured peak of f32 arithmetic with these threads, in 1e9 operations per second; a multiply-add is two.
+    pub f32_gflop_s: f64,
+    /// The same for bf16, if the instruction set has it.
+    pub bf16_gflop_s: Option<f64>,
+    /// The same for 8-bit integers, if the instruction set has it.
+    pub int8_gop_s: Option<f64>,
     /// Largest memory use of this process so far, in bytes; `None` where the system does not say.
     pub peak_memory_bytes: Option<u64>,
     /// Operating system and processor family.
@@ -28,7 +36,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine and measures its read bandwidth with as many threads as the engine will use. Peak memory is
+    /// Looks at this machine and measures its read bandwidth and its arithmetic with as many threads as the engine will use. Peak memory is
     /// counted from here on, without the measurement's own buffer.
     ///
     /// # Errors
@@ -49,6 +57,11 @@ impl Machine {
             .map(|cpu| cpu.brand().trim())
             .unwrap_or_default();
         let bandwidth_gb_s = bandwidth(&device)?;
+        let Peaks {
+            f32_flops,
+            bf16_flops,
+            int8_ops,
+        } = peaks(&device);
         device.release_cached_memory();
         reset_peak_memory();
         Ok(Self {
@@ -62,10 +75,26 @@ impl Machine {
             logical_cores: system.cpus().len(),
             memory_bytes: system.total_memory(),
             bandwidth_gb_s,
+            f32_gflop_s: f32_flops / 1e9,
+            bf16_gflop_s: bf16_flops.map(|rate| rate / 1e9),
+            int8_gop_s: int8_ops.map(|rate| rate / 1e9),
             peak_memory_bytes: None,
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             version: env!("CARGO_PKG_VERSION"),
         })
+    }
+
+    /// The arithmetic that limits `model` here, by the format of most of its weights, in 1e9 operations per second: 8-bit
+    /// integers for block formats, bf16 for bf16 where that is faster than f32, else f32.
+    pub fn peak_gop_s(&self, model: &ModelInfo) -> f64 {
+        let format = model.formats.first().map(|(name, _)| name.parse());
+        match format {
+            Some(Ok(WeightFormat::BF16)) => self.bf16_gflop_s.unwrap_or(0.0).max(self.f32_gflop_s),
+            Some(Ok(WeightFormat::F32 | WeightFormat::F16)) | Some(Err(_)) | None => {
+                self.f32_gflop_s
+            }
+            Some(Ok(_)) => self.int8_gop_s.unwrap_or(self.f32_gflop_s),
+        }
     }
 }
 

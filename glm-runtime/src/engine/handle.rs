@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::stats::EngineStats;
 use super::stream::RequestStream;
 use crate::error::EngineError;
+use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
 
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     /// Set as soon as somebody asks to drain, so that callers hear at once; the engine thread decides.
     pub(super) draining: AtomicBool,
     pub(super) next_id: AtomicU64,
+    pub(super) profiler: Arc<Profiler>,
 }
 
 impl Shared {
@@ -197,6 +199,11 @@ impl EngineHandle {
     /// A snapshot taken after the latest step.
     pub fn stats(&self) -> EngineStats {
         self.shared.stats().clone()
+    }
+
+    /// Where the time of steps goes, for those who ask.
+    pub fn profiler(&self) -> &Profiler {
+        &self.shared.profiler
     }
 
     /// What was loaded, and how.

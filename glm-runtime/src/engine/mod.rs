@@ -22,10 +22,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use glm_kernels::{Device, KernelError};
+use glm_kernels::{Device, KernelError, Work};
 pub use handle::EngineHandle;
 use handle::Front;
-pub use options::{EngineBuilder, EngineOptions, ModelInfo};
+pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
 pub use prompt::Trace;
 pub use stats::EngineStats;
 pub use stream::{Completion, Events, RequestStream};
@@ -34,6 +34,7 @@ use crate::batch::ForwardBatch;
 use crate::error::EngineError;
 use crate::kv::{BlockAllocator, KvPool};
 use crate::models::CausalLm;
+use crate::profile::Profiler;
 use crate::request::{FinishReason, Finished, Request, RequestId, Timings, Usage};
 use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
 use crate::scheduler::{Committed, EndConditions, Scheduler, SeqId, StepPlan};
@@ -55,6 +56,7 @@ pub struct Engine {
     seed: u64,
     next_id: u64,
     counters: EngineStats,
+    profiler: Arc<Profiler>,
 }
 
 /// What the engine keeps of a request besides its sequence.
@@ -153,7 +155,8 @@ impl Engine {
     /// One iteration: plan, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
     /// is no work.
     pub fn step(&mut self) -> Vec<SeqEvent> {
-        let Some(plan) = self.scheduler.plan(&mut self.blocks) else {
+        let started = self.profiler.step_started();
+        let Some(plan) = self.plan() else {
             return Vec::new();
         };
         self.note_start(&plan);
@@ -161,11 +164,19 @@ impl Engine {
             Ok(sampled) => self.commit(&plan, sampled),
             Err(error) => self.fail(&plan, &error.into()),
         };
+        if let Some(started) = started {
+            self.profiler.step_ended(started, &plan);
+        }
         debug_assert!(
             self.has_work() || self.holds_nothing(),
             "an idle engine holds a block"
         );
         events
+    }
+
+    fn plan(&mut self) -> Option<StepPlan> {
+        let _span = self.device.record(|| Work::moving("schedule", 0));
+        self.scheduler.plan(&mut self.blocks)
     }
 
     fn holds_nothing(&self) -> bool {
@@ -196,9 +207,10 @@ impl Engine {
             return Ok(Vec::new());
         }
         let mut logits = self.model.forward(&batch, &mut self.kv)?; // [S, V]
-        let rows = logits
-            .as_f32_mut()?
-            .chunks_exact_mut(self.model.config().vocab_size);
+        let values = logits.as_f32_mut()?;
+        let bytes = size_of_val(values);
+        let _span = self.device.record(|| Work::moving("sample", bytes));
+        let rows = values.chunks_exact_mut(self.model.config().vocab_size);
         let sample = |(seq, row)| match self.requests.get_mut(&seq) {
             Some(active) => active.sampler.sample(row),
             None => Err(NotFinite),
@@ -311,6 +323,11 @@ impl Engine {
     /// What was loaded, and how.
     pub fn model_info(&self) -> &ModelInfo {
         &self.front.info
+    }
+
+    /// Where the time of steps goes, for those who ask.
+    pub fn profiler(&self) -> &Profiler {
+        &self.profiler
     }
 
     /// The device the model computes on.

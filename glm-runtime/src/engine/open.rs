@@ -11,12 +11,13 @@ use glm_kernels::{CpuOptions, Device, KvDType, WeightFormat, quant};
 
 use super::handle::Front;
 use super::limits::Limits;
-use super::{Engine, EngineOptions, EngineStats, ModelInfo};
+use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype, blocks_for};
-use crate::load::{Loaded, ModelSource, WeightLoader, weight_bytes};
+use crate::load::{Loaded, ModelSource, TensorSpec, WeightLoader, weight_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate, available_memory, kv_bytes_per_token};
 use crate::models::{CausalLm, Glm, Glm4};
+use crate::profile::Profiler;
 use crate::sampling::SamplingParams;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 
@@ -102,6 +103,7 @@ impl Engine {
             seed: seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             next_id: 0,
             counters: EngineStats::default(),
+            profiler: Arc::new(Profiler::new(device.clone())),
             device,
             model,
         })
@@ -301,6 +303,9 @@ impl Front {
             parameters: loaded.parameters,
             weight_bytes: loaded.bytes,
             weight_bytes_per_step: loaded.bytes - loaded.untied_embedding_bytes,
+            linear_layers: linear_layers(config),
+            layer_operations: 2 * layer_weights(source),
+            head_operations: 2 * (config.vocab_size * config.hidden_size) as u64,
             formats,
             kv_dtype: sizes.kv_dtype.name().to_owned(),
             kv_bytes_per_token: kv_bytes_per_token(config, sizes.kv_dtype),
@@ -334,6 +339,32 @@ impl Front {
             default_sampling,
         }
     }
+}
+
+fn linear_layers(config: &DenseConfig) -> Vec<LinearShape> {
+    let (c, f) = (config.hidden_size, config.intermediate_size);
+    let q = config.num_attention_heads * config.head_dim;
+    let kv = config.num_key_value_heads * config.head_dim;
+    [
+        ("qkv_proj", [q + 2 * kv, c]),
+        ("o_proj", [c, q]),
+        ("gate_up_proj", [2 * f, c]),
+        ("down_proj", [c, f]),
+        ("lm_head", [config.vocab_size, c]),
+    ]
+    .into_iter()
+    .map(|(name, shape)| LinearShape {
+        name: name.to_owned(),
+        shape,
+    })
+    .collect()
+}
+
+/// Weights of the layers' matrices.
+fn layer_weights(source: &ModelSource) -> u64 {
+    let in_layers = |spec: &&TensorSpec| spec.shape.len() > 1 && spec.name.contains(".layers.");
+    let matrices = source.tensors().iter().filter(in_layers);
+    matrices.map(TensorSpec::elements).sum()
 }
 
 /// One sentence per format that matrices took in place of the requested one.

@@ -161,6 +161,15 @@ impl EngineBuilder {
     }
 }
 
+/// A linear layer's name and size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinearShape {
+    /// Name, as in the checkpoint where it is one matrix there.
+    pub name: String,
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+}
+
 /// What was loaded, and how.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ModelInfo {
@@ -174,6 +183,12 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Bytes of weights that one decode step reads: all of them but the embedding table, unless it is tied to the head.
     pub weight_bytes_per_step: u64,
+    /// Arithmetic operations that the layers' matrices take for one token, a multiply-add counted as two.
+    pub layer_operations: u64,
+    /// Operations of the output head for one row of logits.
+    pub head_operations: u64,
+    /// The linear layers of a decoder layer and the output head.
+    pub linear_layers: Vec<LinearShape>,
     /// Formats of the weight matrices with the bytes in each, largest first.
     pub formats: Vec<(String, u64)>,
     /// Storage of keys and values.

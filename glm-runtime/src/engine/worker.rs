@@ -53,6 +53,7 @@ impl Engine {
             stats: Mutex::new(self.stats()),
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(self.next_id),
+            profiler: self.profiler.clone(),
         });
         let handle = EngineHandle::new(sender, shared.clone(), self.front.clone());
         let worker = Worker::new(self, commands, shared);
@@ -309,6 +310,7 @@ mod tests {
             stats: Mutex::new(engine.stats()),
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(0),
+            profiler: engine.profiler.clone(),
         });
         let handle = EngineHandle::new(sender.clone(), shared.clone(), engine.front.clone());
         let mut worker = Worker::new(engine, commands, shared);

@@ -1,0 +1,96 @@
+"""What is compared: files, measurements and the ratio to reach. One line per row of the table."""
+
+from dataclasses import dataclass, field
+
+EDGE, GLM_9B, TINY = "glm-edge-1.5b", "glm-4-9b", "tiny-9m"
+
+
+@dataclass(frozen=True)
+class File:
+    """A GGUF file of random weights: the speed of neither engine depends on what the weights say."""
+    preset: str
+    format: str
+
+    @property
+    def name(self):
+        return f"{self.preset}-{self.format}.gguf"
+
+    @property
+    def is_large(self):
+        """Two engines would not fit into 24 GiB side by side: they are loaded in turn."""
+        return self.preset == GLM_9B
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement of one file. `query` is a line that `glm-cli bench --stdin` understands, as `llama_worker.py` does."""
+    file: File
+    query: dict = field(hash=False)
+    threads: int
+    goal: float
+    isa: str = ""
+
+    @property
+    def label(self):
+        query = self.query
+        if query["measure"] == "prefill":
+            what = f"prefill {query['tokens']}"
+        else:
+            streams = "1 stream" if query["batch"] == 1 else f"{query['batch']} streams"
+            what = f"decode, {streams}"
+        after = f" after {query['depth']:,}" if query.get("depth") else ""
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{what}{after}{threads}{', AVX2 only' if self.isa else ''}"
+
+    @property
+    def key(self):
+        return f"{self.file.name}: {self.label}"
+
+
+def prefill(tokens=512, depth=0):
+    return {"measure": "prefill", "tokens": tokens, "depth": depth}
+
+
+def decode(batch=1, depth=0, gen_tokens=64):
+    return {"measure": "decode", "batch": batch, "depth": depth, "gen_tokens": gen_tokens}
+
+
+def table(threads):
+    """The comparison of issue 3 on `threads` threads, with the ratio to reach against llama.cpp."""
+    q8_0, q4_k_m, bf16 = File(EDGE, "q8_0"), File(EDGE, "q4_k_m"), File(EDGE, "bf16")
+    large_q4, large_q8 = File(GLM_9B, "q4_k_m"), File(GLM_9B, "q8_0")
+    return [
+        Case(q8_0, prefill(), threads, 3.5),
+        Case(q8_0, decode(), threads, 1.5),
+        Case(q8_0, decode(gen_tokens=32), 1, 1.25),
+        Case(q8_0, decode(batch=8, gen_tokens=16), threads, 1.8),
+        Case(q8_0, decode(batch=16, gen_tokens=16), threads, 1.8),
+        Case(q8_0, decode(depth=4096, gen_tokens=32), threads, 1.6),
+        Case(q4_k_m, prefill(), threads, 2.2),
+        Case(q4_k_m, prefill(depth=4096), threads, 3.0),
+        Case(q4_k_m, decode(), threads, 1.25),
+        Case(q4_k_m, decode(gen_tokens=32), 1, 1.3),
+        Case(q4_k_m, decode(batch=8, gen_tokens=16), threads, 1.8),
+        Case(q4_k_m, decode(batch=16, gen_tokens=16), threads, 1.8),
+        Case(q4_k_m, decode(depth=4096, gen_tokens=32), threads, 1.6),
+        Case(File(EDGE, "q4_0"), prefill(), threads, 1.9),
+        Case(bf16, prefill(), threads, 1.6),
+        Case(bf16, decode(gen_tokens=32), threads, 1.05),
+        Case(bf16, decode(gen_tokens=16), 1, 1.25),
+        Case(File(EDGE, "f16"), prefill(), threads, 1.05),
+        Case(File(TINY, "q8_0"), decode(gen_tokens=512), threads, 1.3),
+        Case(large_q4, prefill(), threads, 3.0),
+        Case(large_q4, decode(gen_tokens=16), threads, 1.3),
+        Case(large_q8, prefill(), threads, 3.0),
+        Case(large_q8, decode(gen_tokens=16), threads, 1.2),
+        Case(large_q8, decode(gen_tokens=8), 1, 1.2),
+    ]
+
+
+def avx2_table(threads):
+    """The same idea for machines without AVX-512, against a build of llama.cpp that uses none."""
+    cases = []
+    for format in ("q8_0", "q4_k_m"):
+        file = File(EDGE, format)
+        cases += [Case(file, prefill(), threads, 1.3, "avx2"), Case(file, decode(), threads, 1.05, "avx2")]
+    return cases

@@ -1,0 +1,61 @@
+"""The two engines as child processes that answer one query at a time."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# llama.cpp's threads spin for some milliseconds after a call; the other engine's turn starts after that.
+SETTLE_SECONDS = 0.05
+
+
+class Engine:
+    """A process that takes a line of JSON and answers with one."""
+
+    def __init__(self, command, env=None):
+        self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, env={**os.environ, **(env or {})})
+        self.about = self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args[0]} ended with status {self.process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def ask(self, query):
+        time.sleep(SETTLE_SECONDS)
+        self.process.stdin.write(json.dumps(query) + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def sizes(cases):
+    """The largest batch, prompt, depth and answer of some cases: what an engine must have room for."""
+    queries = [case.query for case in cases]
+    return {key: max([query.get(key, 0) for query in queries] + [least])
+            for key, least in (("batch", 1), ("tokens", 16), ("depth", 0), ("gen_tokens", 1))}
+
+
+def start_glm(glm_cli, path, threads, cases, isa=""):
+    size = sizes(cases)
+    command = [glm_cli, "bench", "--stdin", "--model", path, "--threads", threads, "--kv-dtype", "f16", "--batch", size["batch"],
+               "--prompt-tokens", size["tokens"], "--depth", size["depth"], "--gen-tokens", size["gen_tokens"], "--repeat", 1]
+    return Engine(command, {"GLM_ISA": isa} if isa else None)
+
+
+def start_llama(python, path, cases):
+    size = sizes(cases)
+    length = size["depth"] + max(size["tokens"], size["gen_tokens"]) + 64
+    shallow = [case.query for case in cases if case.query.get("batch", 1) > 1]
+    batch_length = max([query.get("depth", 0) + query["gen_tokens"] for query in shallow] + [0]) + 64
+    return Engine([python, HERE / "llama_worker.py", path, size["batch"], length, batch_length])
