@@ -9,16 +9,16 @@ use indicatif::BinaryBytes;
 
 /// The model and the limits of the machine.
 pub fn heading(machine: &Machine, model: &ModelInfo) -> String {
-    let mut peaks = format!("f32 {:.0} GFLOP/s", machine.f32_gflop_s);
+    let mut peaks = format!("f32 {:.0}", machine.f32_gflop_s);
     for (name, rate) in [("bf16", machine.bf16_gflop_s), ("int8", machine.int8_gop_s)] {
         if let Some(rate) = rate {
-            let _ = write!(peaks, ", {name} {:.2} TOP/s", rate / 1e3);
+            let _ = write!(peaks, ", {name} {rate:.0}");
         }
     }
     format!(
         "model     {}, {} of weights, {} of KV per token\n\
          machine   {}, {}, {} threads\n\
-         limits    reads {:.1} GB/s, computes {peaks}\n",
+         limits    reads {:.1} GB/s, computes {peaks} GOP/s\n",
         model.name,
         BinaryBytes(model.weight_bytes),
         BinaryBytes(model.kv_bytes_per_token),
@@ -56,8 +56,7 @@ fn prefill(result: &Prefill) -> String {
     } = result;
     format!(
         "prefill   {tokens:>5} tokens, depth {depth:>6}  {tok_s:>9.1} tok/s  ({tok_s_min:.1} to {tok_s_max:.1})  \
-         TTFT {ttft_ms:.0} ms  {:.2} TOP/s, {:.0} % of the peak",
-        gop_s / 1e3,
+         TTFT {ttft_ms:.0} ms  {gop_s:.0} GOP/s, {:.0} % of the peak",
         100.0 * peak_share
     )
 }
