@@ -4,6 +4,7 @@
 //! both products of attention run along contiguous memory with no sum across a vector: scores of a
 //! block's tokens side by side, then outputs of a head's elements side by side.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::memory::{Buffer, Element};
@@ -332,16 +333,16 @@ impl KvWriter<'_> {
         unsafe {
             match &self.planes {
                 Planes::F32(keys, values) => {
-                    self.store_key(keys, place, key, |x| x);
-                    self.store_value(values, place, value, |x| x);
+                    self.store_key(keys, place, key, |x, out| out.copy_from_slice(x));
+                    self.store_value(values, place, value, |x, out| out.copy_from_slice(x));
                 }
                 Planes::F16(keys, values) => {
                     self.store_key(keys, place, key, narrow_to_f16);
                     self.store_value(values, place, value, narrow_to_f16);
                 }
                 Planes::BF16(keys, values) => {
-                    self.store_key(keys, place, key, bf16::from_f32);
-                    self.store_value(values, place, value, bf16::from_f32);
+                    self.store_key(keys, place, key, |x, out| out.convert_from_f32_slice(x));
+                    self.store_value(values, place, value, |x, out| out.convert_from_f32_slice(x));
                 }
                 Planes::Q8_0 {
                     keys,
@@ -353,8 +354,8 @@ impl KvWriter<'_> {
                     let (key_scale, value_scale) = (byte_scale(key), byte_scale(value));
                     key_scales.slice(scale_at, 1)[0] = key_scale;
                     value_scales.slice(scale_at, 1)[0] = value_scale;
-                    self.store_key(keys, place, key, |x| (x / key_scale).round() as i8);
-                    self.store_value(values, place, value, |x| (x / value_scale).round() as i8);
+                    self.store_key(keys, place, key, |x, out| to_bytes(x, key_scale, out));
+                    self.store_value(values, place, value, |x, out| to_bytes(x, value_scale, out));
                 }
             }
         }
@@ -362,19 +363,25 @@ impl KvWriter<'_> {
 
     /// # Safety
     /// As [`KvWriter::store`].
-    unsafe fn store_key<T>(
+    unsafe fn store_key<T: Copy + Default>(
         &self,
         keys: &SharedMut<'_, T>,
         place: Place,
         key: &[f32],
-        narrow: impl Fn(f32) -> T,
+        narrow: impl Fn(&[f32], &mut [T]),
     ) {
         let len = self.head_dim * self.block_size;
         // SAFETY: the area belongs to one head, and the caller promises that no other thread has
         // it.
         let area = unsafe { keys.slice(place.area * len, len) };
-        for (row, x) in area.chunks_exact_mut(self.block_size).zip(key) {
-            row[place.offset] = narrow(*x);
+        let mut narrowed = [T::default(); CHUNK];
+        let rows = area.chunks_mut(CHUNK * self.block_size);
+        for (rows, key) in rows.zip(key.chunks(CHUNK)) {
+            let narrowed = &mut narrowed[..key.len()];
+            narrow(key, narrowed);
+            for (row, x) in rows.chunks_exact_mut(self.block_size).zip(narrowed) {
+                row[place.offset] = *x;
+            }
         }
     }
 
@@ -385,22 +392,42 @@ impl KvWriter<'_> {
         values: &SharedMut<'_, T>,
         place: Place,
         value: &[f32],
-        narrow: impl Fn(f32) -> T,
+        narrow: impl Fn(&[f32], &mut [T]),
     ) {
         let start = (place.area * self.block_size + place.offset) * self.head_dim;
         // SAFETY: the area belongs to one head, and the caller promises that no other thread has
         // it.
         let row = unsafe { values.slice(start, self.head_dim) };
-        for (stored, x) in row.iter_mut().zip(value) {
-            *stored = narrow(*x);
-        }
+        narrow(value, row);
     }
 }
 
+/// Values that are converted at once: what the conversions of `half` make vectors of, on the stack.
+const CHUNK: usize = 64;
+
 /// The nearest f16; a finite value stays finite, since an infinite value of a later token would
 /// turn the zero weight that an earlier query gives it into NaN.
-fn narrow_to_f16(x: f32) -> f16 {
-    f16::from_f32(x.clamp(f32::from(f16::MIN), f32::from(f16::MAX)))
+fn narrow_to_f16(x: &[f32], out: &mut [f16]) {
+    let largest = f32::from(f16::MAX);
+    let mut finite = [0.0; CHUNK];
+    for (x, out) in x.chunks(CHUNK).zip(out.chunks_mut(CHUNK)) {
+        let finite = &mut finite[..x.len()];
+        for (finite, x) in finite.iter_mut().zip(x) {
+            *finite = x.clamp(-largest, largest);
+        }
+        out.convert_from_f32_slice(finite);
+    }
+}
+
+/// `x / scale`, at most 127 in magnitude, to the nearest integer, halves away from zero.
+fn to_bytes(x: &[f32], scale: f32, out: &mut [i8]) {
+    /// The largest number below 0.5. Adding 0.5 itself would carry what is just below a half to the
+    /// next integer. As `f32::round`, without a call.
+    const HALF: f32 = 0.499_999_97;
+    for (out, x) in out.iter_mut().zip(x) {
+        let x = x / scale;
+        *out = (x + HALF.copysign(x)) as i32 as i8;
+    }
 }
 
 /// The scale that maps the largest magnitude to 127; not 0, so that zeros can be divided by it.
@@ -510,9 +537,26 @@ mod tests {
 
     #[test]
     fn values_beyond_f16_are_clamped() {
-        assert_eq!(narrow_to_f16(1e9), f16::MAX);
-        assert_eq!(narrow_to_f16(-1e9), f16::MIN);
-        assert!(narrow_to_f16(f32::NAN).is_nan());
+        let mut narrowed = [f16::ONE; 4];
+        narrow_to_f16(&[1e9, -1e9, 0.1, f32::NAN], &mut narrowed);
+        assert_eq!(narrowed[..3], [f16::MAX, f16::MIN, f16::from_f32(0.1)]);
+        assert!(narrowed[3].is_nan());
+    }
+
+    #[test]
+    fn bytes_are_rounded_to_the_nearest_and_halves_away_from_zero() {
+        let just_below = |half: f32| f32::from_bits(half.to_bits() - 1);
+        let mut x: Vec<f32> = (-2540..=2540).map(|i| i as f32 * 0.05).collect();
+        for whole in -127..127 {
+            let half = whole as f32 + 0.5;
+            x.extend([half, just_below(half), -just_below(half)]);
+        }
+        let mut bytes = vec![i8::MAX; x.len()];
+        to_bytes(&x, 1.0, &mut bytes);
+        let rounded: Vec<i8> = x.iter().map(|x| x.round() as i8).collect();
+        assert_eq!(bytes, rounded);
+        to_bytes(&[f32::NAN], 1.0, &mut bytes[..1]);
+        assert_eq!(bytes[0], 0);
     }
 
     #[test]
