@@ -43,14 +43,24 @@ pub(crate) struct Loaded {
     pub(crate) fallbacks: BTreeMap<WeightFormat, usize>,
 }
 
-/// Bytes that the weights of `source` take when held as [`format_for`] says.
+/// Bytes of memory that the weights of `source` take when held as [`format_for`] says. Packed, some formats are a little
+/// larger than in a file.
 pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>) -> u64 {
     source
         .tensors()
         .iter()
-        .map(|spec| tensor_bytes(spec, format_for(spec, quantize)))
-        .sum()
+        .map(|spec| {
+            let format = format_for(spec, quantize);
+            let packed = match spec.shape.len() {
+                0 | 1 => format.row_bytes(spec.columns()),
+                _ => Weight::packed_bytes(format, spec.rows(), spec.columns()),
+            };
+            packed.unwrap_or(usize::MAX) as u64
+        })
+        .fold(0, u64::saturating_add)
 }
+
+/// Bytes that a tensor takes in a file.
 
 fn tensor_bytes(spec: &TensorSpec, format: WeightFormat) -> u64 {
     (format.row_bytes(spec.columns()).unwrap_or(usize::MAX) as u64)
@@ -291,11 +301,8 @@ mod tests {
 
     /// Logits of a few tokens under a model of random weights.
     fn logits(seed: u64, quantize: Option<WeightFormat>) -> (Vec<f32>, Loaded) {
-        let json = r#"{"model_type":"glm4","vocab_size":512,"hidden_size":256,"intermediate_size":320,"num_hidden_layers":2,
-            "num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,"attention_bias":true,"partial_rotary_factor":0.5,
-            "rope_theta":10000.0,"rms_norm_eps":1e-5,"max_position_embeddings":128,"eos_token_id":[1]}"#;
-        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
-        let source = ModelSource::Random(RandomWeights::new("tiny".to_owned(), config, seed));
+        let source =
+            ModelSource::Random(RandomWeights::new("tiny".to_owned(), tiny_config(), seed));
         let device = Device::cpu(CpuOptions::default()).unwrap();
         let mut loader = WeightLoader::new(&source, &device, quantize, None);
         let model = Glm4::load(&mut loader).unwrap();
@@ -326,6 +333,70 @@ mod tests {
             loaded.formats.keys().collect::<Vec<_>>(),
             [&WeightFormat::BF16]
         );
+    }
+
+    fn tiny_config() -> ModelConfig {
+        let json = r#"{"model_type":"glm4","vocab_size":512,"hidden_size":256,"intermediate_size":320,"num_hidden_layers":2,
+            "num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,"attention_bias":true,"partial_rotary_factor":0.5,
+            "rope_theta":10000.0,"rms_norm_eps":1e-5,"max_position_embeddings":128,"eos_token_id":[1]}"#;
+        ModelConfig::from_json(json, Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn the_estimate_is_what_the_device_gives_out() {
+        let source = ModelSource::Random(RandomWeights::new("tiny".to_owned(), tiny_config(), 1));
+        for quantize in [None, Some(WeightFormat::Q4K), Some(WeightFormat::Q6K)] {
+            let device = Device::cpu(CpuOptions::default()).unwrap();
+            let mut loader = WeightLoader::new(&source, &device, quantize, None);
+            let model = Glm4::load(&mut loader).unwrap();
+            let held = device.allocator_stats().live_bytes as u64;
+            let estimate = weight_bytes(&source, quantize);
+            // Buffers are whole cache lines, and the sizes of vectors are rounded up.
+            assert!(
+                (estimate..=estimate + 8192).contains(&held),
+                "{quantize:?}: {held} for {estimate}"
+            );
+            drop(model);
+        }
+    }
+
+    /// KiB that the mapping of `path` takes in this process, if it is mapped. (/proc/self/smaps, see proc(5).)
+    #[cfg(target_os = "linux")]
+    fn resident_kib(path: &Path) -> Option<usize> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mapping = maps
+            .lines()
+            .skip_while(|line| !line.ends_with(path.to_str().unwrap()))
+            .find_map(|line| line.strip_prefix("Rss:"))?;
+        mapping.trim().strip_suffix("kB")?.trim().parse().ok()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_loaded_file_is_not_in_memory_any_more() {
+        let mut config = tiny_config();
+        if let ModelConfig::Glm4(dense) = &mut config {
+            dense.vocab_size = 24_576; // tables of twelve megabytes
+        }
+        let random = ModelSource::Random(RandomWeights::new("tiny".to_owned(), config, 1));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tiny.gguf");
+        let options = crate::quantize::QuantizeOptions::new(WeightFormat::BF16);
+        crate::quantize::quantize_to_gguf(&random, &path, &options).unwrap();
+
+        let name = path.to_str().unwrap();
+        let source = ModelSource::open(name, &Default::default(), 0).unwrap();
+        let device = Device::cpu(CpuOptions::default()).unwrap();
+        let table = source.read("model.embed_tokens.weight").unwrap();
+        assert!(table.bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>() > 0);
+        let read = resident_kib(&path).unwrap();
+        assert!(read * 1024 >= table.bytes.len(), "{read} KiB");
+        let mut loader = WeightLoader::new(&source, &device, None, None);
+        let model = Glm4::load(&mut loader).unwrap();
+        // What is left is what lies around the small vectors.
+        let left = resident_kib(&path).unwrap();
+        assert!(left * 4 <= read, "{left} of {read} KiB");
+        drop(model);
     }
 
     #[test]
