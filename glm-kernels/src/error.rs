@@ -92,7 +92,7 @@ pub enum KernelError {
         bytes: usize,
     },
     /// The name of an instruction set (option or `GLM_ISA`) is not one of ours.
-    #[error("unknown instruction set `{0}`: use scalar, avx2, avx512 or amx")]
+    #[error("unknown instruction set `{0}`: use scalar, avx2, avx512, amx or neon")]
     UnknownIsa(String),
     /// The name of a KV cache type is not one of ours.
     #[error("unknown KV cache type `{0}`: use f32, f16, bf16 or q8_0")]

@@ -1,6 +1,9 @@
 //! Which vector instructions this CPU has, found once at run time. A token of a type in here is the
 //! proof: it can only be made by detection.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
+
 use crate::KernelError;
 
 /// An instruction set that this CPU has. Kernels `match` on it and hand the token inside to the
@@ -19,6 +22,9 @@ pub enum Isa {
     /// 512-bit vectors and a matrix unit (Sapphire Rapids and later).
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
+    /// 128-bit vectors (every 64-bit Arm CPU).
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 /// Proof that the CPU has AVX2, FMA and F16C.
@@ -41,6 +47,14 @@ pub struct Avx512 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Amx {
     avx512: Avx512,
+}
+
+/// Proof that the CPU has NEON; the flags say what it has beyond that.
+#[cfg(target_arch = "aarch64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neon {
+    dotprod: bool,
+    i8mm: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -128,7 +142,32 @@ fn request_amx() -> bool {
     false
 }
 
+#[cfg(target_arch = "aarch64")]
+impl Neon {
+    /// The token, if this CPU has the instructions. Lanes are counted from the lowest address, so not on a big-endian system.
+    pub fn detect() -> Option<Self> {
+        let found = cfg!(target_endian = "little") && is_aarch64_feature_detected!("neon");
+        found.then(|| Self {
+            dotprod: is_aarch64_feature_detected!("dotprod"),
+            i8mm: is_aarch64_feature_detected!("dotprod") && is_aarch64_feature_detected!("i8mm"),
+        })
+    }
+
+    /// Whether the CPU has FEAT_DotProd: dot products of bytes.
+    pub fn has_dotprod(self) -> bool {
+        self.dotprod
+    }
+
+    /// Whether the CPU has FEAT_I8MM, products of byte matrices, and dot products too.
+    pub fn has_i8mm(self) -> bool {
+        self.i8mm
+    }
+}
+
 impl Isa {
+    /// Every name that `GLM_ISA` takes, on whatever CPU.
+    const NAMES: [&str; 5] = ["scalar", "avx2", "avx512", "amx", "neon"];
+
     /// The widest instruction set of this CPU, or the one that the environment variable `GLM_ISA`
     /// names.
     ///
@@ -142,7 +181,7 @@ impl Isa {
         }
     }
 
-    /// The instruction set called `name`: `scalar`, `avx2`, `avx512` or `amx`.
+    /// The instruction set called `name`: `scalar`, `avx2`, `avx512`, `amx` or `neon`.
     ///
     /// # Errors
     /// [`KernelError::UnknownIsa`] for any other name, [`KernelError::IsaUnavailable`] if this CPU
@@ -152,9 +191,7 @@ impl Isa {
         if let Some(isa) = available.iter().find(|isa| isa.name() == name) {
             return Ok(*isa);
         }
-        let requested = ["avx2", "avx512", "amx"]
-            .into_iter()
-            .find(|known| *known == name);
+        let requested = Self::NAMES.into_iter().find(|known| *known == name);
         Err(match requested {
             Some(requested) => {
                 let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
@@ -176,6 +213,8 @@ impl Isa {
             isas.extend(Avx512::detect().map(Self::Avx512));
             isas.extend(Amx::detect().map(Self::Amx));
         }
+        #[cfg(target_arch = "aarch64")]
+        isas.extend(Neon::detect().map(Self::Neon));
         isas
     }
 
@@ -189,6 +228,8 @@ impl Isa {
             Self::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Amx(_) => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
         }
     }
 }
@@ -196,15 +237,15 @@ impl Isa {
 impl std::fmt::Display for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())?;
-        #[cfg(target_arch = "x86_64")]
-        if let Self::Avx512(cpu) = self {
-            let flags = [(cpu.vnni, "+vnni"), (cpu.bf16, "+bf16")];
-            flags
-                .into_iter()
-                .filter(|(has, _)| *has)
-                .try_for_each(|(_, flag)| f.write_str(flag))?;
-        }
-        Ok(())
+        let flags: &[(bool, &str)] = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(cpu) => &[(cpu.vnni, "+vnni"), (cpu.bf16, "+bf16")],
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(cpu) => &[(cpu.dotprod, "+dotprod"), (cpu.i8mm, "+i8mm")],
+            _ => &[],
+        };
+        let mut had = flags.iter().filter(|(has, _)| *has);
+        had.try_for_each(|(_, flag)| f.write_str(flag))
     }
 }
 
@@ -226,17 +267,20 @@ mod tests {
     fn a_name_that_does_not_exist_is_an_error_that_lists_the_choices() {
         let error = Isa::named("sse9").unwrap_err();
         assert_eq!(error, KernelError::UnknownIsa("sse9".into()));
-        assert!(error.to_string().contains("scalar, avx2, avx512 or amx"));
+        assert!(
+            error
+                .to_string()
+                .contains("scalar, avx2, avx512, amx or neon")
+        );
     }
 
     #[test]
     fn an_isa_that_is_missing_is_another_error() {
-        let missing = ["avx2", "avx512", "amx"]
-            .into_iter()
-            .find(|name| !Isa::available().iter().any(|isa| isa.name() == *name));
-        let Some(name) = missing else {
-            println!("skipped: this CPU has every instruction set");
-            return;
+        // No CPU has those of two architectures.
+        let name = if cfg!(target_arch = "aarch64") {
+            "avx2"
+        } else {
+            "neon"
         };
         assert!(matches!(
             Isa::named(name),

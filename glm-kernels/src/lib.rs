@@ -21,10 +21,9 @@
 //! vectorised form, written once over the vector types of `simd` or once per instruction set where
 //! those differ in kind (`linear`).
 
-// Vector types exist for x86-64 so far. Elsewhere the scalar path is the only one, and what is written
-// over vectors has no caller.
+// Vector types exist for 64-bit x86 and Arm. Elsewhere the scalar path is the only one, and what is written over vectors has no caller.
 #![cfg_attr(
-    not(target_arch = "x86_64"),
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, unused_mut, unreachable_patterns)
 )]
 
@@ -39,6 +38,8 @@ mod isa;
 mod kv_layer;
 mod linear;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod paged_attention;
 mod parallel;
 mod peaks;
@@ -58,6 +59,8 @@ pub use embed::embed;
 pub use error::KernelError;
 pub use gather_rows::gather_rows;
 pub use isa::Isa;
+#[cfg(target_arch = "aarch64")]
+pub use isa::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use isa::{Amx, Avx2, Avx512};
 pub use kv_layer::{KvDType, KvLayer};

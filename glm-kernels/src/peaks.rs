@@ -18,7 +18,8 @@ pub struct Peaks {
     /// instruction set has neither.
     pub bf16_flops: Option<f64>,
     /// On bytes, summed in 32-bit integers: `vpdpbusd`, the matrix unit, or `vpmaddubsw` and
-    /// `vpmaddwd` with AVX2. `None` for the scalar path.
+    /// `vpmaddwd` with AVX2; `smmla`, `sdot`, or `smull` and `sadalp` on Arm. `None` for the scalar
+    /// path.
     pub int8_ops: Option<f64>,
 }
 
@@ -124,9 +125,74 @@ fn bf16_chains(_isa: Isa) -> Option<Chains> {
     None
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn int8_chains(_isa: Isa) -> Option<Chains> {
     None
+}
+
+#[cfg(target_arch = "aarch64")]
+use arm::int8_chains;
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::hint::black_box;
+
+    use super::{Chains, ROUNDS, SUMS};
+    use crate::{Isa, neon};
+
+    /// The chains of byte products that `isa` has.
+    pub(super) fn int8_chains(isa: Isa) -> Option<Chains> {
+        match isa {
+            Isa::Scalar => None,
+            // SAFETY: `rate` calls the chains with the same `isa`, whose token proves the instructions.
+            Isa::Neon(cpu) if cpu.has_i8mm() => Some(|_| unsafe { matmul() }),
+            // SAFETY: as above.
+            Isa::Neon(cpu) if cpu.has_dotprod() => Some(|_| unsafe { dot() }),
+            // SAFETY: as above.
+            Isa::Neon(_) => Some(|_| unsafe { dot_widening() }),
+        }
+    }
+
+    /// A chain for each sum of one product of `neon`, which computes so many bytes times bytes.
+    macro_rules! chains {
+        ($product:ident, $features:literal, $multiplications:literal) => {
+            /// # Safety
+            /// The CPU has the features.
+            #[target_feature(enable = $features)]
+            unsafe fn $product() -> u64 {
+                let (a, b) = (vdupq_n_s8(black_box(7)), vdupq_n_s8(black_box(-3)));
+                let mut sums = [vdupq_n_s32(0); SUMS];
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = vdupq_n_s32(black_box(i as i32));
+                }
+                for _ in 0..ROUNDS {
+                    for sum in &mut sums {
+                        // What the product is of must not be known, or the compiler would compute it once.
+                        let a = opaque(a);
+                        // SAFETY: the features are enabled.
+                        *sum = unsafe { neon::$product(*sum, a, b) };
+                    }
+                }
+                for sum in sums {
+                    black_box(vaddvq_s32(sum));
+                }
+                ROUNDS * (SUMS * 2 * $multiplications) as u64
+            }
+        };
+    }
+    chains!(matmul, "neon,i8mm", 32);
+    chains!(dot, "neon,dotprod", 16);
+    chains!(dot_widening, "neon", 16);
+
+    #[inline(always)]
+    fn opaque(mut a: int8x16_t) -> int8x16_t {
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0:v} */", inout(vreg) a, options(nomem, nostack, preserves_flags));
+        }
+        a
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -313,6 +379,8 @@ mod tests {
                 Isa::Avx512(cpu) => (cpu.has_bf16(), true),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Amx(_) => (true, true),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(_) => (false, true),
             };
             assert_eq!(has, expected, "{isa}");
         }

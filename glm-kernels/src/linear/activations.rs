@@ -76,7 +76,9 @@ impl QuantizedRows {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the token is the proof that the CPU has these instructions.
                 Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { rounding.run_avx2(range) },
-                _ => rounding.run(range),
+                Isa::Scalar => rounding.run(range),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon(_) => rounding.run(range),
             });
         Ok(rows)
     }

@@ -1,6 +1,7 @@
 //! What a kernel is asked to compute, and where its results go.
 
 use super::activations::QuantizedRows;
+#[cfg(target_arch = "x86_64")]
 use super::bf16_rows::Bf16Rows;
 use super::layout::{PANEL_ROWS, panel_bytes};
 use super::weight::Segment;
@@ -15,6 +16,7 @@ pub(super) struct Activations<'a> {
     /// For quantised formats.
     pub codes: Option<QuantizedRows>,
     /// For bf16 on a matrix unit.
+    #[cfg(target_arch = "x86_64")]
     pub bf16: Option<Bf16Rows>,
 }
 

@@ -28,6 +28,7 @@ mod amx_bf16;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod bf16_rows;
 mod codec;
 mod direct;
@@ -36,6 +37,8 @@ mod gemm;
 mod job;
 mod lanes;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(test)]
 mod reference;
 mod scalar;
@@ -49,6 +52,7 @@ pub use weight::{Weight, WeightBuilder};
 use crate::parallel::SharedMut;
 use crate::{DType, Device, Isa, KernelError, Tensor, Work, swiglu};
 use activations::QuantizedRows;
+#[cfg(target_arch = "x86_64")]
 use bf16_rows::Bf16Rows;
 use job::{Activations, Job, Output};
 
@@ -146,20 +150,17 @@ fn activations<'a>(
         let mut segments = weight.row_segments().iter();
         segments.any(|segment| holds(segment.format))
     };
-    let (mut codes, mut bf16) = (None, None);
-    if any(WeightFormat::is_quantized) {
-        codes = Some(QuantizedRows::new(device, values, cols)?);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if matches!(device.isa(), Isa::Amx(_)) && any(|format| format == WeightFormat::BF16) {
-        bf16 = Some(Bf16Rows::new(device, values, cols)?);
-    }
     Ok(Activations {
         values,
         tokens: values.len() / cols,
         cols,
-        codes,
-        bf16,
+        codes: any(WeightFormat::is_quantized)
+            .then(|| QuantizedRows::new(device, values, cols))
+            .transpose()?,
+        #[cfg(target_arch = "x86_64")]
+        bf16: (matches!(device.isa(), Isa::Amx(_)) && any(|format| format == WeightFormat::BF16))
+            .then(|| Bf16Rows::new(device, values, cols))
+            .transpose()?,
     })
 }
 
@@ -184,6 +185,8 @@ fn run_segment(isa: Isa, job: &Job, panels: Range<usize>) {
         Isa::Avx512(cpu) => avx512::run(cpu, job, panels),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx(cpu) => amx::run(cpu, job, panels),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(cpu) => neon::run(cpu, job, panels),
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Chunk<'a> {
     /// How many positions the first query sees; each later one sees one more.
     pub first_visible: usize,
     /// Whether the same task goes on with the chunk after this one, so that it pays to fetch it into the cache.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only the matrix unit does
     pub continues: bool,
 }
 
@@ -65,6 +66,7 @@ impl Chunk<'_> {
     }
 
     /// Gathers what there is once for each position: `[CHUNK]`, zeros after the last key.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for the matrix unit
     pub fn gather(&self, of_block: impl Fn(usize, usize) -> f32, to: &mut [f32]) {
         let block_size = self.kv.block_size();
         to[..CHUNK].fill(0.0);

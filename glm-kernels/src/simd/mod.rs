@@ -7,6 +7,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use half::{bf16, f16};
 
@@ -75,6 +77,8 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> Result<K::Output, K> {
         Isa::Avx512(cpu) => Ok(avx512::run(cpu, kernel)),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx(cpu) => Ok(avx512::run(cpu.avx512(), kernel)),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(cpu) => Ok(neon::run(cpu, kernel)),
     }
 }
 
