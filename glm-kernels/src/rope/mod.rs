@@ -205,19 +205,24 @@ pub fn rope_store_kv(
 
     let writer = kv.writer();
     let store_head = |head: usize| {
-        // Made here, not on the stack: a head has no size limit.
-        let mut key = vec![0.0; dims.head_dim];
+        let (mut short, mut long) = ([0.0; SHORT_HEAD], Vec::new());
+        let key = if dims.head_dim <= SHORT_HEAD {
+            &mut short[..dims.head_dim]
+        } else {
+            long.resize(dims.head_dim, 0.0); // a head has no size limit, the stack has
+            &mut long[..]
+        };
         for (token, slot) in slot_mapping.iter().enumerate() {
             let kv = &values[token * dims.qkv_len() + dims.q_len()..];
             let (keys, values) = kv.split_at(dims.num_kv_heads * dims.head_dim);
             key.copy_from_slice(&keys[head * dims.head_dim..][..dims.head_dim]);
-            angles.rotate(device.isa(), token, &mut key, dims.head_dim);
+            angles.rotate(device.isa(), token, key, dims.head_dim);
             // SAFETY: this is the only task with this head.
             unsafe {
                 writer.store(
                     *slot as usize,
                     head,
-                    &key,
+                    key,
                     &values[head * dims.head_dim..][..dims.head_dim],
                 )
             };
@@ -230,6 +235,10 @@ pub fn rope_store_kv(
     }
     Ok(q)
 }
+
+/// Heads of up to this size, those of every known model, are rotated on the stack: to ask for memory
+/// takes longer than to rotate.
+const SHORT_HEAD: usize = 256;
 
 /// With fewer tokens, storing them takes less time than to share the work: a head of a token is
 /// some tens of nanoseconds.
@@ -335,6 +344,15 @@ mod tests {
                         head_dim: 80,
                     },
                     40,
+                ),
+                (
+                    3,
+                    AttnDims {
+                        num_heads: 2,
+                        num_kv_heads: 1,
+                        head_dim: SHORT_HEAD + 32,
+                    },
+                    64,
                 ),
                 (
                     129,
