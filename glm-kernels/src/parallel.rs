@@ -385,6 +385,11 @@ impl<'a, T> SharedMut<'a, T> {
         }
     }
 
+    /// The address of element `index`, which may be beyond the end: to prefetch, not to read.
+    pub(crate) fn address(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Panics

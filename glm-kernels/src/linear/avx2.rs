@@ -146,6 +146,10 @@ impl<const VNNI: bool> Lanes for Ymm<VNNI> {
         _mm_prefetch::<_MM_HINT_T1>(bytes.cast());
     }
     #[inline(always)]
+    unsafe fn prefetch_write(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_ET0>(bytes.cast());
+    }
+    #[inline(always)]
     unsafe fn store_bytes(a: Self::I, to: *mut u8) {
         _mm256_storeu_si256(to.cast(), a);
     }

@@ -100,6 +100,10 @@ impl Lanes for Zmm {
         _mm_prefetch::<_MM_HINT_T1>(bytes.cast());
     }
     #[inline(always)]
+    unsafe fn prefetch_write(bytes: *const u8) {
+        _mm_prefetch::<_MM_HINT_ET0>(bytes.cast());
+    }
+    #[inline(always)]
     unsafe fn store_bytes(a: Self::I, to: *mut u8) {
         _mm512_storeu_si512(to.cast(), a);
     }

@@ -6,50 +6,62 @@ use crate::memory::Buffer;
 use crate::parallel::SharedMut;
 use crate::{Device, KernelError};
 
-/// Tokens of a tile, which has a row for each half.
-pub(super) const TOKENS: usize = 8;
+/// Tokens of a tile.
+pub(super) const TOKENS: usize = 16;
 /// Columns that a tile spans.
 pub(super) const STEP: usize = 32;
-/// Values of a step of a tile.
+/// Values of a step: the tile of high parts, then that of low parts.
 pub(super) const STEP_LEN: usize = 2 * TOKENS * STEP;
+/// Steps of a chunk.
+pub(super) const CHUNK_STEPS: usize = 8;
 
 /// `[T, cols]` activations, each as `high + low`: the nearest bf16 and what is left, rounded. Together they have 16 bits of mantissa or more, so
 /// products with bf16 weights are nearly those of f32.
 ///
-/// A tile holds eight tokens: a step of 32 columns of their high parts, row by row, then of their low parts; then the next step. What columns and
-/// tokens lack is filled up with zeros.
+/// They lie as they are used, chunk of columns by chunk, and in it one tile of tokens after the other; what columns and tokens lack is filled up with
+/// zeros.
 pub(super) struct Bf16Rows {
-    tile_len: usize,
+    tiles: usize,
     values: Buffer,
 }
 
 impl Bf16Rows {
     /// Splits the rows of `x`, `[T, cols]`, on all threads of the device.
     pub fn new(device: &Device, x: &[f32], cols: usize) -> Result<Self, KernelError> {
-        let tokens = x.len() / cols;
-        let tile_len = cols.div_ceil(STEP) * STEP_LEN;
-        let len = tokens.div_ceil(TOKENS) * tile_len;
-        let mut values = device.allocate(len * size_of::<bf16>())?;
-        let shared = SharedMut::new(values.as_slice_of_mut::<bf16>());
-        device.pool().for_each(tokens.div_ceil(TOKENS), |tile| {
-            // SAFETY: each task has its own tile.
-            let to = unsafe { shared.slice(tile * tile_len, tile_len) };
-            to.fill(bf16::ZERO);
-            let rows = x[tile * TOKENS * cols..].chunks_exact(cols).take(TOKENS);
-            for (i, row) in rows.enumerate() {
-                for (x, to) in row.chunks(STEP).zip(to.chunks_exact_mut(STEP_LEN)) {
-                    let (high, low) = to.split_at_mut(TOKENS * STEP);
-                    split(x, &mut high[i * STEP..], &mut low[i * STEP..]);
+        let tiles = (x.len() / cols).div_ceil(TOKENS);
+        let steps = cols.div_ceil(STEP);
+        let len = steps.next_multiple_of(CHUNK_STEPS) * tiles * STEP_LEN;
+        let mut rows = Self {
+            tiles,
+            values: device.allocate(len * size_of::<bf16>())?,
+        };
+        let values = SharedMut::new(rows.values.as_slice_of_mut::<bf16>());
+        device.pool().for_each(tiles, |tile| {
+            let rows = || x[tile * TOKENS * cols..].chunks_exact(cols).take(TOKENS);
+            for step in 0..steps {
+                // SAFETY: each task has its own tile.
+                let to = unsafe { values.slice(start(tiles, tile, step), STEP_LEN) };
+                to.fill(bf16::ZERO);
+                let (high, low) = to.split_at_mut(TOKENS * STEP);
+                let parts = high.chunks_exact_mut(STEP).zip(low.chunks_exact_mut(STEP));
+                for (row, (high, low)) in rows().zip(parts) {
+                    split(&row[step * STEP..cols.min((step + 1) * STEP)], high, low);
                 }
             }
         });
-        Ok(Self { tile_len, values })
+        Ok(rows)
     }
 
-    /// The steps of tile `index`.
-    pub fn tile(&self, index: usize) -> &[bf16] {
-        &self.values.as_slice_of::<bf16>()[index * self.tile_len..][..self.tile_len]
+    /// Step `step` of tile `tile`; the others of its chunk follow.
+    pub fn step(&self, tile: usize, step: usize) -> *const bf16 {
+        self.values.as_slice_of::<bf16>()[start(self.tiles, tile, step)..].as_ptr()
     }
+}
+
+/// Where step `step` of tile `tile` starts.
+fn start(tiles: usize, tile: usize, step: usize) -> usize {
+    let (chunk, step) = (step / CHUNK_STEPS, step % CHUNK_STEPS);
+    ((chunk * tiles + tile) * CHUNK_STEPS + step) * STEP_LEN
 }
 
 fn split(x: &[f32], high: &mut [bf16], low: &mut [bf16]) {
@@ -57,7 +69,7 @@ fn split(x: &[f32], high: &mut [bf16], low: &mut [bf16]) {
         *high = bf16::from_f32(*x);
         let left = x - high.to_f32();
         // An infinity has no remainder, and one that were NaN would turn the sum into NaN.
-        *low = bf16::from_f32(if x.is_infinite() { 0.0 } else { left });
+        *low = bf16::from_f32(if high.is_infinite() { 0.0 } else { left });
     }
 }
 
@@ -69,36 +81,39 @@ mod tests {
     #[test]
     fn parts_add_up_and_the_rest_is_zero() {
         let device = Device::cpu(CpuOptions::default()).unwrap();
-        let (tokens, cols) = (11, 70);
+        let (tokens, cols) = (19, 300);
         let x: Vec<f32> = (0..tokens * cols)
             .map(|i| ((i * 7919 % 10_007) as f32 - 5000.0) * 1.234e-3)
             .collect();
         let rows = Bf16Rows::new(&device, &x, cols).unwrap();
         for t in 0..2 * TOKENS {
-            for c in 0..96 {
-                let at = c / STEP * STEP_LEN + t % TOKENS * STEP + c % STEP;
-                let tile = rows.tile(t / TOKENS);
-                let (high, low) = (tile[at].to_f32(), tile[at + TOKENS * STEP].to_f32());
+            for c in 0..320 {
+                let at = t % TOKENS * STEP + c % STEP;
+                let step = rows.step(t / TOKENS, c / STEP);
+                // SAFETY: a step has so many values.
+                let [high, low] =
+                    [at, at + TOKENS * STEP].map(|at| unsafe { step.add(at).read() }.to_f32());
                 let want = if t < tokens && c < cols {
                     x[t * cols + c]
                 } else {
                     0.0
                 };
-                assert!(
-                    (high + low - want).abs() <= want.abs() / 65536.0,
-                    "[{t}, {c}]"
-                );
+                let error = (high + low - want).abs();
+                assert!(error <= want.abs() / 65536.0, "[{t}, {c}]");
             }
         }
     }
 
     #[test]
     fn what_is_not_a_number_stays_so() {
-        let device = Device::cpu(CpuOptions::default()).unwrap();
-        let rows = Bf16Rows::new(&device, &[f32::NAN, f32::INFINITY, 1e39f64 as f32], 3).unwrap();
-        assert!(rows.tile(0)[0].is_nan());
-        let low = TOKENS * STEP;
-        assert_eq!(rows.tile(0)[1], bf16::INFINITY);
-        assert_eq!(rows.tile(0)[low + 1], bf16::ZERO);
+        let (mut high, mut low) = ([bf16::ZERO; 4], [bf16::ZERO; 4]);
+        split(
+            &[f32::NAN, f32::INFINITY, f32::MAX, -0.0],
+            &mut high,
+            &mut low,
+        );
+        assert!(high[0].is_nan());
+        assert_eq!(high[1..3], [bf16::INFINITY; 2]);
+        assert_eq!(low[1..], [bf16::ZERO; 3]);
     }
 }

@@ -125,34 +125,44 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
     let sums = (&raw mut (*scratch).sums).cast::<[Sums; PANELS]>();
     sums.write_bytes(0, tiles.len());
     let blocks = job.x.cols / BLOCK_COLS;
-    let tile_tokens = |tile: usize| (job.x.tokens - tile * TILE).min(TILE);
     for first_block in (0..blocks).step_by(CHUNK_BLOCKS) {
         let chunk = first_block..(first_block + CHUNK_BLOCKS).min(blocks);
         let unpacked = (&raw mut (*scratch).chunks).cast::<PanelChunk>();
         for p in 0..PANELS {
             unpack_chunk::<U, C>(job.panel(pair[p]), chunk.clone(), unpacked.add(p));
         }
+        let is_last = chunk.end == blocks;
         for tile in tiles.clone() {
+            let first = tile * TILE;
+            let tokens = first..(first + TILE).min(job.x.tokens);
+            if is_last {
+                prefetch_results::<U::Lanes>(job, pair, tokens.clone());
+            }
             let x = TileChunk {
                 tile: x.tile(tile),
                 first_block,
                 blocks: chunk.len(),
-                tokens: tile_tokens(tile),
+                tokens: tokens.len(),
             };
-            U::multiply(
-                form,
-                &*unpacked.cast(),
-                x,
-                &mut *sums.add(tile - tiles.start),
-            );
+            let sums = &mut *sums.add(tile - tiles.start);
+            U::multiply(form, &*unpacked.cast(), x, sums);
+            if is_last {
+                for t in tokens {
+                    for p in 0..PANELS {
+                        job.store_panel(t, pair[p], &sums[p].0[t - first]);
+                    }
+                }
+            }
         }
     }
-    for tile in tiles.clone() {
-        let sums = &*sums.add(tile - tiles.start);
+}
+
+/// Asks for the memory that the results of a pair of panels go to: rows of it are far apart, so that each would be a miss.
+#[inline(always)]
+unsafe fn prefetch_results<L: Lanes>(job: &Job, pair: [usize; PANELS], tokens: Range<usize>) {
+    for t in tokens {
         for p in 0..PANELS {
-            for (i, sums) in sums[p].0.iter().take(tile_tokens(tile)).enumerate() {
-                job.store_panel(tile * TILE + i, pair[p], sums);
-            }
+            L::prefetch_write(job.result(t, pair[p]).cast());
         }
     }
 }

@@ -71,6 +71,14 @@ impl<'a> Job<'a> {
         &self.panels[index * self.panel_bytes..][..self.panel_bytes]
     }
 
+    /// Where the result of token `t` and the first row of a panel goes; perhaps beyond the end, if the panel is.
+    #[inline(always)]
+    pub fn result(&self, t: usize, panel: usize) -> *const f32 {
+        self.out
+            .values
+            .address(t * self.out.stride + self.out.start + panel * PANEL_ROWS)
+    }
+
     /// Writes the sums of row `first_row` and the following for token `t`; rows beyond the segment are padding.
     #[inline(always)]
     pub fn store(&self, t: usize, first_row: usize, sums: &[f32]) {
@@ -81,13 +89,15 @@ impl<'a> Job<'a> {
         }
         // SAFETY: a token and a row are computed by one task, so no other has this part of the result.
         let out = unsafe { self.out.values.slice(t * self.out.stride + column, len) };
-        match self.out.bias {
-            Some(bias) => out
+        match (self.out.bias, sums.first_chunk::<PANEL_ROWS>()) {
+            // A whole panel is a few vectors, not a call to copy memory.
+            (None, Some(sums)) if len == PANEL_ROWS => out.as_chunks_mut().0[0] = *sums,
+            (None, _) => out.copy_from_slice(&sums[..len]),
+            (Some(bias), _) => out
                 .iter_mut()
                 .zip(sums)
                 .zip(&bias[column..])
                 .for_each(|((out, sum), bias)| *out = sum + bias),
-            None => out.copy_from_slice(&sums[..len]),
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) trait Lanes {
     unsafe fn prefetch(bytes: *const u8);
     /// The same in the second level cache, for what is used later.
     unsafe fn prefetch_far(bytes: *const u8);
+    /// Asks for the cache line of an address, which need not be valid, to be written.
+    unsafe fn prefetch_write(bytes: *const u8);
     /// Stores `4 * ROWS` bytes.
     unsafe fn store_bytes(a: Self::I, to: *mut u8);
     /// All lanes zero.

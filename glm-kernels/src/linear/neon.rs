@@ -380,6 +380,10 @@ impl<const DOT: bool> Lanes for Pair<DOT> {
         asm!("prfm pldl2keep, [{}]", in(reg) bytes, options(readonly, nostack, preserves_flags));
     }
     #[inline(always)]
+    unsafe fn prefetch_write(bytes: *const u8) {
+        asm!("prfm pstl1keep, [{}]", in(reg) bytes, options(readonly, nostack, preserves_flags));
+    }
+    #[inline(always)]
     unsafe fn store_bytes(a: Self::I, to: *mut u8) {
         vst1q_u8(to, a[0]);
         vst1q_u8(to.add(16), a[1]);

@@ -62,6 +62,8 @@ impl Lanes for Scalar {
     #[inline(always)]
     unsafe fn prefetch_far(_bytes: *const u8) {}
     #[inline(always)]
+    unsafe fn prefetch_write(_bytes: *const u8) {}
+    #[inline(always)]
     unsafe fn store_bytes(a: Self::I, to: *mut u8) {
         to.cast::<[[u8; 4]; PANEL_ROWS]>()
             .write(a.map(u32::to_le_bytes));
