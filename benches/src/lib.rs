@@ -1,6 +1,8 @@
 //! What the benchmarks share: data, and the shapes of real layers. The checks over the whole workspace are in `tests/`.
 #![forbid(unsafe_code)]
 
+use glm_kernels::{Device, Weight, WeightBuilder, WeightFormat, quant};
+
 /// Compiles the programs in the README of the project.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
@@ -20,6 +22,22 @@ pub fn random(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
+/// A weight of shape `[out_features, in_features]` whose rows repeat 16 random ones: rounding 50 million numbers for each would
+/// take longer than the benchmark.
+///
+/// # Panics
+/// Unless `out_features` is a multiple of 16, `in_features` one of the format's block, and the format can be written.
+#[must_use]
+pub fn random_weight(device: &Device, format: WeightFormat, [rows, cols]: [usize; 2]) -> Weight {
+    let mut bytes = vec![0; 16 * format.row_bytes(cols).expect("whole blocks")];
+    quant::quantize(format, &random(16 * cols, 1), &mut bytes).expect("whole blocks");
+    let mut builder = WeightBuilder::new(device, cols);
+    builder
+        .push_rows(format, rows, &bytes.repeat(rows / 16))
+        .expect("whole blocks");
+    builder.finish().expect("not empty")
+}
+
 /// The dimensions of one published model's layers.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerShape {
@@ -33,6 +51,19 @@ pub struct LayerShape {
     pub num_kv_heads: usize,
     /// Values per head.
     pub head_dim: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+}
+
+impl LayerShape {
+    /// `[out_features, in_features]` of qkv, o, gate and up, down.
+    #[must_use]
+    pub const fn linear_layers(&self) -> [[usize; 2]; 4] {
+        let (c, f) = (self.hidden_size, self.intermediate_size);
+        let q = self.num_heads * self.head_dim;
+        let kv = self.num_kv_heads * self.head_dim;
+        [[q + 2 * kv, c], [c, q], [2 * f, c], [c, f]]
+    }
 }
 
 /// GLM-4-9B-0414.
@@ -42,6 +73,7 @@ pub const GLM_4_9B: LayerShape = LayerShape {
     num_heads: 32,
     num_kv_heads: 2,
     head_dim: 128,
+    intermediate_size: 13696,
 };
 
 /// GLM-Edge-1.5B.
@@ -51,6 +83,7 @@ pub const GLM_EDGE_1_5B: LayerShape = LayerShape {
     num_heads: 16,
     num_kv_heads: 4,
     head_dim: 128,
+    intermediate_size: 6144,
 };
 
 #[cfg(test)]
