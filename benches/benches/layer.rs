@@ -5,9 +5,9 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Machine, Work, is_measuring};
+use common::{Machine, Work, is_measuring, random_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use glm_benches::{GLM_EDGE_1_5B, LayerShape, random, random_weight};
+use glm_benches::{GLM_EDGE_1_5B, LayerShape, random};
 use glm_kernels::{
     AttnBatch, AttnDims, Device, KernelError, KvDType, KvLayer, Pairing, RopeAngles, Tensor,
     Weight, WeightFormat, add, add_rms_norm, gated_mlp, linear, paged_attention, rms_norm,

@@ -5,9 +5,9 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Machine, Work, is_measuring};
+use common::{Machine, Work, is_measuring, random_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use glm_benches::{GLM_EDGE_1_5B, random, random_weight};
+use glm_benches::{GLM_EDGE_1_5B, random};
 use glm_kernels::{Device, Tensor, Weight, WeightFormat, linear};
 
 /// Decoding goes round this many bytes of layers, more than any cache holds.

@@ -10,8 +10,8 @@ llama-cpp-python:
   where the answers part, the gap between llama.cpp's two best logits is printed: a tie, if it is within the noise.
 - Quantisation: the Kullback-Leibler divergence of the predictions of a quantised model from those of the bf16 weights under f32
   arithmetic, natural logarithm, mean over the positions; for this engine quantising while it loads, and for llama.cpp running a
-  file that its own quantiser made (every matrix in the one format, as here). The third column is llama.cpp running a file that
-  this quantiser made: what of the difference is the quantiser's.
+  file that its own quantiser made (every matrix in the one format, as here). The last column is llama.cpp running a file that
+  this quantiser made, which shows what of the difference is the quantiser's.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Llama:
         params.n_gpu_layers = 0
         self.model = api.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
-            raise RuntimeError(f"llama.cpp cannot load {path}")
+            raise RuntimeError(f"llama.cpp cannot load {path.parent.name}/{path.name}")
         self.threads = threads
         self.vocab_size = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
 
@@ -99,9 +99,9 @@ def nll(logits, ids):
 
 
 def divergence(reference, logits):
-    """Mean over the positions of KL(reference || other)."""
+    """KL(reference || other) at every position."""
     p, q = log_softmax(reference), log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    return (np.exp(p) * (p - q)).sum(axis=1)
 
 
 class Glm:
@@ -145,7 +145,8 @@ def agreement(glm, path, ids, greedy_tokens, threads):
     found = glm.greedy(path, ids[:32], greedy_tokens)
     llama.free()
     same = next((i for i, (a, b) in enumerate(zip(expected, found)) if a != b), greedy_tokens)
-    return {"file": path.name, "tokens": len(ids), "nll_llama_cpp": float(nll(theirs, ids).mean()),
+    name = path.name if path.parent == glm.folder else f"{path.parent.name}/{path.name}"
+    return {"file": name, "tokens": len(ids), "nll_llama_cpp": float(nll(theirs, ids).mean()),
             "nll_glm": float(nll(ours, ids).mean()), "mean_difference": float(difference.mean()), "mean_noise": float(noise.mean()),
             "max_difference": float(difference.max()), "max_noise": float(noise.max()),
             "logit_difference": float(np.abs(ours - theirs).mean()), "logit_noise": float(np.abs(again - theirs).mean()),
@@ -174,7 +175,9 @@ def quantisation(glm, preset, format, ids, reference, threads):
         llama.free()
     target.unlink()
     results["glm"] = divergence(reference, glm.logits(source, ids, "--quantize", format, *F16_KV))
-    return {"preset": preset, "format": format, **results}
+    excess = results["glm"] - results["llama_cpp"]
+    return {"preset": preset, "format": format, **{name: float(values.mean()) for name, values in results.items()},
+            "excess": float(excess.mean()), "excess_error": float(excess.std(ddof=1) / len(excess) ** 0.5)}
 
 
 def report(rows):
@@ -183,9 +186,10 @@ def report(rows):
         parted = "" if row["gap_where_they_part"] is None else f", then a gap of {row['gap_where_they_part']:.1e} in the logits"
         lines.append(f"| {row['file']} | {row['nll_llama_cpp']:.5f} | {row['nll_glm']:.5f} | {row['mean_difference']:.1e} ({row['mean_noise']:.1e}) "
                      f"| {row['max_difference']:.1e} ({row['max_noise']:.1e}) | {row['greedy_same']} of {row['greedy_tokens']}{parted} |")
-    lines += ["", "| weights | format | KL, llama.cpp | KL, glm | KL, our file in llama.cpp |", "|---|---|---|---|---|"]
+    lines += ["", "| weights | format | KL, llama.cpp | glm | glm more by (± standard error) | our file in llama.cpp |", "|---|---|---|---|---|---|"]
     for row in rows["quantisation"]:
-        lines.append(f"| {row['preset']} | {row['format']} | {row['llama_cpp']:.3e} | {row['glm']:.3e} | {row['glm_file_in_llama_cpp']:.3e} |")
+        lines.append(f"| {row['preset']} | {row['format']} | {row['llama_cpp']:.3e} | {row['glm']:.3e} "
+                     f"| {row['excess']:+.1e} ± {row['excess_error']:.1e} | {row['glm_file_in_llama_cpp']:.3e} |")
     return "\n".join(lines)
 
 
@@ -206,11 +210,16 @@ def main():
     glm, generator = Glm(args), random.Random(7)
     rows = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "llama_cpp_python": api.__version__,
             "system_info": api.llama_print_system_info().decode(), "agreement": [], "quantisation": []}
-    tiny = [ROOT / "models" / name for name in ("tiny-glm4/model-bf16.gguf", "tiny-glm-edge/model-bf16.gguf", "tiny-glm4/model-q8_0.gguf",
+    tiny = [ROOT / "models" / name for name in ("tiny-glm4/model-bf16.gguf", "tiny-glm4-nobias/model-bf16.gguf",
+                                                "tiny-glm4/model-q8_0.gguf", "tiny-chatglm-glm4/model-bf16.gguf",
                                                 "tiny-glm4-kquants/model-mixed.gguf")]
     presets = args.presets.split(",")
     for path in tiny + [glm.write(preset, format) for preset in presets for format in ("bf16", "q8_0", "q4_k_m", "q4_0")]:
-        llama = Llama(path, args.threads)
+        try:
+            llama = Llama(path, args.threads)
+        except RuntimeError as error:
+            print(f"skipped: {error}")
+            continue
         length = 48 if path in tiny else args.tokens  # the tiny models' contexts are short
         ids = [generator.randrange(llama.vocab_size) for _ in range(length)]
         llama.free()

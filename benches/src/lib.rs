@@ -1,8 +1,6 @@
 //! What the benchmarks share: data, and the shapes of real layers. The checks over the whole workspace are in `tests/`.
 #![forbid(unsafe_code)]
 
-use glm_kernels::{Device, Weight, WeightBuilder, WeightFormat, quant};
-
 /// Compiles the programs in the README of the project.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
@@ -20,22 +18,6 @@ pub fn random(len: usize, seed: u64) -> Vec<f32> {
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     (0..len).map(|_| next()).collect()
-}
-
-/// A weight of shape `[out_features, in_features]` whose rows repeat 16 random ones: rounding 50 million numbers for each would
-/// take longer than the benchmark.
-///
-/// # Panics
-/// Unless `out_features` is a multiple of 16, `in_features` one of the format's block, and the format can be written.
-#[must_use]
-pub fn random_weight(device: &Device, format: WeightFormat, [rows, cols]: [usize; 2]) -> Weight {
-    let mut bytes = vec![0; 16 * format.row_bytes(cols).expect("whole blocks")];
-    quant::quantize(format, &random(16 * cols, 1), &mut bytes).expect("whole blocks");
-    let mut builder = WeightBuilder::new(device, cols);
-    builder
-        .push_rows(format, rows, &bytes.repeat(rows / 16))
-        .expect("whole blocks");
-    builder.finish().expect("not empty")
 }
 
 /// The dimensions of one published model's layers.

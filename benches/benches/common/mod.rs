@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use glm_kernels::{CpuOptions, Device, Peaks, bandwidth, peaks};
+use glm_benches::random;
+use glm_kernels::{
+    CpuOptions, Device, Peaks, Weight, WeightBuilder, WeightFormat, bandwidth, peaks, quant,
+};
 
 /// What a call has to do at least.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +101,18 @@ impl Machine {
         });
         println!("{:24}{:.1} {unit}{share}", "", rate / 1e9);
     }
+}
+
+/// A weight of shape `[out_features, in_features]` whose rows repeat 16 random ones: rounding 50 million numbers for each would
+/// take longer than the benchmark.
+pub fn random_weight(device: &Device, format: WeightFormat, [rows, cols]: [usize; 2]) -> Weight {
+    let mut bytes = vec![0; 16 * format.row_bytes(cols).expect("whole blocks")];
+    quant::quantize(format, &random(16 * cols, 1), &mut bytes).expect("whole blocks");
+    let mut builder = WeightBuilder::new(device, cols);
+    builder
+        .push_rows(format, rows, &bytes.repeat(rows / 16))
+        .expect("whole blocks");
+    builder.finish().expect("not empty")
 }
 
 /// Whether this run measures; `cargo test` and `--test` only call every benchmark once.
