@@ -7,8 +7,8 @@
 //! # Arithmetic
 //! - Float weights: widened to f32, fused multiply-add, exact products with f32 activations.
 //! - Quantised weights: activations are rounded to 8 bits in blocks of 32 columns once per call, and a block's dot product is exact in integers
-//!   (VNNI or its AVX2 equivalent); scales, zero points and minima are applied in f32, per block. The formats of GGML differ only in how codes and
-//!   scales are unpacked, so all of them take this path.
+//!   (VNNI, its AVX2 equivalent, a matrix unit, or Arm's `sdot` and `smmla`); scales, zero points and minima are applied in f32, per block. The
+//!   formats of GGML differ only in how codes and scales are unpacked, so all of them take this path.
 //! - The result for a token does not depend on the other tokens of the call, nor on the number of threads, to the bit.
 //!
 //! # Cost
