@@ -61,7 +61,6 @@ pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>)
 }
 
 /// Bytes that a tensor takes in a file.
-
 fn tensor_bytes(spec: &TensorSpec, format: WeightFormat) -> u64 {
     (format.row_bytes(spec.columns()).unwrap_or(usize::MAX) as u64)
         .saturating_mul(spec.rows() as u64)
