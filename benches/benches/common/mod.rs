@@ -27,7 +27,7 @@ pub enum Work {
 /// A device and how fast it is at best.
 pub struct Machine {
     pub device: Device,
-    /// `None` while benchmarks are only tried out, as `cargo test` does.
+    /// `None` while benchmarks are only tried out, as `cargo test --bench` does.
     limits: Option<(f64, Peaks)>,
 }
 
@@ -115,7 +115,7 @@ pub fn random_weight(device: &Device, format: WeightFormat, [rows, cols]: [usize
     builder.finish().expect("not empty")
 }
 
-/// Whether this run measures; `cargo test` and `--test` only call every benchmark once.
+/// Whether this run measures; `cargo test --bench` and `--test` only call every benchmark once.
 pub fn is_measuring() -> bool {
     let arguments: Vec<String> = std::env::args().collect();
     let given = |flag: &str| arguments.iter().any(|argument| argument == flag);
