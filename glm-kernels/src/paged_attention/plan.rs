@@ -72,7 +72,11 @@ impl Plan {
         max_rows: usize,
         threads: usize,
     ) -> Self {
-        let enough = TASKS_PER_THREAD * threads;
+        let enough = if threads == 1 {
+            1
+        } else {
+            TASKS_PER_THREAD * threads
+        };
         let mut tiles = tiles(sequences, dims, max_rows, enough);
         // The longest first, so that no long one is left to run alone at the end.
         tiles.sort_by_key(|tile| std::cmp::Reverse(tile.cost(dims)));

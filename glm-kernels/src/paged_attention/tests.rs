@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{Random, assert_close, devices};
-use crate::{CpuOptions, Device, KvDType, Pairing, RopeAngles, rope_store_kv};
+use crate::{Device, KvDType, Pairing, RopeAngles, rope_store_kv};
+
+const DTYPES: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0];
 
 /// Sequences with their keys and values stored in random blocks, and queries for the last tokens of
 /// each.
@@ -192,12 +194,9 @@ fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
     }
 }
 
+/// A device of the widest instruction set.
 fn widest_device(threads: usize) -> Device {
-    Device::cpu(CpuOptions {
-        threads: Some(threads),
-        isa: Isa::available().last().copied(),
-    })
-    .unwrap()
+    devices(threads).pop().unwrap()
 }
 
 /// What sums in f32 leave, or products of numbers with 16 bits.
@@ -226,38 +225,91 @@ fn every_isa_and_type_matches_the_definition() {
         (dims(5, 1, 80), vec![spec(1, 3, 300), spec(2, 20, 257)]),
         (dims(32, 2, 128), vec![spec(1, 1, 700), spec(2, 9, 9)]),
         (dims(4, 2, 50), vec![spec(1, 2, 33)]),
+        (dims(3, 1, 136), vec![spec(1, 40, 40), spec(2, 1, 270)]),
     ];
-    for device in devices(2) {
-        for dtype in [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0] {
-            for (dims, specs) in &cases {
-                for block_size in [16, 7] {
-                    let case = Case::new(&device, dtype, *dims, block_size, specs, 5);
-                    assert_close(
-                        &case.run(),
-                        &case.expected(),
-                        tolerance(&device),
-                        &format!("{device:?} {dtype} {dims:?} {block_size}"),
-                    );
+    let devices = devices(2);
+    for dtype in DTYPES {
+        for (dims, specs) in &cases {
+            for block_size in [16, 7, 48] {
+                let mut want = None;
+                for device in &devices {
+                    let case = Case::new(device, dtype, *dims, block_size, specs, 5);
+                    let want = want.get_or_insert_with(|| case.expected());
+                    let context = format!("{device:?} {dtype} {dims:?} {block_size}");
+                    assert_close(&case.run(), want, tolerance(device), &context);
                 }
             }
         }
     }
 }
 
+/// Stores NaN as the key and the value of a position of the first sequence.
+fn poison(case: &mut Case, position: usize) {
+    let (device, dims) = (case.kv.device().clone(), case.dims);
+    let width = dims.q_len() + 2 * dims.num_kv_heads * dims.head_dim;
+    let qkv = Tensor::from_f32(&device, &vec![f32::NAN; width], &[1, width]).unwrap();
+    let size = case.kv.block_size();
+    let slot = case.block_tables[position / size] * size as u32 + (position % size) as u32;
+    let angles = RopeAngles::new(&device, &[], &[0], 1.0, Pairing::Interleaved).unwrap();
+    rope_store_kv(&qkv, dims, &angles, &[slot], &mut case.kv).unwrap();
+}
+
 #[test]
 fn slots_beyond_the_context_are_never_used() {
     for device in devices(2) {
-        let dims = dims(4, 2, 32);
-        let mut case = Case::new(&device, KvDType::F32, dims, 16, &[spec(1, 3, 20)], 1);
-        let want = case.run();
-        let poison = vec![f32::NAN; 4 * 32 + 4 * 32];
-        let qkv = Tensor::from_f32(&device, &poison, &[1, 256]).unwrap();
-        for position in 20..case.max_blocks * 16 {
-            let slot = case.block_tables[position / 16] * 16 + (position % 16) as u32;
-            let angles = RopeAngles::new(&device, &[], &[0], 1.0, Pairing::Interleaved).unwrap();
-            rope_store_kv(&qkv, dims, &angles, &[slot], &mut case.kv).unwrap();
+        for (dtype, block_size) in DTYPES
+            .into_iter()
+            .flat_map(|dtype| [(dtype, 16), (dtype, 9)])
+        {
+            let specs = [spec(1, 3, 20)];
+            let mut case = Case::new(&device, dtype, dims(4, 2, 40), block_size, &specs, 1);
+            let want = case.run();
+            for position in 20..case.max_blocks * block_size {
+                poison(&mut case, position);
+            }
+            assert_eq!(case.run(), want, "{device:?} {dtype} {block_size}");
         }
-        assert_eq!(case.run(), want);
+    }
+}
+
+#[test]
+fn a_query_that_is_no_number_spoils_itself_alone() {
+    for device in devices(1) {
+        for dtype in DTYPES {
+            let specs = [spec(1, 9, 300)];
+            let mut case = Case::new(&device, dtype, dims(4, 2, 32), 16, &specs, 1);
+            let want = case.run();
+            let spoilt = 5 * case.dims.q_len() + 32; // a head of a query in the midst
+            case.q[spoilt] = f32::NAN;
+            let got = case.run();
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                if (spoilt..spoilt + 32).contains(&i) {
+                    assert!(got.is_nan(), "{device:?} {dtype}: element {i} is {got}");
+                } else {
+                    assert_eq!(got, want, "{device:?} {dtype}: element {i}");
+                }
+            }
+            // Memory that this step has used, NaN included, is used again.
+            case.q[spoilt] = 1.0;
+            assert!(case.run().iter().all(|x| x.is_finite()), "{device:?}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_is_no_number_spoils_those_that_see_it() {
+    for device in devices(1) {
+        for dtype in DTYPES {
+            let specs = [spec(1, 9, 300)];
+            let mut case = Case::new(&device, dtype, dims(4, 2, 32), 16, &specs, 1);
+            poison(&mut case, 295);
+            let unspoilt = 4 * case.dims.q_len(); // queries are at 291 to 299
+            let got = case.run();
+            assert!(
+                got[unspoilt..].iter().all(|x| x.is_nan()),
+                "{device:?} {dtype}"
+            );
+        }
     }
 }
 
@@ -280,20 +332,12 @@ fn large_scores_neither_overflow_nor_lose_the_maximum() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let specs = [spec(1, 1, 3000), spec(2, 70, 300), spec(3, 1, 5)];
-    let run = |threads| {
-        Case::new(
-            &widest_device(threads),
-            KvDType::F16,
-            dims(8, 2, 64),
-            16,
-            &specs,
-            3,
-        )
-        .run()
-    };
-    let want = run(1);
+    let run =
+        |device: &Device| Case::new(device, KvDType::F16, dims(8, 2, 64), 16, &specs, 3).run();
+    let want: Vec<_> = devices(1).iter().map(run).collect();
     for threads in [2, 3, 8] {
-        assert_eq!(run(threads), want, "{threads} threads");
+        let got: Vec<_> = devices(threads).iter().map(run).collect();
+        assert!(got == want, "{threads} threads");
     }
 }
 
@@ -426,7 +470,7 @@ fn an_empty_step_is_fine() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Neither companions, nor the cut of a prompt, nor the blocks change a bit of a sequence's
     /// result.
@@ -438,23 +482,25 @@ proptest! {
         companions in proptest::collection::vec((1usize..20, 1usize..600), 0..4),
         seeds: [u64; 2],
         group in 1usize..6,
+        dtype in proptest::sample::select(&DTYPES),
     ) {
-        let device = widest_device(2);
         let dims = dims(2 * group, 2, 32);
         let subject = spec(77, queries.min(context_len), context_len);
-        let alone = Case::new(&device, KvDType::F16, dims, 16, &[subject], seeds[0]).run();
+        for device in devices(2) {
+            let alone = Case::new(&device, dtype, dims, 16, &[subject], seeds[0]).run();
 
-        let mut specs = vec![subject];
-        specs.extend(companions.iter().enumerate().map(|(i, (queries, len))| spec(i as u64, (*queries).min(*len), *len)));
-        let together = Case::new(&device, KvDType::F16, dims, 16, &specs, seeds[1]).run();
-        prop_assert_eq!(&together[..alone.len()], &alone);
+            let mut specs = vec![subject];
+            specs.extend(companions.iter().enumerate().map(|(i, (queries, len))| spec(i as u64, (*queries).min(*len), *len)));
+            let together = Case::new(&device, dtype, dims, 16, &specs, seeds[1]).run();
+            prop_assert_eq!(&together[..alone.len()], &alone);
 
-        // The same queries in two steps: first those up to the cut, then the rest.
-        let first = cut.min(subject.queries);
-        let head = spec(77, first, context_len - subject.queries + first);
-        let mut parts = Case::new(&device, KvDType::F16, dims, 16, &[head], seeds[1]).run();
-        let rest = spec(77, subject.queries - first, context_len);
-        parts.extend(Case::new(&device, KvDType::F16, dims, 16, &[rest], seeds[0]).run());
-        prop_assert_eq!(&parts, &alone);
+            // The same queries in two steps: first those up to the cut, then the rest.
+            let first = cut.min(subject.queries);
+            let head = spec(77, first, context_len - subject.queries + first);
+            let mut parts = Case::new(&device, dtype, dims, 16, &[head], seeds[1]).run();
+            let rest = spec(77, subject.queries - first, context_len);
+            parts.extend(Case::new(&device, dtype, dims, 16, &[rest], seeds[0]).run());
+            prop_assert_eq!(&parts, &alone);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Packing of operands: from rows of numbers to pairs of bf16, elements `n` and `n + 16` of a step in one pair, the first in its lower half.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -43,7 +44,7 @@ macro_rules! stored {
 }
 stored! {
     f32: exact false, in two false, scaled false, |from| _mm512_loadu_ps(from);
-    f16: exact false, in two true, scaled false, |from| _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+    f16: exact false, in two true, scaled false, |from| widen_f16(from);
     bf16: exact true, in two true, scaled false, |from| {
         let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
@@ -52,6 +53,22 @@ stored! {
     i8: exact true, in two true, scaled true, |from| {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
     };
+}
+
+/// Sixteen f16 in one operation: the intrinsic would load first and then need a shuffle, on a port that the matrix unit wants too.
+///
+/// # Safety
+/// They can be read.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn widen_f16(from: *const f16) -> __m512 {
+    let widened;
+    // SAFETY: the instruction is part of AVX-512 F and reads 32 bytes, which the caller vouches for.
+    unsafe {
+        asm!("vcvtph2ps {to}, ymmword ptr [{from}]", to = lateout(zmm_reg) widened, from = in(reg) from,
+            options(pure, readonly, nostack, preserves_flags));
+    }
+    widened
 }
 
 /// The upper half of every f32.
@@ -70,31 +87,54 @@ fn upper(first: __m512, second: __m512) -> __m512i {
     )
 }
 
-/// `hi`, the nearest bf16, and `x - hi`.
+/// `x` rounded to bf16.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn parts(x: __m512) -> (__m512, __m512) {
-    let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
-    let hi = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(UPPER)));
-    (hi, _mm512_sub_ps(x, hi))
+fn nearest(x: __m512) -> __m512 {
+    cut(_mm512_castsi512_ps(_mm512_add_epi32(
+        _mm512_castps_si512(x),
+        _mm512_set1_epi32(0x8000),
+    )))
 }
 
-/// `hi` and `lo` of two vectors, in pairs; what `lo` cannot hold is cut off.
+/// `x` cut to bf16.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn cut(x: __m512) -> __m512 {
+    _mm512_castsi512_ps(_mm512_and_si512(
+        _mm512_castps_si512(x),
+        _mm512_set1_epi32(UPPER),
+    ))
+}
+
+/// `hi` and `lo` of two vectors, in pairs. `hi` is the nearest bf16, so that `lo` has either sign and is half as large; what `lo` cannot hold is cut.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn split(first: __m512, second: __m512) -> (__m512i, __m512i) {
-    let [(first_hi, first_lo), (second_hi, second_lo)] = [parts(first), parts(second)];
+    let [first_hi, second_hi] = [nearest(first), nearest(second)];
+    let first_lo = _mm512_sub_ps(first, first_hi);
+    let second_lo = _mm512_sub_ps(second, second_hi);
     (upper(first_hi, second_hi), upper(first_lo, second_lo))
 }
 
-/// `hi` and `lo` of two vectors, in pairs; `lo` is the nearest bf16.
+/// The same with `lo` rounded to nearest.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn split_rounded(first: __m512, second: __m512) -> (__m512i, __m512i) {
-    let [(first_hi, first_lo), (second_hi, second_lo)] = [parts(first), parts(second)];
-    let (first_lo, _) = parts(first_lo);
-    let (second_lo, _) = parts(second_lo);
+    let [first_hi, second_hi] = [nearest(first), nearest(second)];
+    let first_lo = nearest(_mm512_sub_ps(first, first_hi));
+    let second_lo = nearest(_mm512_sub_ps(second, second_hi));
     (upper(first_hi, second_hi), upper(first_lo, second_lo))
+}
+
+/// The same with `hi` cut too, which takes fewer operations: enough for values, since the weights that they meet have a rounded `hi`, and `lo · lo`,
+/// which is neglected, is then as often too much as too little.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn split_cut(first: __m512, second: __m512) -> (__m512i, __m512i) {
+    let first_lo = _mm512_sub_ps(first, cut(first));
+    let second_lo = _mm512_sub_ps(second, cut(second));
+    (upper(first, second), upper(first_lo, second_lo))
 }
 
 /// Packs queries, scaled, as the left operand of scores: `[units, D / STEP, 2, UNIT, COLUMNS]`.
@@ -242,15 +282,17 @@ impl<'a, T: Stored> Packed<'a, T> {
             let to = unsafe { to.add(tile * 2 * TILE_LEN) };
             if block_size.is_multiple_of(COLUMNS) && first_dim + STEP <= head_dim {
                 let block = self.chunk.block_table[position / block_size] as usize;
-                let stored = &kv.keys::<T>(block, self.chunk.kv_head)
-                    [first_dim * block_size + position % block_size..];
-                let row = |row: usize| &stored[row * block_size..][..COLUMNS];
-                // SAFETY: there is room for a tile.
-                unsafe { pack_tile(row, to, ahead) };
+                let at = first_dim * block_size + position % block_size;
+                let len = (STEP - 1) * block_size + COLUMNS;
+                let stored = &kv.keys::<T>(block, self.chunk.kv_head)[at..][..len];
+                // SAFETY: `stored` has 16 values for each of 32 rows (keys of the block that are beyond the context may be among them).
+                unsafe {
+                    pack_tile::<T, true>(|row| stored.as_ptr().add(row * block_size), to, ahead)
+                };
             } else {
-                let rows = self.copy_keys(position, first_dim);
-                // SAFETY: there is room for a tile.
-                unsafe { pack_tile(|row| &rows[row], to, ahead) };
+                let copied = self.copy_keys(position, first_dim);
+                // SAFETY: these are 32 rows.
+                unsafe { pack_tile::<T, true>(|row| copied[row].as_ptr(), to, ahead) };
             }
         }
     }
@@ -277,6 +319,7 @@ impl<'a, T: Stored> Packed<'a, T> {
     unsafe fn pack_values(&self, panel: usize, step: usize, to: *mut u32, ahead: *const T) {
         let head_dim = self.chunk.kv.head_dim();
         let rows = self.value_rows(step);
+        let whole = rows.iter().all(|row| row.len() == head_dim);
         for tile in 0..PANEL / COLUMNS {
             let first_dim = panel * PANEL + tile * COLUMNS;
             if first_dim >= head_dim.next_multiple_of(STEP) {
@@ -285,31 +328,24 @@ impl<'a, T: Stored> Packed<'a, T> {
             let ahead = ahead.wrapping_add(tile * STEP * COLUMNS);
             // SAFETY: the caller's contract, for this tile.
             let to = unsafe { to.add(tile * 2 * TILE_LEN) };
-            if first_dim + COLUMNS <= head_dim {
-                let zeros = [T::default(); COLUMNS];
-                let row = |row: usize| match rows[row] {
-                    Some(row) => &row[first_dim..][..COLUMNS],
-                    None => &zeros,
+            if whole && first_dim + COLUMNS <= head_dim {
+                // SAFETY: rows have `head_dim` values.
+                unsafe {
+                    pack_tile::<T, false>(|row| rows[row].as_ptr().add(first_dim), to, ahead)
                 };
-                // SAFETY: there is room for a tile.
-                unsafe { pack_tile(row, to, ahead) };
             } else {
-                let mut copied = [[T::default(); COLUMNS]; STEP];
-                for (to, row) in copied.iter_mut().zip(rows) {
-                    let row = row.and_then(|row| row.get(first_dim..)).unwrap_or_default();
-                    to[..row.len()].copy_from_slice(row);
-                }
-                // SAFETY: there is room for a tile.
-                unsafe { pack_tile(|row| &copied[row], to, ahead) };
+                let copied = copy_values(&rows, first_dim);
+                // SAFETY: these are 32 rows.
+                unsafe { pack_tile::<T, false>(|row| copied[row].as_ptr(), to, ahead) };
             }
         }
     }
 
-    /// The values at the positions of a step, of those that are keys of this chunk.
-    fn value_rows(&self, step: usize) -> [Option<&'a [T]>; STEP] {
+    /// The values at the positions of a step; empty for those that are no keys of this chunk.
+    fn value_rows(&self, step: usize) -> [&'a [T]; STEP] {
         let (kv, keys) = (self.chunk.kv, &self.chunk.keys);
         let (block_size, head_dim) = (kv.block_size(), kv.head_dim());
-        let mut rows = [None; STEP];
+        let mut rows: [&[T]; STEP] = [&[]; STEP];
         let mut position = keys.start + step * STEP;
         let end = keys.end.min(position + STEP);
         let mut rest = rows.iter_mut();
@@ -319,7 +355,7 @@ impl<'a, T: Stored> Packed<'a, T> {
             let stored = &kv.values::<T>(block, self.chunk.kv_head)[offset * head_dim..];
             let count = (block_size - offset).min(end - position);
             for (row, stored) in rest.by_ref().take(count).zip(stored.chunks_exact(head_dim)) {
-                *row = Some(stored);
+                *row = stored;
             }
             position += count;
         }
@@ -327,14 +363,30 @@ impl<'a, T: Stored> Packed<'a, T> {
     }
 }
 
-/// Packs a tile of a right operand from 32 rows of 16 values: 16 rows of pairs `hi`, and `lo` if there is one; fetches as much from `ahead` into
-/// the second-level cache.
+/// Elements from `first_dim` on of some values: zeros where there are none.
+#[cold]
+fn copy_values<T: Stored>(rows: &[&[T]; STEP], first_dim: usize) -> [[T; COLUMNS]; STEP] {
+    rows.map(|row| {
+        let mut copied = [T::default(); COLUMNS];
+        let row = row.get(first_dim..).unwrap_or_default();
+        for (to, from) in copied.iter_mut().zip(row) {
+            *to = *from;
+        }
+        copied
+    })
+}
+
+/// Packs a tile of a right operand: 16 rows of pairs `hi`, and `lo` if there is one; fetches as much from `ahead` into the second-level cache.
 ///
 /// # Safety
-/// `to` has room for two tiles.
+/// `row` gives, for each of 32 rows, where 16 values can be read; `to` has room for two tiles.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn pack_tile<'a, T: Stored>(row: impl Fn(usize) -> &'a [T], to: *mut u32, ahead: *const T) {
+unsafe fn pack_tile<T: Stored, const KEYS: bool>(
+    row: impl Fn(usize) -> *const T,
+    to: *mut u32,
+    ahead: *const T,
+) {
     const LINE: usize = 64;
     let lines = (STEP * size_of::<T>()).div_ceil(LINE);
     for n in 0..STEP / 2 {
@@ -342,29 +394,21 @@ unsafe fn pack_tile<'a, T: Stored>(row: impl Fn(usize) -> &'a [T], to: *mut u32,
         for line in 0..lines {
             _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE).cast());
         }
-        // SAFETY: rows are 16 values; `to` is the caller's contract.
+        // SAFETY: the caller's contract.
         unsafe {
-            let (first, second) = (widen(row(n)), widen(row(n + STEP / 2)));
+            let (first, second) = (T::widen(row(n)), T::widen(row(n + STEP / 2)));
             let to = to.add(n * COLUMNS);
             if T::EXACT {
                 _mm512_storeu_si512(to.cast(), upper(first, second));
-                continue;
-            }
-            let (hi, lo) = if T::EXACT_IN_TWO {
-                split(first, second)
             } else {
-                split_rounded(first, second)
-            };
-            _mm512_storeu_si512(to.cast(), hi);
-            _mm512_storeu_si512(to.add(TILE_LEN).cast(), lo);
+                let (hi, lo) = match (T::EXACT_IN_TWO, KEYS) {
+                    (false, _) => split_rounded(first, second),
+                    (true, true) => split(first, second),
+                    (true, false) => split_cut(first, second),
+                };
+                _mm512_storeu_si512(to.cast(), hi);
+                _mm512_storeu_si512(to.add(TILE_LEN).cast(), lo);
+            }
         }
     }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn widen<T: Stored>(row: &[T]) -> __m512 {
-    assert!(row.len() >= COLUMNS);
-    // SAFETY: there are 16 values.
-    unsafe { T::widen(row.as_ptr()) }
 }
