@@ -1,10 +1,16 @@
-//! Paged attention at the shapes of real layers: decoding in bytes of keys and values read per second, prefill in tokens.
+//! Paged attention at the shapes of real layers: decoding in bytes of keys and values read per second, prefill in operations per second, each as
+//! a share of what the machine can do. With a matrix unit that is its bf16 peak, of which f16 and f32 can reach a third: they take three products.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+mod common;
+
+use std::hint::black_box;
+
+use common::{Machine, Work};
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use glm_benches::{GLM_4_9B, GLM_EDGE_1_5B, LayerShape, random};
 use glm_kernels::{
-    AttnBatch, AttnDims, CpuOptions, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor,
-    paged_attention, rope_store_kv,
+    AttnBatch, AttnDims, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor, paged_attention,
+    rope_store_kv,
 };
 
 const BLOCK_SIZE: usize = 16;
@@ -99,29 +105,50 @@ fn store(device: &Device, dims: AttnDims, kv: &mut KvLayer, first_slot: u32, con
 }
 
 fn decode(c: &mut Criterion) {
-    let device = Device::cpu(CpuOptions::default()).expect("a CPU device");
+    let machine = Machine::new();
     let mut group = c.benchmark_group("attention_decode");
-    for shape in [GLM_4_9B, GLM_EDGE_1_5B] {
-        for (count, context) in [(1, 512), (1, 4096), (8, 1024)] {
-            let sequences = Sequences::new(&device, shape, KvDType::F16, count, context, 1);
-            let per_token = KvDType::F16.bytes_per_token(shape.num_kv_heads, shape.head_dim);
-            group.throughput(Throughput::Bytes((count * context * per_token) as u64));
-            let id = BenchmarkId::new(shape.name, format!("{count}x{context}"));
-            group.bench_function(id, |b| b.iter(|| sequences.attend()));
-        }
+    for (shape, dtype, count, context) in [
+        (GLM_4_9B, KvDType::F16, 1, 4096),
+        (GLM_4_9B, KvDType::F16, 8, 1024),
+        (GLM_EDGE_1_5B, KvDType::F16, 1, 512),
+        (GLM_EDGE_1_5B, KvDType::F16, 1, 4096),
+        (GLM_EDGE_1_5B, KvDType::F16, 8, 4096),
+        (GLM_EDGE_1_5B, KvDType::BF16, 8, 4096),
+        (GLM_EDGE_1_5B, KvDType::Q8_0, 8, 4096),
+    ] {
+        let sequences = Sequences::new(&machine.device, shape, dtype, count, context, 1);
+        let per_token = dtype.bytes_per_token(shape.num_kv_heads, shape.head_dim);
+        let id = BenchmarkId::new(shape.name, format!("{dtype}/{count}x{context}"));
+        let work = Work::Bytes(count * context * per_token);
+        machine.bench(&mut group, id, work, || {
+            black_box(sequences.attend());
+        });
     }
     group.finish();
 }
 
 fn prefill(c: &mut Criterion) {
-    let device = Device::cpu(CpuOptions::default()).expect("a CPU device");
+    let machine = Machine::new();
     let mut group = c.benchmark_group("attention_prefill");
     group.sample_size(20);
-    for tokens in [128, 512] {
-        let sequences = Sequences::new(&device, GLM_4_9B, KvDType::F16, 1, tokens, tokens);
-        group.throughput(Throughput::Elements(tokens as u64));
-        group.bench_function(BenchmarkId::new(GLM_4_9B.name, tokens), |b| {
-            b.iter(|| sequences.attend())
+    for (shape, dtype, tokens, before) in [
+        (GLM_4_9B, KvDType::F16, 512, 0),
+        (GLM_EDGE_1_5B, KvDType::F16, 512, 0),
+        (GLM_EDGE_1_5B, KvDType::F16, 512, 4096),
+        (GLM_EDGE_1_5B, KvDType::Q8_0, 512, 4096),
+    ] {
+        let sequences = Sequences::new(&machine.device, shape, dtype, 1, before + tokens, tokens);
+        // Every element of a head and every key that a query sees are multiplied twice: for the score and for the sum.
+        let seen = tokens * before + tokens * (tokens + 1) / 2;
+        let operations = 2 * 2 * shape.num_heads * shape.head_dim * seen;
+        let work = if machine.device.isa().name() == "amx" {
+            Work::Bf16(operations)
+        } else {
+            Work::F32(operations)
+        };
+        let id = BenchmarkId::new(shape.name, format!("{dtype}/{tokens}after{before}"));
+        machine.bench(&mut group, id, work, || {
+            black_box(sequences.attend());
         });
     }
     group.finish();

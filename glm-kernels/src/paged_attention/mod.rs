@@ -3,9 +3,35 @@
 //!
 //! Prefill, decode and mixtures are one path. The queries of a sequence and the heads that share a
 //! KV head form tiles (`plan`); a tile meets the keys in chunks, each block being read once for all
-//! its rows (`simd`), and keeps a running maximum and sum (one-pass softmax). A tile of a long
+//! its rows, and keeps a running maximum and sum (one-pass softmax, `chunk`). A tile of a long
 //! context is shared by several threads, chunk by chunk, and the chunks are then folded in order:
-//! the very sums that one thread would form.
+//! the very sums that one thread would form. How a chunk is multiplied is a matter of the
+//! instruction set: f32 vectors of any width (`simd`), or a matrix unit that takes numbers as sums
+//! of two bf16 (`amx`).
+//!
+//! # What it costs
+//! A query and a key of one head take `2·D` multiply-adds, one `exp2` and no memory of their own; a
+//! KV head of a position is `2·D` stored values, read once per tile. Decoding is therefore bound by
+//! memory: 8 MiB in a layer of GLM-Edge-1.5B (H = 16, KVH = 4, D = 128) after 4096 tokens in f16.
+//! Prefill is bound by arithmetic: 512 queries after 4096 tokens are 9.1 G multiply-adds in that
+//! layer.
+//!
+//! The matrix unit does 512 multiply-adds of bf16 in a cycle, 1.28 T/s at the clock that it runs at
+//! (2.5 GHz); three products for one leave 425 G/s. Vector work does not overlap with it, since both
+//! want the same port. For 32 rows and 256 keys the products take 12.3 thousand cycles, the softmax
+//! 4.9, folding 0.9 and packing, for a tile of 512 rows, 1.2: 272 G/s is what this form can reach.
+//!
+//! Measured in CPU time of one core of two (AVX-512 and AMX, 2.6 GHz) that others used too, keys and
+//! values in f16, the layer above:
+//!
+//! | | prefill, 512 after 4096 | decode after 4096, layers in turn |
+//! |---|---|---|
+//! | AMX | 42 ms, 220 G multiply-adds/s (bf16 or q8_0 values: 33 ms, 280) | 0.87 ms, 9.6 GB/s |
+//! | AVX-512 | 126 ms, 72 of the 83 that f32 can do | 1.2 ms, 6.9 GB/s |
+//! | AVX2 | 205 ms, 44 | 1.4 ms, 5.8 GB/s |
+//!
+//! Decoding from the last-level cache runs at 17 GB/s; from memory, bf16 takes as long as f16, so
+//! the rest is waiting.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
