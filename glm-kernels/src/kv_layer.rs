@@ -1,6 +1,8 @@
 //! The keys and values of one layer, in blocks that sequences own one by one (arXiv:2309.06180).
 //!
-//! For each block and KV head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So
+//! The blocks of a KV head follow each other, so that attention, which goes head by head, reads one
+//! stretch of memory where a sequence's blocks have ids that follow each other. For each block and KV
+//! head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So
 //! both products of attention run along contiguous memory with no sum across a vector: scores of a
 //! block's tokens side by side, then outputs of a head's elements side by side.
 
@@ -274,21 +276,21 @@ impl KvLayer {
         };
         KvWriter {
             planes,
-            num_kv_heads: self.num_kv_heads,
+            num_blocks: self.num_blocks,
             block_size: self.block_size,
             head_dim: self.head_dim,
         }
     }
 
     fn area(&self, block: usize, head: usize) -> usize {
-        block * self.num_kv_heads + head
+        head * self.num_blocks + block
     }
 }
 
 /// Stores keys and values; made by [`KvLayer::writer`].
 pub(crate) struct KvWriter<'a> {
     planes: Planes<'a>,
-    num_kv_heads: usize,
+    num_blocks: usize,
     block_size: usize,
     head_dim: usize,
 }
@@ -309,7 +311,7 @@ enum Planes<'a> {
 /// Where one head of one token lies.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Counts the heads of all blocks.
+    /// Counts the blocks of all heads.
     area: usize,
     /// The token within its block.
     offset: usize,
@@ -325,7 +327,7 @@ impl KvWriter<'_> {
     /// No other thread may store to the same head at the same time.
     pub(crate) unsafe fn store(&self, slot: usize, head: usize, key: &[f32], value: &[f32]) {
         let place = Place {
-            area: slot / self.block_size * self.num_kv_heads + head,
+            area: head * self.num_blocks + slot / self.block_size,
             offset: slot % self.block_size,
         };
         // SAFETY: areas of different heads are disjoint, and the caller promises that no other

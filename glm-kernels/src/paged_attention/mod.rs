@@ -26,12 +26,12 @@
 //!
 //! | | prefill, 512 after 4096 | decode after 4096, layers in turn |
 //! |---|---|---|
-//! | AMX | 42 ms, 220 G multiply-adds/s (bf16 or q8_0 values: 33 ms, 280) | 0.87 ms, 9.6 GB/s |
-//! | AVX-512 | 126 ms, 72 of the 83 that f32 can do | 1.2 ms, 6.9 GB/s |
-//! | AVX2 | 205 ms, 44 | 1.4 ms, 5.8 GB/s |
+//! | AMX | 41 ms, 223 G multiply-adds/s (bf16 or q8_0 stored: 33 ms, 280) | 0.67 ms, 12.5 GB/s |
+//! | AVX-512 | 126 ms, 72 of the 83 that f32 can do | 0.90 ms, 9.3 GB/s |
+//! | AVX2 | 205 ms, 44 | not measured |
 //!
-//! Decoding from the last-level cache runs at 17 GB/s; from memory, bf16 takes as long as f16, so
-//! the rest is waiting.
+//! Plain reads of memory ran at 16 GB/s beside it. From the last-level cache, decoding runs at 17
+//! GB/s; what is missing is time that packing and waiting do not share.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
