@@ -20,7 +20,7 @@ use super::layout::{BLOCK_COLS, High, Layout, Low, Minimum, PANEL_ROWS};
 
 /// How far ahead of its use a weight is fetched: the processor's own prefetcher follows the streams, but not far enough ahead for a core to use its
 /// share of the bandwidth. Beyond the end of a weight a prefetch does nothing.
-const PREFETCH_BYTES: usize = 512;
+const PREFETCH_BYTES: usize = 1024;
 
 /// Panels that are taken together, far apart in memory: a core fetches two streams faster than one.
 const PANELS: usize = 2;
@@ -49,14 +49,16 @@ unsafe fn pair_of_panels<L: Lanes, C: Codec>(job: &Job, pair: [usize; PANELS], t
     let layout = const { C::LAYOUT };
     let panels = pair.map(|panel| job.panel(panel).as_ptr());
     let mut sums = [[L::splat(0.0); MAX_VECTORS]; PANELS];
+    let share = layout.group_bytes() / layout.payloads();
     for group in 0..job.x.cols / layout.cols {
-        for p in 0..PANELS {
-            let start = panels[p].add(group * layout.group_bytes());
-            for line in (0..layout.group_bytes()).step_by(64) {
-                L::prefetch(start.wrapping_add(line + PREFETCH_BYTES));
-            }
-            for payload in 0..layout.payloads() {
-                let block = group * layout.payloads() + payload;
+        for payload in 0..layout.payloads() {
+            let block = group * layout.payloads() + payload;
+            for p in 0..PANELS {
+                let start = panels[p].add(group * layout.group_bytes());
+                for line in (0..share).step_by(64) {
+                    let ahead = payload * share + line + PREFETCH_BYTES;
+                    L::prefetch(start.wrapping_add(ahead));
+                }
                 for vector in 0..PANEL_ROWS / L::ROWS {
                     let weights = unpack::<L, C>(start, vector * L::ROWS, payload);
                     let sum = &mut sums[p][vector];
