@@ -56,7 +56,7 @@ def decode(batch=1, depth=0, gen_tokens=64):
 
 
 def table(threads):
-    """The comparison of issue 3 on `threads` threads, with the ratio to reach against llama.cpp."""
+    """The comparison on `threads` threads, with the ratio to reach against llama.cpp."""
     q8_0, q4_k_m, bf16 = File(EDGE, "q8_0"), File(EDGE, "q4_k_m"), File(EDGE, "bf16")
     large_q4, large_q8 = File(GLM_9B, "q4_k_m"), File(GLM_9B, "q8_0")
     return [
