@@ -75,7 +75,9 @@ impl Tiles {
     /// Changes the shapes; all tiles become zeros.
     pub fn reconfigure(&mut self, shapes: &TileShapes) {
         // SAFETY: as in `configure`.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly)) };
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly))
+        };
     }
 }
 

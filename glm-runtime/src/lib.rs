@@ -45,8 +45,8 @@ mod scheduler;
 mod text;
 
 pub use engine::{
-    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, LinearShape, ModelInfo,
-    RequestStream, SeqEvent, SeqToken, Trace,
+    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events,
+    LinearShape, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
