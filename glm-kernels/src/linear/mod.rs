@@ -5,19 +5,24 @@
 //! 256-bit vectors the same. There are no horizontal sums, and scales of 16 rows are applied at once.
 //!
 //! # Arithmetic
-//! - Float weights: widened to f32, fused multiply-add, exact products with f32 activations.
-//! - Quantised weights: activations are rounded to 8 bits in blocks of 32 columns once per call, and a block's dot product is exact in integers
-//!   (VNNI, its AVX2 equivalent, a matrix unit, or Arm's `sdot` and `smmla`); scales, zero points and minima are applied in f32, per block. The
-//!   formats of GGML differ only in how codes and scales are unpacked, so all of them take this path.
+//! - Float weights: widened to f32, fused multiply-add, exact products with f32 activations. (bf16 weights on a matrix unit: activations as two bf16
+//!   each, which lose `2^-17` of a value.)
+//! - Quantised weights: activations are rounded to 8 bits in blocks of 32 columns once per call, and a block's dot product is exact in integers, on
+//!   whatever unit; scales and minima are applied in f32, per block. The formats of GGML differ only in how codes and scales are unpacked, so all of
+//!   them take this path.
 //! - The result for a token does not depend on the other tokens of the call, nor on the number of threads, to the bit.
 //!
 //! # Cost
-//! With one token every weight is read once: `byte_len()` bytes against two operations per value, so memory bandwidth is the limit. With many tokens a
-//! panel stays in the cache while tiles of up to eight tokens pass over it.
+//! One token (`direct`): every weight is read once, `byte_len()` bytes against two operations per value, so memory bandwidth is the limit. Two panels
+//! are read at a time, because a core fetches two streams faster than one.
 //!
-//! Measured in CPU time on one core of a 2.6 GHz Xeon with AVX512-VNNI while others used it (`benches/results` has quiet runs of whole models): one token, weights in
-//! memory: Q8_0 14.4, Q4_K 12.3, Q6_K 12.1 GB/s; weights in cache: 40 to 50 GB/s, floats 30 GB/s. 64 tokens: Q8_0 and Q4_K 160, Q6_K 105 billion
-//! multiply-adds per second, f32, bf16 and f16 70 (83 is the peak). The bench `linear` prints the share of a machine's bandwidth.
+//! Several tokens (`gemm`): a chunk of two panels is unpacked into bytes in the nearest cache and meets tile after tile of sixteen tokens. Of the
+//! operations on a block of 32 columns, eight of eleven are products on a vector unit (`vpdpbusd`), so 73 % of its peak is the limit. The matrix unit
+//! is limited by storing and scaling products, see `amx`.
+//!
+//! Measured in CPU time on one core of a 2.6 GHz Xeon (2026-11-21, before the commit that says so; other work on the machine): 512 tokens, 12288 x 2048
+//! values, billion multiply-adds per second: AMX Q8_0 335, Q4_K 268, Q6_K 200; AVX-512 Q8_0 212, Q4_K 198, F16 71. One token, two threads on the quiet
+//! machine, of 36 to 39 GB/s: Q8_0 34, Q4_K 34, Q6_K 32, Q4_0 37 GB/s. The bench `linear` prints the share of a machine's limits.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
