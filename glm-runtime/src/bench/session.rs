@@ -201,14 +201,18 @@ impl<'a> Session<'a> {
         gen_tokens: usize,
     ) -> Result<Option<Summary>, BenchError> {
         self.check_decode(batch, depth, gen_tokens)?;
-        let mut running = self.start(batch, depth, gen_tokens)?;
+        // From before the first step on: the engine does not wait for its reader, and a small model may be done before the reader looks.
         self.engine.profiler().start(Detail::Operations);
-        let done = running.steps(gen_tokens);
+        let done = self
+            .start(batch, depth, gen_tokens)
+            .and_then(|mut running| {
+                running.steps(gen_tokens)?;
+                Ok(())
+            });
         let steps = self.engine.profiler().finish();
-        drop(running);
         done?;
-        // The first may have begun before the profiler.
-        Ok(self.summary(steps.get(1..).unwrap_or_default()))
+        let steps = decoding(&steps);
+        Ok(self.summary(&steps[..steps.len().min(gen_tokens)]))
     }
 
     fn summary(&self, steps: &[Step]) -> Option<Summary> {
@@ -360,6 +364,12 @@ fn after(steps: &[Step], depth: usize) -> &[Step] {
     &steps[first.unwrap_or(steps.len())..]
 }
 
+/// The steps after the last that computed a part of a prompt.
+fn decoding(steps: &[Step]) -> &[Step] {
+    let last = steps.iter().rposition(|step| step.prefill_tokens > 0);
+    &steps[last.map_or(0, |last| last + 1)..]
+}
+
 /// `batch` sequences that decode together. Dropping it cancels them.
 struct Running {
     streams: Vec<RequestStream>,
@@ -415,6 +425,12 @@ mod tests {
             decode_tokens: 0,
             costs: Vec::new(),
         };
+        assert_eq!(
+            decoding(&[step(5), step(0), step(1), step(0), step(0)]).len(),
+            2
+        );
+        assert_eq!(decoding(&[step(0), step(0)]).len(), 2);
+        assert!(decoding(&[step(3)]).is_empty());
         let steps = [step(512), step(512), step(100)];
         let tokens = |depth| -> Vec<usize> {
             let steps = after(&steps, depth).iter();
