@@ -84,6 +84,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_model_len: Option<usize>,
 
+    /// Compute every prompt from its start, even if it begins like an earlier one
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+
     /// Seed for sampling and for the weights of random:PRESET
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::seed)]
     pub seed: Option<u64>,

@@ -33,6 +33,12 @@ pub struct GenerateOptions {
     pub ignore_eos: bool,
     /// Leave special tokens such as `<|user|>` out of the text. Default: true.
     pub skip_special_tokens: bool,
+    /// Begin with keys and values that earlier requests left for the same tokens, and leave one's own. Default: true.
+    /// The answer is the same either way; only its time differs.
+    pub prefix_cache: bool,
+    /// Shares them only among requests with the same salt, so that nobody else can tell from the time of an answer what was
+    /// asked before: one per tenant.
+    pub cache_salt: Option<String>,
 }
 
 impl Default for GenerateOptions {
@@ -44,6 +50,8 @@ impl Default for GenerateOptions {
             stop_token_ids: Vec::new(),
             ignore_eos: false,
             skip_special_tokens: true,
+            prefix_cache: true,
+            cache_salt: None,
         }
     }
 }
@@ -180,6 +188,8 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens generated, the one that ended the answer included.
     pub completion_tokens: usize,
+    /// Tokens of the prompt whose keys and values an earlier request had left: they were not computed.
+    pub cached_tokens: usize,
 }
 
 /// Durations of one request, measured in the engine.

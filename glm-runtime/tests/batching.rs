@@ -1,10 +1,10 @@
-//! A request's tokens and log-probabilities do not depend on its companions, on how its prompt is cut into chunks, or on
-//! preemption: bit for bit.
+//! A request's tokens and log-probabilities do not depend on its companions, on how its prompt is cut into chunks, on
+//! preemption, or on what the prefix cache holds: bit for bit.
 
 use glm_runtime::{Engine, EngineOptions, GenerateOptions, Request, SamplingParams};
 
 mod common;
-use common::{run, tiny};
+use common::{run, run_to_end, tiny};
 
 type Answer = Vec<(u32, Option<u32>)>;
 
@@ -121,4 +121,77 @@ fn a_preempted_request_equals_an_undisturbed_one() {
         "the cache was large enough for all: {:?}",
         crowded.stats()
     );
+}
+
+/// A conversation of three turns: each prompt is everything said so far and something new. Returns the answers, and how many
+/// prompt tokens were in the cache.
+fn conversation(engine: &mut Engine, salt: Option<&str>) -> (Vec<Answer>, Vec<usize>) {
+    let mut prompt: Vec<u32> = (0..37).map(|i| i * 5 % 300).collect();
+    let (mut answers, mut cached) = (Vec::new(), Vec::new());
+    for turn in 0..3 {
+        let options = GenerateOptions {
+            max_tokens: Some(12),
+            ignore_eos: true,
+            cache_salt: salt.map(str::to_owned),
+            sampling: SamplingParams {
+                logprobs: Some(0),
+                ..SamplingParams::default()
+            },
+            ..GenerateOptions::default()
+        };
+        let request = Request::new(prompt.clone()).with_options(options);
+        engine.submit(request).unwrap();
+        let (tokens, finished) = run_to_end(engine);
+        let answer: Answer = tokens.iter().map(|t| (t.1, t.2)).collect();
+        prompt.extend(answer.iter().map(|token| token.0));
+        prompt.extend([turn, 7, 8, 9]);
+        answers.push(answer);
+        cached.push(finished[0].usage.cached_tokens);
+    }
+    (answers, cached)
+}
+
+#[test]
+fn an_answer_that_begins_in_the_cache_equals_a_cold_one() {
+    let build = |model, prefix_cache| {
+        Engine::builder(tiny(model).to_str().unwrap())
+            .max_model_len(128)
+            .max_num_batched_tokens(20)
+            .prefix_cache(prefix_cache)
+            .build_engine()
+            .unwrap()
+    };
+    for model in ["tiny-glm", "tiny-glm4", "tiny-glm4/model-q8_0.gguf"] {
+        let cold = conversation(&mut build(model, false), None);
+        assert_eq!(cold.1, [0, 0, 0], "{model}");
+        let mut engine = build(model, true);
+        let warm = conversation(&mut engine, None);
+        // Whole blocks of what was computed in the turn before.
+        assert_eq!(warm.1, [0, 48, 64], "{model}");
+        assert_eq!(warm.0, cold.0, "{model}");
+        assert_eq!(engine.stats().prefix_cache_hits, 48 + 64);
+        // Once more, all but the last blocks of each prompt; and for a tenant of their own nothing is known.
+        assert_eq!(
+            conversation(&mut engine, None),
+            (cold.0.clone(), vec![32, 48, 64])
+        );
+        assert_eq!(conversation(&mut engine, Some("tenant")), warm, "{model}");
+    }
+}
+
+#[test]
+fn a_request_can_keep_out_of_the_cache() {
+    let mut engine = engine("tiny-glm", 8, 64, 256);
+    let mut request = Request::new(vec![9; 50]);
+    request.options.max_tokens = Some(2);
+    let mut cached = |engine: &mut Engine, prefix_cache| {
+        request.options.prefix_cache = prefix_cache;
+        engine.submit(request.clone()).unwrap();
+        run_to_end(engine).1[0].usage.cached_tokens
+    };
+    assert_eq!(cached(&mut engine, false), 0);
+    assert_eq!(cached(&mut engine, true), 0, "it left its blocks behind");
+    assert_eq!(cached(&mut engine, true), 48);
+    assert_eq!(cached(&mut engine, false), 0, "it looked");
+    assert_eq!(engine.stats().kv_blocks_cached, 3);
 }

@@ -43,6 +43,7 @@ fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
         .quantize(args.quantize)
         .kv_dtype(args.kv_dtype.dtype())
         .max_model_len(args.max_model_len)
+        .prefix_cache(!args.no_prefix_cache)
         .seed(args.seed)
         .offline(args.offline)
         .progress(progress::for_terminal()))

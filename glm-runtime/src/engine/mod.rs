@@ -32,12 +32,12 @@ pub use stream::{Completion, Events, RequestStream};
 
 use crate::batch::ForwardBatch;
 use crate::error::EngineError;
-use crate::kv::{BlockAllocator, KvPool};
+use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
 use crate::request::{FinishReason, Finished, Request, RequestId, Timings, Usage};
 use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
-use crate::scheduler::{Committed, EndConditions, Scheduler, SeqId, StepPlan};
+use crate::scheduler::{Committed, EndConditions, NewSequence, Scheduler, SeqId, StepPlan};
 
 /// A loaded model with its KV cache and scheduler, driven by [`Self::step`]. Most programs want it on a thread of its own:
 /// [`EngineBuilder::build`].
@@ -52,6 +52,7 @@ pub struct Engine {
     /// Ids that end every answer unless a request ignores them.
     eos_token_ids: Vec<u32>,
     max_num_batched_tokens: usize,
+    prefix_cache: bool,
     /// For requests that bring no seed of their own.
     seed: u64,
     next_id: u64,
@@ -138,16 +139,21 @@ impl Engine {
             sampler: SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0)),
             usage: Usage {
                 prompt_tokens: prompt.len(),
-                completion_tokens: 0,
+                ..Usage::default()
             },
             submitted: Instant::now(),
             started: None,
             first_token: None,
         };
         let too_long = self.front.limits.too_long(prompt.len());
-        self.scheduler
-            .add(SeqId(id.0), prompt, end)
-            .map_err(|_| too_long)?;
+        let share = self.prefix_cache && options.prefix_cache;
+        let new = NewSequence {
+            id: SeqId(id.0),
+            prompt,
+            end,
+            cache: share.then(|| CacheSalt::from(options.cache_salt)),
+        };
+        self.scheduler.add(new).map_err(|_| too_long)?;
         self.requests.insert(SeqId(id.0), active);
         Ok(())
     }
@@ -192,8 +198,11 @@ impl Engine {
             if chunk.prefill {
                 self.counters.prefill_tokens += chunk.tokens.len() as u64;
             }
-            if let Some(active) = self.requests.get_mut(&chunk.seq) {
-                active.started.get_or_insert(now);
+            if let Some(active) = self.requests.get_mut(&chunk.seq)
+                && active.started.is_none()
+            {
+                active.started = Some(now);
+                active.usage.cached_tokens = chunk.start;
             }
         }
     }
@@ -310,11 +319,15 @@ impl Engine {
 
     /// What the engine is doing and has done.
     pub fn stats(&self) -> EngineStats {
+        let (prefix_cache_queries, prefix_cache_hits) = self.scheduler.prefix_lookups();
         EngineStats {
             waiting: self.scheduler.num_waiting(),
             running: self.scheduler.num_running(),
             kv_blocks_total: self.blocks.num_blocks(),
             kv_blocks_free: self.blocks.num_free(),
+            kv_blocks_cached: self.blocks.num_cached(),
+            prefix_cache_queries,
+            prefix_cache_hits,
             preemptions: self.scheduler.num_preemptions(),
             ..self.counters.clone()
         }

@@ -37,6 +37,7 @@ pub(super) struct Sizes {
     pub(super) kv_dtype: KvDType,
     pub(super) max_num_seqs: usize,
     pub(super) max_num_batched_tokens: usize,
+    pub(super) prefix_cache: bool,
 }
 
 impl Engine {
@@ -99,6 +100,7 @@ impl Engine {
             front: Arc::new(front),
             eos_token_ids,
             max_num_batched_tokens: sizes.max_num_batched_tokens,
+            prefix_cache: sizes.prefix_cache,
             // The standard library seeds its hash maps from the operating system's random numbers.
             seed: seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             next_id: 0,
@@ -148,6 +150,7 @@ impl Sizes {
             kv_dtype,
             max_num_seqs,
             max_num_batched_tokens,
+            prefix_cache: options.prefix_cache.unwrap_or(true),
         })
     }
 

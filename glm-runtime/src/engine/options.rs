@@ -32,6 +32,9 @@ pub struct EngineOptions {
     pub max_num_seqs: Option<usize>,
     /// Most tokens in one step: longer prompts are computed in chunks; default 512.
     pub max_num_batched_tokens: Option<usize>,
+    /// Keep the keys and values of requests that have ended, and begin later ones that start with the same tokens where
+    /// those differ; default: yes. They take only memory that nobody needs.
+    pub prefix_cache: Option<bool>,
     /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
     pub seed: Option<u64>,
     /// Refuse a model without a tokenizer before its weights are loaded.
@@ -55,6 +58,7 @@ impl std::fmt::Debug for EngineOptions {
             .field("kv_cache_tokens", &self.kv_cache_tokens)
             .field("max_num_seqs", &self.max_num_seqs)
             .field("max_num_batched_tokens", &self.max_num_batched_tokens)
+            .field("prefix_cache", &self.prefix_cache)
             .field("seed", &self.seed)
             .field("require_tokenizer", &self.require_tokenizer)
             .field("offline", &self.offline)
@@ -118,6 +122,8 @@ impl EngineBuilder {
         max_num_seqs: usize,
         /// See [`EngineOptions::max_num_batched_tokens`].
         max_num_batched_tokens: usize,
+        /// See [`EngineOptions::prefix_cache`].
+        prefix_cache: bool,
         /// See [`EngineOptions::seed`].
         seed: u64,
         /// See [`EngineOptions::cache_dir`].

@@ -14,10 +14,16 @@ pub struct EngineStats {
     pub kv_blocks_total: usize,
     /// Blocks that nobody holds.
     pub kv_blocks_free: usize,
+    /// How many of the free blocks hold the beginning of a text that may come again.
+    pub kv_blocks_cached: usize,
     /// Forward passes.
     pub steps: u64,
     /// Prompt tokens computed, recomputed ones included.
     pub prefill_tokens: u64,
+    /// Tokens looked up in the prefix cache: those of requests that began, or began again after a preemption.
+    pub prefix_cache_queries: u64,
+    /// How many of them were found there and not computed.
+    pub prefix_cache_hits: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
     /// Sequences that lost their blocks to older ones and were computed again.

@@ -91,6 +91,7 @@ pub(super) fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
         kv_dtype: KvDType::F32,
         max_num_seqs: 4,
         max_num_batched_tokens: 32,
+        prefix_cache: true,
     };
     let front = front(sizes.max_model_len);
     (
@@ -197,7 +198,8 @@ fn answers_end_at_eos_at_max_tokens_and_at_the_end_of_the_context() {
         finished.usage,
         Usage {
             prompt_tokens: 62,
-            completion_tokens: 2
+            completion_tokens: 2,
+            cached_tokens: 0
         }
     );
     assert!(finished.timings.queued <= finished.timings.time_to_first_token);

@@ -1,5 +1,8 @@
 //! Who holds which block of the KV cache. Arithmetic on ids; the bytes are [`KvPool`](super::KvPool)'s.
 
+use super::free_queue::FreeQueue;
+use super::prefix::{Before, CacheSalt, Prefix, PrefixId, PrefixIndex};
+
 /// Tokens per block. Small enough to waste little at the end of a sequence, large enough for a kernel to stream.
 pub const BLOCK_SIZE: usize = 16;
 
@@ -21,26 +24,62 @@ pub fn blocks_for(tokens: usize) -> usize {
 }
 
 /// Hands out blocks and takes them back: at any time free + held = all.
+///
+/// A full block can be made known by what it holds ([`Self::share`]). Whoever needs the same tokens after the same others
+/// then holds the same block ([`Self::allocate_for`]), and nobody writes to it any more. Free blocks that are known stay so
+/// until their memory is needed: those that nobody knows are handed out first, then the one released longest ago.
+///
+/// A sequence releases its last block first, and whoever holds a block holds all before it. So the blocks that continue a
+/// known one are always forgotten before it is.
 #[derive(Debug, Clone)]
 pub struct BlockAllocator {
-    /// Free ids; the last one is handed out next, so that recently used memory is used again while it is warm.
-    free: Vec<BlockId>,
-    /// Whether each block is held.
-    held: Vec<bool>,
+    blocks: Vec<Block>,
+    free: FreeQueue,
+    index: PrefixIndex,
+    /// Free blocks that are known.
+    num_cached: usize,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Block {
+    /// How many sequences hold it.
+    holders: u32,
+    known: Option<(Prefix, PrefixId)>,
+}
+
+/// Blocks for all tokens of a sequence, the first of which may hold keys and values already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocated {
+    /// In order of position.
+    pub block_table: Vec<BlockId>,
+    /// Tokens whose keys and values are there: whole blocks, and never the last token.
+    pub num_cached_tokens: usize,
+}
+
+impl Allocated {
+    /// Blocks that hold nothing.
+    pub fn fresh(block_table: Vec<BlockId>) -> Self {
+        Self {
+            block_table,
+            num_cached_tokens: 0,
+        }
+    }
 }
 
 impl BlockAllocator {
     /// An allocator over blocks `0..num_blocks`, all free.
     pub fn new(num_blocks: u32) -> Self {
         Self {
-            free: (0..num_blocks).rev().map(BlockId).collect(),
-            held: vec![false; num_blocks as usize],
+            blocks: vec![Block::default(); num_blocks as usize],
+            free: FreeQueue::new(num_blocks),
+            index: PrefixIndex::default(),
+            num_cached: 0,
         }
     }
 
     /// Number of blocks, free or not.
     pub fn num_blocks(&self) -> usize {
-        self.held.len()
+        self.blocks.len()
     }
 
     /// Number of blocks that nobody holds.
@@ -48,107 +87,151 @@ impl BlockAllocator {
         self.free.len()
     }
 
+    /// How many of the free blocks would be found again by a sequence that begins like theirs.
+    pub fn num_cached(&self) -> usize {
+        self.num_cached
+    }
+
     /// Takes `count` blocks, or none at all if fewer are free.
     pub fn allocate(&mut self, count: usize) -> Option<Vec<BlockId>> {
-        let rest = self.free.len().checked_sub(count)?;
-        let mut blocks = self.free.split_off(rest);
-        blocks.reverse();
-        for block in &blocks {
-            self.held[block.0 as usize] = true;
+        if count > self.free.len() {
+            return None;
         }
-        Some(blocks)
+        Some((0..count).filter_map(|_| self.take_free()).collect())
     }
 
-    /// Gives blocks back.
+    /// Takes the blocks for all of `tokens`, or none at all if too few are free. It begins with the longest run of known
+    /// blocks under `salt`; the last token is left to be computed in any case, because its logits are wanted.
+    pub fn allocate_for(&mut self, tokens: &[u32], salt: &CacheSalt) -> Option<Allocated> {
+        let reusable = tokens.len().saturating_sub(1);
+        let mut block_table = self.index.longest(&tokens[..reusable], salt);
+        let num_cached_tokens = block_table.len() * BLOCK_SIZE;
+        let idle = |block: &&BlockId| self.blocks[block.0 as usize].holders == 0;
+        let missing = blocks_for(tokens.len()) - block_table.len();
+        if missing > self.free.len() - block_table.iter().filter(idle).count() {
+            return None;
+        }
+        // Known blocks first: they must not be handed out as fresh ones.
+        block_table.iter().for_each(|&block| self.hold(block));
+        block_table.extend((0..missing).filter_map(|_| self.take_free()));
+        Some(Allocated {
+            block_table,
+            num_cached_tokens,
+        })
+    }
+
+    /// Makes block `at` of a sequence known: it is full, with keys and values of `tokens`, and nobody will write to it.
+    ///
+    /// If the same is known already, from a sequence that computed it at the same time, the table gets that block, and the
+    /// copy is released.
     ///
     /// # Panics
-    /// If a block is free already: two holders would then write into it.
-    pub fn release(&mut self, blocks: impl IntoIterator<Item = BlockId>) {
-        for block in blocks {
-            let held = std::mem::replace(&mut self.held[block.0 as usize], false);
-            assert!(held, "block {} was released twice", block.0);
-            self.free.push(block);
+    /// Unless there are exactly [`BLOCK_SIZE`] tokens.
+    pub fn share(
+        &mut self,
+        block_table: &mut [BlockId],
+        at: usize,
+        tokens: &[u32],
+        salt: &CacheSalt,
+    ) {
+        let before = match at.checked_sub(1).map(|before| block_table[before].0) {
+            None => Before::Start(salt.clone()),
+            Some(before) => match &self.blocks[before as usize].known {
+                Some((_, id)) => Before::Block(*id),
+                None => return,
+            },
+        };
+        let tokens = tokens.try_into().expect("a full block");
+        let prefix = Prefix { before, tokens };
+        let own = block_table[at];
+        match self.index.get(&prefix) {
+            Some((known, _)) if known == own => {}
+            Some((known, _)) => {
+                self.hold(known);
+                self.release([own]);
+                block_table[at] = known;
+            }
+            None => {
+                let id = self.index.insert(prefix.clone(), own);
+                self.blocks[own.0 as usize].known = Some((prefix, id));
+            }
         }
     }
 
-    /// Whether every block is either free or held, and no free id is listed twice.
+    /// Gives the blocks of a sequence back, the last one first.
+    ///
+    /// # Panics
+    /// If nobody holds a block: two sequences would then write into it.
+    pub fn release(
+        &mut self,
+        blocks: impl IntoIterator<Item = BlockId, IntoIter: DoubleEndedIterator>,
+    ) {
+        for id in blocks.into_iter().rev() {
+            let block = &mut self.blocks[id.0 as usize];
+            assert!(block.holders > 0, "block {} was released twice", id.0);
+            block.holders -= 1;
+            match (block.holders, &block.known) {
+                (0, Some(_)) => {
+                    self.free.push_back(id);
+                    self.num_cached += 1;
+                }
+                // Handed out next, while its memory is warm.
+                (0, None) => self.free.push_front(id),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds a holder to a known block.
+    fn hold(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.0 as usize];
+        if block.holders == 0 {
+            self.free.remove(id);
+            self.num_cached -= 1;
+        }
+        block.holders += 1;
+    }
+
+    /// Hands out the next free block; what it held is forgotten.
+    fn take_free(&mut self) -> Option<BlockId> {
+        let id = self.free.pop_front()?;
+        let block = &mut self.blocks[id.0 as usize];
+        block.holders = 1;
+        if let Some((prefix, _)) = block.known.take() {
+            self.index.remove(&prefix);
+            self.num_cached -= 1;
+        }
+        Some(id)
+    }
+
+    /// Checks every promise of this type: a block is listed as free, once, exactly if nobody holds it; the index and the
+    /// blocks agree; what comes before a known block is known.
     pub fn is_consistent(&self) -> bool {
-        let mut listed = vec![false; self.held.len()];
-        for block in &self.free {
-            if std::mem::replace(&mut listed[block.0 as usize], true) {
+        let mut listed = vec![false; self.blocks.len()];
+        for id in self.free.iter() {
+            if std::mem::replace(&mut listed[id.0 as usize], true) {
                 return false;
             }
         }
-        self.held
-            .iter()
-            .zip(listed)
-            .all(|(&held, free)| held != free)
+        let free_iff_listed = |(block, &listed): (&Block, &bool)| (block.holders == 0) == listed;
+        let known = || self.blocks.iter().filter_map(|block| block.known.as_ref());
+        let ids: std::collections::HashSet<_> = known().map(|(_, id)| id).collect();
+        let follows = |(prefix, _): &(Prefix, PrefixId)| match &prefix.before {
+            Before::Start(_) => true,
+            Before::Block(id) => ids.contains(id),
+        };
+        let indexed = |(id, block): (u32, &Block)| match &block.known {
+            Some((prefix, name)) => self.index.get(prefix) == Some((BlockId(id), *name)),
+            None => true,
+        };
+        let is_cached = |id: &BlockId| self.blocks[id.0 as usize].known.is_some();
+        self.blocks.iter().zip(&listed).all(free_iff_listed)
+            && known().all(follows)
+            && (0..).zip(&self.blocks).all(indexed)
+            && self.index.len() == ids.len()
+            && self.free.iter().filter(is_cached).count() == self.num_cached
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[derive(Debug, Clone)]
-    enum Action {
-        Allocate(usize),
-        Release(usize),
-    }
-
-    fn action() -> impl Strategy<Value = Action> {
-        prop_oneof![
-            (0usize..6).prop_map(Action::Allocate),
-            (0usize..64).prop_map(Action::Release),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_block_is_lost_or_handed_out_twice(num_blocks in 0u32..20, actions in prop::collection::vec(action(), 0..80)) {
-            let mut blocks = BlockAllocator::new(num_blocks);
-            let mut holders: Vec<Vec<BlockId>> = Vec::new();
-            for action in actions {
-                match action {
-                    Action::Allocate(count) => {
-                        let free = blocks.num_free();
-                        match blocks.allocate(count) {
-                            Some(taken) => {
-                                prop_assert_eq!(taken.len(), count);
-                                prop_assert!(taken.iter().all(|b| !holders.iter().flatten().any(|held| held == b)));
-                                holders.push(taken);
-                            }
-                            None => prop_assert!(free < count, "refused {} of {} free", count, free),
-                        }
-                    }
-                    Action::Release(i) if !holders.is_empty() => {
-                        let holder = holders.swap_remove(i % holders.len());
-                        blocks.release(holder);
-                    }
-                    Action::Release(_) => {}
-                }
-                let held: usize = holders.iter().map(Vec::len).sum();
-                prop_assert_eq!(blocks.num_free() + held, blocks.num_blocks());
-                prop_assert!(blocks.is_consistent());
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "released twice")]
-    fn a_double_release_is_caught() {
-        let mut blocks = BlockAllocator::new(1);
-        let taken = blocks.allocate(1).unwrap();
-        blocks.release(taken.clone());
-        blocks.release(taken);
-    }
-
-    #[test]
-    fn a_partial_block_counts_as_one() {
-        assert_eq!(
-            [0, 1, BLOCK_SIZE, BLOCK_SIZE + 1].map(blocks_for),
-            [0, 1, 1, 2]
-        );
-    }
-}
+mod tests;

@@ -3,7 +3,8 @@
 //! Continuous batching (Yu et al. 2022, "Orca"): every step decodes one token of each running sequence and fills the rest
 //! of its token budget with chunks of prompts. A prompt is admitted when the blocks for all of it are free. When a
 //! decoding sequence needs a block and none is free, the youngest running sequence is preempted: its blocks are released,
-//! and it is computed again from its tokens, which are all known, when there is room. The oldest sequence is never
+//! and it is computed again from its tokens, which are all known, when there is room; what of it is still in the prefix
+//! cache then need not be. The oldest sequence is never
 //! preempted, and a whole context fits into the cache, so every sequence ends.
 
 mod plan;
@@ -13,9 +14,9 @@ use std::collections::VecDeque;
 
 pub use plan::{Chunk, StepPlan};
 use sequence::Sequence;
-pub use sequence::{EndConditions, SeqId};
+pub use sequence::{EndConditions, NewSequence, SeqId};
 
-use crate::kv::{BlockAllocator, blocks_for};
+use crate::kv::{Allocated, BlockAllocator, blocks_for};
 use crate::request::FinishReason;
 
 /// Limits of a step and of a sequence.
@@ -57,6 +58,8 @@ pub struct Scheduler {
     /// Whether waiting sequences may start.
     admitting: bool,
     preemptions: u64,
+    prefix_queries: u64,
+    prefix_hits: u64,
 }
 
 impl Scheduler {
@@ -68,6 +71,8 @@ impl Scheduler {
             running: Vec::new(),
             admitting: true,
             preemptions: 0,
+            prefix_queries: 0,
+            prefix_hits: 0,
         }
     }
 
@@ -86,6 +91,11 @@ impl Scheduler {
         self.preemptions
     }
 
+    /// Tokens of sequences that were started (again) and might have been in the prefix cache, and how many were.
+    pub fn prefix_lookups(&self) -> (u64, u64) {
+        (self.prefix_queries, self.prefix_hits)
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
@@ -95,16 +105,11 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`PromptTooLong`] if not even one token could be generated; such a sequence would wait for ever.
-    pub fn add(
-        &mut self,
-        id: SeqId,
-        prompt: Vec<u32>,
-        end: EndConditions,
-    ) -> Result<(), PromptTooLong> {
-        if prompt.len() >= self.config.max_model_len {
+    pub fn add(&mut self, new: NewSequence) -> Result<(), PromptTooLong> {
+        if new.prompt.len() >= self.config.max_model_len {
             return Err(PromptTooLong);
         }
-        self.waiting.push_back(Sequence::new(id, prompt, end));
+        self.waiting.push_back(Sequence::new(new));
         Ok(())
     }
 
@@ -171,11 +176,23 @@ impl Scheduler {
         let Some(front) = self.waiting.front() else {
             return false;
         };
-        let Some(block_table) = blocks.allocate(blocks_for(front.tokens.len())) else {
+        let allocated = match &front.cache {
+            Some(salt) => blocks.allocate_for(&front.tokens, salt),
+            None => {
+                let fresh = blocks.allocate(blocks_for(front.tokens.len()));
+                fresh.map(Allocated::fresh)
+            }
+        };
+        let Some(allocated) = allocated else {
             return false;
         };
         if let Some(mut seq) = self.waiting.pop_front() {
-            seq.block_table = block_table;
+            if seq.cache.is_some() {
+                self.prefix_queries += seq.tokens.len() as u64;
+                self.prefix_hits += allocated.num_cached_tokens as u64;
+            }
+            seq.block_table = allocated.block_table;
+            seq.num_computed = allocated.num_cached_tokens;
             self.running.push(seq);
         }
         true
@@ -198,7 +215,7 @@ impl Scheduler {
                 continue;
             };
             let seq = &mut self.running[at];
-            seq.num_computed = chunk.start + chunk.tokens.len();
+            seq.computed(chunk.start + chunk.tokens.len(), blocks);
             let Some(&token) = token else { continue };
             seq.tokens.push(token);
             let finish_reason = seq.finish_reason(self.config.max_model_len);

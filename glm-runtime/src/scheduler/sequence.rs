@@ -1,6 +1,6 @@
 //! One sequence: its tokens, how many of them are computed, and the blocks that hold them.
 
-use crate::kv::BlockId;
+use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt};
 use crate::request::FinishReason;
 
 /// Names a sequence in the scheduler.
@@ -16,6 +16,19 @@ pub struct EndConditions {
     pub stop_token_ids: Vec<u32>,
 }
 
+/// A sequence to run.
+#[derive(Debug, Clone)]
+pub struct NewSequence {
+    /// Its name, given to no other.
+    pub id: SeqId,
+    /// Token ids to continue, at least one.
+    pub prompt: Vec<u32>,
+    /// When it ends.
+    pub end: EndConditions,
+    /// With whom it shares blocks of equal tokens; `None`: with nobody.
+    pub cache: Option<CacheSalt>,
+}
+
 /// A sequence in the scheduler. Tokens `0..num_computed` have keys and values in the blocks of `block_table`.
 #[derive(Debug, Clone)]
 pub(super) struct Sequence {
@@ -26,17 +39,30 @@ pub(super) struct Sequence {
     pub(super) num_computed: usize,
     pub(super) block_table: Vec<BlockId>,
     pub(super) end: EndConditions,
+    pub(super) cache: Option<CacheSalt>,
 }
 
 impl Sequence {
-    pub(super) fn new(id: SeqId, prompt: Vec<u32>, end: EndConditions) -> Self {
+    pub(super) fn new(new: NewSequence) -> Self {
         Self {
-            id,
-            prompt_len: prompt.len(),
-            tokens: prompt,
+            id: new.id,
+            prompt_len: new.prompt.len(),
+            tokens: new.prompt,
             num_computed: 0,
             block_table: Vec::new(),
-            end,
+            end: new.end,
+            cache: new.cache,
+        }
+    }
+
+    /// Notes that tokens up to `end` are computed, and lets others share the blocks that became full.
+    pub(super) fn computed(&mut self, end: usize, blocks: &mut BlockAllocator) {
+        let full = self.num_computed / BLOCK_SIZE..end / BLOCK_SIZE;
+        self.num_computed = end;
+        let Some(salt) = &self.cache else { return };
+        for at in full {
+            let tokens = &self.tokens[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];
+            blocks.share(&mut self.block_table, at, tokens, salt);
         }
     }
 
@@ -50,7 +76,7 @@ impl Sequence {
     }
 
     pub(super) fn is_decoding(&self) -> bool {
-        self.num_computed > 0 && self.num_pending() == 1
+        self.num_generated() > 0 && self.num_pending() == 1
     }
 
     /// Whether the latest token ended the sequence, and how. A full context ends it too.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use glm_runtime::{Engine, GenerateOptions, Request, SeqEvent};
+use glm_runtime::{Engine, Finished, GenerateOptions, Request, SeqEvent};
 
 /// A path in the folder of tiny checkpoints.
 pub fn tiny(path: &str) -> PathBuf {
@@ -27,14 +27,19 @@ pub fn greedy(engine: &mut Engine, prompt: &[u32], len: usize) -> Vec<u32> {
 
 /// Steps until the engine is idle; every token as (request, id, log-probability bits).
 pub fn run(engine: &mut Engine) -> Vec<(u64, u32, Option<u32>)> {
-    let mut tokens = Vec::new();
+    run_to_end(engine).0
+}
+
+/// As [`run`], with how each request ended.
+pub fn run_to_end(engine: &mut Engine) -> (Vec<(u64, u32, Option<u32>)>, Vec<Finished>) {
+    let (mut tokens, mut ended) = (Vec::new(), Vec::new());
     while engine.has_work() {
         for event in engine.step() {
             match event {
                 SeqEvent::Token(token) => {
                     tokens.push((token.request.0, token.id, token.logprob.map(f32::to_bits)))
                 }
-                SeqEvent::Finished(..) => {}
+                SeqEvent::Finished(_, finished) => ended.push(finished),
                 SeqEvent::Failed(id, error) => panic!("request {id}: {error}"),
             }
         }
@@ -44,5 +49,5 @@ pub fn run(engine: &mut Engine) -> Vec<(u64, u32, Option<u32>)> {
         stats.kv_blocks_free, stats.kv_blocks_total,
         "an idle engine holds no block"
     );
-    tokens
+    (tokens, ended)
 }
