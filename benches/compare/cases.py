@@ -1,8 +1,16 @@
 """What is compared: files, measurements and the ratio to reach. One line per row of the table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 EDGE, GLM_9B, TINY = "glm-edge-1.5b", "glm-4-9b", "tiny-9m"
+
+# For estimates of the time alone: weights of a model, bits of a weight, and what both engines together took on two cores of a
+# 2.6 GHz Xeon (results/2026-11-21-*) for a weight and a prompt token, and for a byte read.
+WEIGHTS = {EDGE: 1.5e9, GLM_9B: 9.4e9, TINY: 9e6}
+BITS = {"q8_0": 8.5, "q4_k_m": 4.9, "q4_0": 4.5, "bf16": 16, "f16": 16}
+SECONDS_PER_PRODUCT, SECONDS_PER_BYTE = 1.2e-11, 1.1e-10
+# The machine's limits are measured, and one engine waits until the other is quiet.
+SECONDS_PER_CASE = 2
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class File:
 class Case:
     """One measurement of one file. `query` is a line that `glm-cli bench --stdin` understands, as `llama_worker.py` does."""
     file: File
-    query: dict = field(hash=False)
+    query: dict
     threads: int
     goal: float
     isa: str = ""
@@ -38,13 +46,25 @@ class Case:
         else:
             streams = "1 stream" if query["batch"] == 1 else f"{query['batch']} streams"
             what = f"decode, {streams}"
-        after = f" after {query['depth']:,}" if query.get("depth") else ""
+        after = f" after {query['depth']:,}" if query["depth"] else ""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{what}{after}{threads}{', AVX2 only' if self.isa else ''}"
 
     @property
     def key(self):
         return f"{self.file.name}: {self.label}"
+
+    @property
+    def seconds(self):
+        """About what a round takes with both engines on two cores."""
+        query, weights = self.query, WEIGHTS[self.file.preset]
+        steps, batch = query.get("gen_tokens", 0), query.get("batch", 1)
+        # llama.cpp keeps a long context from round to round, so this engine alone computes it again.
+        products = weights * (query["depth"] / 2 + query.get("tokens", 0) + (steps * batch if batch > 1 else 0))
+        file_bytes = weights * BITS[self.file.format] / 8
+        loads = 2 if self.file.is_large else 0
+        compute = products * SECONDS_PER_PRODUCT + (steps + loads * 4) * file_bytes * SECONDS_PER_BYTE
+        return SECONDS_PER_CASE + compute * 2 / min(self.threads, 2)
 
 
 def prefill(tokens=512, depth=0):

@@ -1,4 +1,4 @@
-"""The two engines as child processes that answer one query at a time."""
+"""The two engines as child processes that answer one query at a time, and the files that they read."""
 
 import json
 import os
@@ -9,6 +9,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # llama.cpp's threads spin for some milliseconds after a call; the other engine's turn starts after that.
 SETTLE_SECONDS = 0.05
+
+
+def random_file(glm_cli, folder, preset, format):
+    """The GGUF file of random weights at the sizes of a preset; it is written if it is not there."""
+    path = folder / f"{preset}-{format}.gguf"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"writing {path.name}", flush=True)
+        subprocess.run([glm_cli, "quantize", "--model", f"random:{preset}", "--format", format, "--output", path],
+                       check=True, stdout=subprocess.DEVNULL)
+    return path
 
 
 class Engine:
@@ -39,23 +50,14 @@ class Engine:
         self.process.wait()
 
 
-def sizes(cases):
-    """The largest batch, prompt, depth and answer of some cases: what an engine must have room for."""
-    queries = [case.query for case in cases]
-    return {key: max([query.get(key, 0) for query in queries] + [least])
+def start_glm(glm_cli, path, threads, queries, isa=""):
+    """With room for the largest batch, prompt, depth and answer of `queries`."""
+    size = {key: max([query.get(key, 0) for query in queries] + [least])
             for key, least in (("batch", 1), ("tokens", 16), ("depth", 0), ("gen_tokens", 1))}
-
-
-def start_glm(glm_cli, path, threads, cases, isa=""):
-    size = sizes(cases)
     command = [glm_cli, "bench", "--stdin", "--model", path, "--threads", threads, "--kv-dtype", "f16", "--batch", size["batch"],
                "--prompt-tokens", size["tokens"], "--depth", size["depth"], "--gen-tokens", size["gen_tokens"], "--repeat", 1]
     return Engine(command, {"GLM_ISA": isa} if isa else None)
 
 
-def start_llama(python, path, cases):
-    size = sizes(cases)
-    length = size["depth"] + max(size["tokens"], size["gen_tokens"]) + 64
-    shallow = [case.query for case in cases if case.query.get("batch", 1) > 1]
-    batch_length = max([query.get("depth", 0) + query["gen_tokens"] for query in shallow] + [0]) + 64
-    return Engine([python, HERE / "llama_worker.py", path, size["batch"], length, batch_length])
+def start_llama(python, path, queries):
+    return Engine([python, HERE / "llama_worker.py", path, json.dumps(queries)])
