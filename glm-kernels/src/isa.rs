@@ -206,16 +206,18 @@ impl Isa {
 
     /// Every instruction set of this CPU, narrowest first; tests run each of them.
     pub fn available() -> Vec<Self> {
-        let mut isas = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        {
-            isas.extend(Avx2::detect().map(Self::Avx2));
-            isas.extend(Avx512::detect().map(Self::Avx512));
-            isas.extend(Amx::detect().map(Self::Amx));
-        }
-        #[cfg(target_arch = "aarch64")]
-        isas.extend(Neon::detect().map(Self::Neon));
-        isas
+        let all = [
+            Some(Self::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Amx::detect().map(Self::Amx),
+            #[cfg(target_arch = "aarch64")]
+            Neon::detect().map(Self::Neon),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     /// The name that `GLM_ISA` takes.

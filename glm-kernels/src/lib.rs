@@ -21,10 +21,12 @@
 //! vectorised form, written once over the vector types of `simd` or once per instruction set where
 //! those differ in kind (`linear`).
 
-// Vector types exist for 64-bit x86 and Arm. Elsewhere the scalar path is the only one, and what is written over vectors has no caller.
 #![cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    allow(dead_code, unused_mut, unreachable_patterns)
+    expect(
+        dead_code,
+        reason = "the scalar path is the only one, and nothing calls what is written over vectors"
+    )
 )]
 
 #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use super::plan::CHUNK;
 use crate::KvLayer;
 use crate::simd::{Kernel, Simd, exp2};
 
@@ -46,7 +45,10 @@ pub(super) struct Chunk<'a> {
     /// How many positions the first query sees; each later one sees one more.
     pub first_visible: usize,
     /// Whether the same task goes on with the chunk after this one, so that it pays to fetch it into the cache.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // only the matrix unit does
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only the matrix unit's form fetches ahead")
+    )]
     pub continues: bool,
 }
 
@@ -63,19 +65,6 @@ impl Chunk<'_> {
         (0..rows)
             .step_by(UNIT)
             .map(move |start| start..rows.min(start + UNIT))
-    }
-
-    /// Gathers what there is once for each position: `[CHUNK]`, zeros after the last key.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for the matrix unit
-    pub fn gather(&self, of_block: impl Fn(usize, usize) -> f32, to: &mut [f32]) {
-        let block_size = self.kv.block_size();
-        to[..CHUNK].fill(0.0);
-        for (position, to) in self.keys.clone().zip(to) {
-            *to = of_block(
-                self.block_table[position / block_size] as usize,
-                position % block_size,
-            );
-        }
     }
 }
 

@@ -50,13 +50,10 @@ use crate::parallel::SharedMut;
 use crate::simd::run;
 use crate::{AttnDims, DType, Isa, KernelError, KvLayer, Tensor, Work};
 
-#[cfg(target_arch = "x86_64")]
-use amx::Matrix;
 pub use batch::AttnBatch;
 use batch::Sequence;
 use chunk::{Chunk, Fold, Form, Output, PADDING, Partial, Queries, UNIT};
 use plan::{CHUNK, Plan, Task, Tile};
-use simd::Vectors;
 
 const OP: &str = "paged_attention";
 
@@ -102,8 +99,13 @@ pub fn paged_attention(
     match step.isa {
         Isa::Scalar => step.run_reference(q, &shared),
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx(cpu) => step.run_tiles(Matrix { cpu }, q, &shared)?,
-        isa => step.run_tiles(Vectors { isa }, q, &shared)?,
+        Isa::Amx(cpu) => step.run_tiles(amx::Matrix { cpu }, q, &shared)?,
+        #[cfg(target_arch = "x86_64")]
+        isa @ (Isa::Avx2(_) | Isa::Avx512(_)) => {
+            step.run_tiles(simd::Vectors { isa }, q, &shared)?
+        }
+        #[cfg(target_arch = "aarch64")]
+        isa @ Isa::Neon(_) => step.run_tiles(simd::Vectors { isa }, q, &shared)?,
     }
     Ok(out)
 }

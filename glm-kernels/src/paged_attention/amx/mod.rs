@@ -137,11 +137,10 @@ impl Layout {
 unsafe fn attend<T: Stored>(cpu: Amx, chunk: &Chunk<'_>, room: Room<'_>, mut output: Output<'_>) {
     if T::SCALED {
         let (kv, head) = (chunk.kv, chunk.kv_head);
-        chunk.gather(|block, at| kv.key_scales(block, head)[at], room.key_scales);
-        chunk.gather(
-            |block, at| kv.value_scales(block, head)[at],
-            room.value_scales,
-        );
+        gather(chunk, room.key_scales, |block| kv.key_scales(block, head));
+        gather(chunk, room.value_scales, |block| {
+            kv.value_scales(block, head)
+        });
     }
     let scales = T::SCALED.then_some((&*room.key_scales, &*room.value_scales));
     let keep = chunk.rows > TILE_ROWS;
@@ -185,6 +184,16 @@ unsafe fn attend<T: Stored>(cpu: Amx, chunk: &Chunk<'_>, room: Room<'_>, mut out
             output.end_unit(cpu.avx512(), unit);
             std::mem::swap(&mut scores, &mut next_scores);
         }
+    }
+}
+
+/// Gathers the scales of a chunk's positions from those of its blocks: `[CHUNK]`, zeros after the last key.
+fn gather<'a>(chunk: &Chunk<'_>, to: &mut [f32], of_block: impl Fn(usize) -> &'a [f32]) {
+    let block_size = chunk.kv.block_size();
+    to.fill(0.0);
+    for (position, to) in chunk.keys.clone().zip(to) {
+        let block = chunk.block_table[position / block_size] as usize;
+        *to = of_block(block)[position % block_size];
     }
 }
 

@@ -99,10 +99,12 @@ pub(super) unsafe fn multiply<T: Stored>(
                 let right = |step| right(step, pair == 0).add(2 * pair * 2 * TILE_LEN);
                 two_by_two::<T>(steps, left, right, to.add(2 * pair * COLUMNS), to_stride);
             }
-        } else if tiles == 4 {
-            one_by_four::<T>(steps, left, |step| right(step, true), to, to_stride);
         } else {
-            one_by_two::<T>(steps, left, |step| right(step, true), to, to_stride);
+            let right = |step| right(step, true);
+            match tiles {
+                2 => one_by::<T, 2>(steps, left, right, to, to_stride),
+                _ => one_by::<T, 4>(steps, left, right, to, to_stride),
+            }
         }
     }
 }
@@ -161,10 +163,12 @@ unsafe fn two_by_two_products() {
     }
 }
 
+/// One tile of rows by `TILES` (2 or 4) tiles of columns.
+///
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn one_by_four<T: Stored>(
+unsafe fn one_by<T: Stored, const TILES: usize>(
     steps: usize,
     left: Left,
     mut right: impl FnMut(usize) -> *const u32,
@@ -175,76 +179,63 @@ unsafe fn one_by_four<T: Stored>(
     unsafe {
         zero::<0>();
         zero::<1>();
-        zero::<2>();
-        zero::<3>();
+        if TILES == 4 {
+            zero::<2>();
+            zero::<3>();
+        }
         for step in 0..steps {
             let panel = right(step);
             left.load::<4>(step, 0, 0);
             left.load::<5>(step, 0, 1);
             if !T::EXACT {
-                load_right::<6>(panel, 0, 1);
-                load_right::<7>(panel, 1, 1);
-                dot_bf16::<0, 4, 6>();
-                dot_bf16::<1, 4, 7>();
-                load_right::<6>(panel, 2, 1);
-                load_right::<7>(panel, 3, 1);
-                dot_bf16::<2, 4, 6>();
-                dot_bf16::<3, 4, 7>();
+                products_with_lo::<0, 1>(panel);
+                if TILES == 4 {
+                    products_with_lo::<2, 3>(panel);
+                }
             }
-            load_right::<6>(panel, 0, 0);
-            load_right::<7>(panel, 1, 0);
-            dot_bf16::<0, 4, 6>();
-            dot_bf16::<1, 4, 7>();
-            dot_bf16::<0, 5, 6>();
-            dot_bf16::<1, 5, 7>();
-            load_right::<6>(panel, 2, 0);
-            load_right::<7>(panel, 3, 0);
-            dot_bf16::<2, 4, 6>();
-            dot_bf16::<3, 4, 7>();
-            dot_bf16::<2, 5, 6>();
-            dot_bf16::<3, 5, 7>();
+            products_with_hi::<0, 1>(panel);
+            if TILES == 4 {
+                products_with_hi::<2, 3>(panel);
+            }
         }
         let stride = to_stride * size_of::<f32>();
         store::<0>(to.cast(), stride);
         store::<1>(to.add(COLUMNS).cast(), stride);
-        store::<2>(to.add(2 * COLUMNS).cast(), stride);
-        store::<3>(to.add(3 * COLUMNS).cast(), stride);
+        if TILES == 4 {
+            store::<2>(to.add(2 * COLUMNS).cast(), stride);
+            store::<3>(to.add(3 * COLUMNS).cast(), stride);
+        }
     }
 }
 
+/// `hi·lo` of the rows and columns `A` and `B`, into the accumulators of the same numbers.
+///
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn one_by_two<T: Stored>(
-    steps: usize,
-    left: Left,
-    mut right: impl FnMut(usize) -> *const u32,
-    to: *mut f32,
-    to_stride: usize,
-) {
+unsafe fn products_with_lo<const A: usize, const B: usize>(panel: *const u32) {
     // SAFETY: the caller's contract.
     unsafe {
-        zero::<0>();
-        zero::<1>();
-        for step in 0..steps {
-            let panel = right(step);
-            left.load::<4>(step, 0, 0);
-            left.load::<5>(step, 0, 1);
-            if !T::EXACT {
-                load_right::<6>(panel, 0, 1);
-                load_right::<7>(panel, 1, 1);
-                dot_bf16::<0, 4, 6>();
-                dot_bf16::<1, 4, 7>();
-            }
-            load_right::<6>(panel, 0, 0);
-            load_right::<7>(panel, 1, 0);
-            dot_bf16::<0, 4, 6>();
-            dot_bf16::<1, 4, 7>();
-            dot_bf16::<0, 5, 6>();
-            dot_bf16::<1, 5, 7>();
-        }
-        let stride = to_stride * size_of::<f32>();
-        store::<0>(to.cast(), stride);
-        store::<1>(to.add(COLUMNS).cast(), stride);
+        load_right::<6>(panel, A, 1);
+        load_right::<7>(panel, B, 1);
+        dot_bf16::<A, 4, 6>();
+        dot_bf16::<B, 4, 7>();
+    }
+}
+
+/// `hi·hi` and `lo·hi`, likewise.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+unsafe fn products_with_hi<const A: usize, const B: usize>(panel: *const u32) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        load_right::<6>(panel, A, 0);
+        load_right::<7>(panel, B, 0);
+        dot_bf16::<A, 4, 6>();
+        dot_bf16::<B, 4, 7>();
+        dot_bf16::<A, 5, 6>();
+        dot_bf16::<B, 5, 7>();
     }
 }
