@@ -25,13 +25,16 @@ pub fn greedy(engine: &mut Engine, prompt: &[u32], len: usize) -> Vec<u32> {
     run(engine).into_iter().map(|(_, id, _)| id).collect()
 }
 
-/// Steps until the engine is idle; every token as (request, id, log-probability bits).
-pub fn run(engine: &mut Engine) -> Vec<(u64, u32, Option<u32>)> {
+/// Every token as (request, id, log-probability bits).
+pub type Tokens = Vec<(u64, u32, Option<u32>)>;
+
+/// Steps until the engine is idle.
+pub fn run(engine: &mut Engine) -> Tokens {
     run_to_end(engine).0
 }
 
 /// As [`run`], with how each request ended.
-pub fn run_to_end(engine: &mut Engine) -> (Vec<(u64, u32, Option<u32>)>, Vec<Finished>) {
+pub fn run_to_end(engine: &mut Engine) -> (Tokens, Vec<Finished>) {
     let (mut tokens, mut ended) = (Vec::new(), Vec::new());
     while engine.has_work() {
         for event in engine.step() {
