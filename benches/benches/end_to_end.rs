@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glm_runtime::bench::{Machine, Session};
-use glm_runtime::{Engine, WeightFormat};
+use glm_runtime::{Engine, Quantization, WeightFormat};
 
 const PROMPT_TOKENS: usize = 64;
 const GEN_TOKENS: usize = 32;
 
 fn engine(c: &mut Criterion) {
     let engine = Engine::builder("random:tiny-9m")
-        .quantize(WeightFormat::Q8_0)
+        .quantize(Quantization::Uniform(WeightFormat::Q8_0))
         .max_model_len(256)
         .build()
         .expect("a preset");

@@ -2,13 +2,10 @@
 // Doc comments in here are the help texts that clap prints, in plain text: no links, no HTML.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
-use std::fmt::Display;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use glm_runtime::quantize::FileFormat;
-use glm_runtime::{KvDType, WeightFormat};
+use glm_runtime::{KvDType, Quantization};
 
 use crate::values::{self, DeviceChoice, TokenIds};
 
@@ -72,9 +69,9 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Quantise the weights to this format while loading, such as q8_0 or q4_k
+    /// Quantise the weights while loading: q8_0, q4_k, … or a mix, q4_k_m or q5_k_m
     #[arg(long, value_name = "FORMAT", value_parser = quantization)]
-    pub quantize: Option<WeightFormat>,
+    pub quantize: Option<Quantization>,
 
     /// How keys and values are stored
     #[arg(long, value_name = "TYPE", default_value = "auto", value_enum)]
@@ -108,7 +105,7 @@ pub enum KvChoice {
     F16,
     /// Brain floats
     Bf16,
-    /// Blocks of 32 signed bytes with one scale
+    /// Signed bytes, with one scale for each head and token
     #[value(name = "q8_0")]
     Q8_0,
 }
@@ -345,12 +342,13 @@ Examples:
   glm-cli quantize --model random:glm-edge-1.5b --format q8_0 --output edge.gguf
 
 The file is written under another name and renamed when complete: a failure or Ctrl-C leaves nothing
-behind. Norms and biases stay f32; so does a matrix whose rows do not divide into blocks (as f16).")]
+behind. Norms and biases stay f32. A matrix whose rows do not divide into the format's blocks takes one
+with smaller blocks, or f16.")]
 pub struct QuantizeArgs {
     /// Format of the matrices: f32, f16, bf16, q8_0, q4_k, … or a mix, q4_k_m or q5_k_m
     #[arg(long, value_name = "FORMAT", required_unless_present = "quantize", conflicts_with = "quantize",
-          value_parser = file_format)]
-    pub format: Option<FileFormat>,
+          value_parser = quantization)]
+    pub format: Option<Quantization>,
 
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -458,28 +456,16 @@ pub struct ManArgs {
     pub command: Option<String>,
 }
 
-/// A weight format that this build can produce.
-fn quantization(text: &str) -> Result<WeightFormat, String> {
-    one_of(text, glm_runtime::quantize::formats())
-}
-
-/// The formats of a file that this build can produce.
-fn file_format(text: &str) -> Result<FileFormat, String> {
-    one_of(text, glm_runtime::quantize::file_formats())
-}
-
-/// The member of `allowed` that `text` names.
-fn one_of<T>(text: &str, mut allowed: impl Iterator<Item = T> + Clone) -> Result<T, String>
-where
-    T: FromStr + Display + PartialEq,
-{
-    let names = allowed.clone().map(|format| format.to_string());
-    let wanted = text.parse::<T>().ok();
-    allowed
-        .find(|candidate| wanted.as_ref() == Some(candidate))
+/// A format, or a mix of them, that this build can produce.
+fn quantization(text: &str) -> Result<Quantization, String> {
+    let wanted = text.parse().ok();
+    Quantization::all()
+        .find(|possible| wanted.as_ref() == Some(possible))
         .ok_or_else(|| {
-            let names = names.collect::<Vec<_>>().join(", ");
-            format!("expected one of {names}, found `{text}`")
+            let all: Vec<_> = Quantization::all()
+                .map(|format| format.to_string())
+                .collect();
+            format!("expected one of {}, found `{text}`", all.join(", "))
         })
 }
 

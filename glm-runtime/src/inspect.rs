@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use glm_core::{Checkpoint, Format, LoadError};
-use glm_kernels::{KvDType, WeightFormat};
+use glm_kernels::KvDType;
 use serde::Serialize;
 
 use crate::kv::auto_kv_dtype;
-use crate::load::{ModelSource, TensorSpec, weight_bytes};
+use crate::load::{ModelSource, Quantization, TensorSpec, weight_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate};
 
 /// What [`inspect`] is to assume about the engine that would run the model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InspectOptions {
     /// Quantise while loading.
-    pub quantize: Option<WeightFormat>,
+    pub quantize: Option<Quantization>,
     /// Storage of keys and values; default: as the engine chooses.
     pub kv_dtype: Option<KvDType>,
     /// Context length in tokens; default: the model's own.

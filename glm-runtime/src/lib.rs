@@ -52,7 +52,7 @@ pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
-pub use load::{ModelSource, RandomWeights, SourceTensor, TensorSpec};
+pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{
     ChatOptions, Event, FinishReason, Finished, GenerateOptions, Prompt, Request, RequestId,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use glm_runtime::quantize::{QuantizeOptions, quantize_to_gguf};
 use glm_runtime::{
-    Engine, EngineBuilder, EngineOptions, Isa, ModelSource, OpenOptions, Trace, WeightFormat,
+    Engine, EngineBuilder, EngineOptions, Isa, ModelSource, OpenOptions, Quantization, Trace,
+    WeightFormat,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -284,7 +285,7 @@ fn quantising_while_loading_stays_close_and_says_what_it_could_not_do() {
     let want = golden.f32s(&format!("p{p}.logits"));
     let errors = [WeightFormat::Q8_0, WeightFormat::Q4_0].map(|format| {
         let mut engine = open(&tiny("tiny-glm4"))
-            .quantize(format)
+            .quantize(Quantization::from(format))
             .build_engine()
             .unwrap();
         let formats = &engine.model_info().formats;
@@ -300,7 +301,7 @@ fn quantising_while_loading_stays_close_and_says_what_it_could_not_do() {
     );
 
     let engine = open(&tiny("tiny-glm4"))
-        .quantize(WeightFormat::Q4K)
+        .quantize(Quantization::Q4KM)
         .build_engine()
         .unwrap();
     let notes = &engine.model_info().load_notes;

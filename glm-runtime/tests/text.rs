@@ -215,10 +215,10 @@ fn options_out_of_range_are_refused_with_the_range() {
     assert!(
         error(
             build()
-                .quantize("q2_k".parse::<glm_runtime::WeightFormat>().unwrap())
+                .quantize("q2_k".parse::<glm_runtime::Quantization>().unwrap())
                 .build_engine()
         )
-        .contains("q4_k")
+        .contains("q4_k_m")
     );
     assert!(error(Engine::builder("random:nothing").build_engine()).contains("glm-edge-1.5b"));
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use glm_runtime::quantize::{
-    FileFormat, QuantizeError, QuantizeOptions, QuantizeReport, quantize_to_gguf,
-};
+use glm_runtime::quantize::{QuantizeError, QuantizeOptions, QuantizeReport, quantize_to_gguf};
 use indicatif::BinaryBytes;
 use serde_json::json;
 
@@ -18,7 +16,7 @@ pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
     check_device(args.model.device)?;
     let format = args
         .format
-        .or(args.model.quantize.map(FileFormat::Uniform))
+        .or(args.model.quantize)
         .ok_or_else(|| CliError::Usage("say which format: --format q4_k".to_owned()))?;
     let source = open_source(&args.model)?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use glm_core::{
     ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig, Tokenizer,
 };
-use glm_kernels::{CpuOptions, Device, KvDType, WeightFormat, quant};
+use glm_kernels::{CpuOptions, Device, KvDType};
 
 use super::handle::Front;
 use super::limits::Limits;
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype, blocks_for};
-use crate::load::{Loaded, ModelSource, TensorSpec, WeightLoader, weight_bytes};
+use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate, available_memory, kv_bytes_per_token};
 use crate::models::{CausalLm, Glm, Glm4};
 use crate::profile::Profiler;
@@ -43,7 +43,7 @@ pub(super) struct Sizes {
 impl Engine {
     /// Opens MODEL and loads it.
     pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
-        let quantize = checked_quantize(options.quantize)?;
+        let quantize = options.quantize.map(Quantization::checked).transpose()?;
         let device = open_device(options)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         // Whatever is wrong with the text side is said before minutes of loading weights.
@@ -205,25 +205,6 @@ fn at_least_one(
     }
 }
 
-fn checked_quantize(format: Option<WeightFormat>) -> Result<Option<WeightFormat>, BuildError> {
-    match format {
-        Some(format) if !quant::can_quantize(format) => {
-            let possible = WeightFormat::ALL
-                .into_iter()
-                .filter(|&format| quant::can_quantize(format));
-            let possible = possible
-                .map(WeightFormat::name)
-                .collect::<Vec<_>>()
-                .join(", ");
-            Err(BuildError::CannotQuantize {
-                format: format.name().to_owned(),
-                possible,
-            })
-        }
-        format => Ok(format),
-    }
-}
-
 fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
     match options.device.as_deref() {
         None | Some("auto" | "cpu") => Ok(Device::cpu(CpuOptions {
@@ -282,7 +263,7 @@ impl Front {
         device: &Device,
         sizes: Sizes,
         loaded: &Loaded,
-        quantize: Option<WeightFormat>,
+        quantize: Option<Quantization>,
     ) -> Self {
         let TextSide {
             tokenizer,
@@ -371,11 +352,11 @@ fn layer_weights(source: &ModelSource) -> u64 {
 }
 
 /// One sentence per format that matrices took in place of the requested one.
-fn fallback_notes(loaded: &Loaded, quantize: Option<WeightFormat>) -> Vec<String> {
+fn fallback_notes(loaded: &Loaded, quantize: Option<Quantization>) -> Vec<String> {
     let Some(requested) = quantize else {
         return Vec::new();
     };
-    let note = |(format, count): (&WeightFormat, &usize)| {
+    let note = |(format, count)| {
         format!(
             "{count} matrices are held as {format}: stored in blocks already, or rows do not divide into {requested}"
         )

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use glm_core::{OpenOptions, Progress};
-use glm_kernels::{Isa, KvDType, WeightFormat};
+use glm_kernels::{Isa, KvDType};
 use serde::Serialize;
 
 use super::{Engine, EngineHandle};
 use crate::error::BuildError;
+use crate::load::Quantization;
 
 /// Everything that can be chosen about an engine. `None` means: decide from the checkpoint and this machine.
 #[derive(Clone, Default)]
@@ -19,8 +20,8 @@ pub struct EngineOptions {
     pub device: Option<String>,
     /// Instruction set to compute with; default: the best of this machine, or `GLM_ISA`.
     pub isa: Option<Isa>,
-    /// Quantise the weights to this format while loading; default: keep them as they are in the checkpoint.
-    pub quantize: Option<WeightFormat>,
+    /// Quantise the weights while loading; default: keep them as they are in the checkpoint.
+    pub quantize: Option<Quantization>,
     /// Storage of keys and values; default: f32 if the whole cache takes at most 256 MiB, else f16.
     pub kv_dtype: Option<KvDType>,
     /// Context size in tokens; default: what the checkpoint allows, at most 8192.
@@ -111,7 +112,7 @@ impl EngineBuilder {
         /// See [`EngineOptions::isa`].
         isa: Isa,
         /// See [`EngineOptions::quantize`].
-        quantize: WeightFormat,
+        quantize: Quantization,
         /// See [`EngineOptions::kv_dtype`].
         kv_dtype: KvDType,
         /// See [`EngineOptions::max_model_len`].

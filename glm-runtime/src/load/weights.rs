@@ -11,6 +11,7 @@ use glm_kernels::{
 
 use super::format::format_for;
 use super::pieces::fill_pieces;
+use super::quantization::Quantization;
 use super::random::RandomWeights;
 use super::source::{ModelSource, TensorSpec};
 use crate::error::BuildError;
@@ -23,7 +24,7 @@ const ROWS_PER_TASK: usize = 256;
 pub(crate) struct WeightLoader<'a> {
     source: &'a ModelSource,
     device: &'a Device,
-    quantize: Option<WeightFormat>,
+    quantize: Option<Quantization>,
     progress: Option<&'a dyn Progress>,
     loaded: Loaded,
 }
@@ -45,12 +46,12 @@ pub(crate) struct Loaded {
 
 /// Bytes of memory that the weights of `source` take when held as [`format_for`] says. Packed, some formats are a little
 /// larger than in a file.
-pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<WeightFormat>) -> u64 {
+pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<Quantization>) -> u64 {
     source
         .tensors()
         .iter()
         .map(|spec| {
-            let format = format_for(spec, quantize);
+            let format = format_for(spec, quantize, source.config().dense());
             let packed = match spec.shape.len() {
                 0 | 1 => format.row_bytes(spec.columns()),
                 _ => Weight::packed_bytes(format, spec.rows(), spec.columns()),
@@ -70,7 +71,7 @@ impl<'a> WeightLoader<'a> {
     pub(crate) fn new(
         source: &'a ModelSource,
         device: &'a Device,
-        quantize: Option<WeightFormat>,
+        quantize: Option<Quantization>,
         progress: Option<&'a dyn Progress>,
     ) -> Self {
         if let Some(progress) = progress {
@@ -203,13 +204,13 @@ impl<'a> WeightLoader<'a> {
             let (spec, format) = match self.source {
                 ModelSource::Random(random) => {
                     let spec = random.spec(name)?.clone();
-                    let format = format_for(&spec, self.quantize);
+                    let format = format_for(&spec, self.quantize, self.config());
                     builder.push_rows(format, rows, &draw(random, &spec, format, self.device)?)?;
                     (spec, format)
                 }
                 ModelSource::Checkpoint { .. } => {
                     let tensor = self.source.read_checked(name, &[rows, columns])?;
-                    let format = format_for(&tensor.spec, self.quantize);
+                    let format = format_for(&tensor.spec, self.quantize, self.config());
                     let (stored, bytes) = (tensor.spec.format, &tensor.bytes);
                     builder.push_rows_once(format, rows, stored, bytes, |used| {
                         self.source.release(used)
@@ -238,7 +239,10 @@ impl<'a> WeightLoader<'a> {
     fn note_matrix(&mut self, spec: &TensorSpec, format: WeightFormat) {
         let bytes = tensor_bytes(spec, format);
         *self.loaded.formats.entry(format).or_default() += bytes;
-        if self.quantize.is_some_and(|requested| requested != format) {
+        let wanted = self
+            .quantize
+            .map(|quantize| quantize.format_of(&spec.name, self.config()));
+        if wanted.is_some_and(|wanted| wanted != format) {
             *self.loaded.fallbacks.entry(format).or_default() += 1;
         }
         self.note(spec, bytes);
@@ -299,7 +303,7 @@ mod tests {
     use std::path::Path;
 
     /// Logits of a few tokens under a model of random weights.
-    fn logits(seed: u64, quantize: Option<WeightFormat>) -> (Vec<f32>, Loaded) {
+    fn logits(seed: u64, quantize: Option<Quantization>) -> (Vec<f32>, Loaded) {
         let source =
             ModelSource::Random(RandomWeights::new("tiny".to_owned(), tiny_config(), seed));
         let device = Device::cpu(CpuOptions::default()).unwrap();
@@ -344,7 +348,11 @@ mod tests {
     #[test]
     fn the_estimate_is_what_the_device_gives_out() {
         let source = ModelSource::Random(RandomWeights::new("tiny".to_owned(), tiny_config(), 1));
-        for quantize in [None, Some(WeightFormat::Q4K), Some(WeightFormat::Q6K)] {
+        for quantize in [
+            None,
+            Some(WeightFormat::Q6K.into()),
+            Some(Quantization::Q4KM),
+        ] {
             let device = Device::cpu(CpuOptions::default()).unwrap();
             let mut loader = WeightLoader::new(&source, &device, quantize, None);
             let model = Glm4::load(&mut loader).unwrap();
@@ -372,7 +380,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_loaded_file_is_not_in_memory_any_more() {
+    fn a_file_that_was_loaded_or_converted_is_not_in_memory_any_more() {
         let mut config = tiny_config();
         if let ModelConfig::Glm4(dense) = &mut config {
             dense.vocab_size = 24_576; // tables of twelve megabytes
@@ -396,11 +404,16 @@ mod tests {
         let left = resident_kib(&path).unwrap();
         assert!(left * 4 <= read, "{left} of {read} KiB");
         drop(model);
+
+        let copy = dir.path().join("copy.gguf");
+        crate::quantize::quantize_to_gguf(&source, &copy, &options).unwrap();
+        let left = resident_kib(&path).unwrap();
+        assert!(left * 4 <= read, "{left} of {read} KiB");
     }
 
     #[test]
     fn quantising_falls_back_where_rows_do_not_divide_and_counts_it() {
-        let (_, loaded) = logits(1, Some(WeightFormat::Q4K));
+        let (_, loaded) = logits(1, Some(WeightFormat::Q4K.into()));
         // Only the two down projections have rows of 320.
         assert_eq!(loaded.fallbacks, BTreeMap::from([(WeightFormat::Q5_0, 2)]));
         assert_eq!(

@@ -3,29 +3,26 @@
 //! The file has llama.cpp's names and metadata (`chatglm` or `glm4`), so llama.cpp reads it where it supports the model. Memory
 //! stays near one piece of one tensor: sources are mapped or drawn, results go straight to the file.
 
-mod format;
-
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use format::FileFormat;
 use glm_core::gguf::{self, Value, Writer};
 use glm_core::{Checkpoint, LoadError, Progress, TensorType};
 use glm_kernels::{CpuOptions, Device, KernelError, ThreadPool, WeightFormat, quant};
 use serde::Serialize;
 
 use crate::error::BuildError;
-use crate::load::{ModelSource, RandomWeights, TensorSpec, fill_pieces};
+use crate::load::{ModelSource, Quantization, RandomWeights, TensorSpec, fill_pieces, format_for};
 
 /// How [`quantize_to_gguf`] works.
 #[derive(Clone)]
 pub struct QuantizeOptions {
     /// Format of the matrices. Vectors stay f32; rows that do not divide into its blocks take the next better
     /// format with blocks of 32, or f16.
-    pub format: FileFormat,
+    pub format: Quantization,
     /// Replace the output if it exists.
     pub overwrite: bool,
     /// Threads; default: the physical cores this process may use.
@@ -38,7 +35,7 @@ pub struct QuantizeOptions {
 
 impl QuantizeOptions {
     /// The plain case: this format, all threads, an existing file is kept.
-    pub fn new(format: impl Into<FileFormat>) -> Self {
+    pub fn new(format: impl Into<Quantization>) -> Self {
         Self {
             format: format.into(),
             overwrite: false,
@@ -57,7 +54,7 @@ pub struct QuantizeReport {
     /// The file written.
     pub output: PathBuf,
     /// Format asked for.
-    pub format: FileFormat,
+    pub format: Quantization,
     /// Number of tensors.
     pub tensors: usize,
     /// Number of weights.
@@ -76,7 +73,7 @@ pub struct QuantizeReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizeError {
-    /// The model could not be opened or read.
+    /// The model could not be opened or read, or the format can be read but not produced.
     #[error(transparent)]
     Model(#[from] BuildError),
     /// A file of that name exists and may not be replaced.
@@ -89,14 +86,6 @@ pub enum QuantizeError {
         path: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
-    },
-    /// The format can be read but not produced.
-    #[error("cannot quantise to `{format}`; possible: {possible}")]
-    Format {
-        /// The format asked for.
-        format: FileFormat,
-        /// What can be produced, separated by commas.
-        possible: String,
     },
     /// Quantising twice only adds error.
     #[error(
@@ -131,21 +120,6 @@ pub enum QuantizeError {
     /// The caller asked to stop.
     #[error("stopped before the file was complete; nothing was written")]
     Stopped,
-}
-
-/// The formats that a file can be written in.
-pub fn file_formats() -> impl Iterator<Item = FileFormat> + Clone {
-    formats()
-        .map(FileFormat::Uniform)
-        .chain([FileFormat::Q4KM, FileFormat::Q5KM])
-}
-
-/// The formats of a single matrix that [`quantize_to_gguf`] and in-situ quantisation can produce.
-pub fn formats() -> impl Iterator<Item = WeightFormat> + Clone {
-    TensorType::ALL
-        .into_iter()
-        .filter_map(|ty| ty.name().parse().ok())
-        .filter(|&format| quant::can_quantize(format))
 }
 
 /// Writes `source` to `output` with its matrices in `options.format`.
@@ -216,17 +190,8 @@ fn check_output(output: &Path, overwrite: bool) -> Result<(), QuantizeError> {
     }
 }
 
-fn plan(source: &ModelSource, requested: FileFormat) -> Result<Vec<Planned>, QuantizeError> {
-    if !quant::can_quantize(requested.base()) {
-        let possible = file_formats()
-            .map(|format| format.to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
-        return Err(QuantizeError::Format {
-            format: requested,
-            possible,
-        });
-    }
+fn plan(source: &ModelSource, requested: Quantization) -> Result<Vec<Planned>, QuantizeError> {
+    let requested = requested.checked()?;
     source
         .tensors()
         .iter()
@@ -237,15 +202,10 @@ fn plan(source: &ModelSource, requested: FileFormat) -> Result<Vec<Planned>, Qua
 fn planned(
     source: &ModelSource,
     stored: TensorSpec,
-    requested: FileFormat,
+    requested: Quantization,
 ) -> Result<Planned, QuantizeError> {
     let model = || source.name().to_owned();
-    let config = source.config().dense();
-    let wanted = requested.of_tensor(
-        &stored,
-        config.num_hidden_layers,
-        config.tie_word_embeddings,
-    );
+    let wanted = format_for(&stored, Some(requested), source.config().dense());
     let format =
         target_format(&stored, wanted, requested.base()).ok_or_else(|| QuantizeError::Already {
             model: model(),
@@ -297,7 +257,7 @@ fn tensor_type(format: WeightFormat) -> TensorType {
 
 fn metadata(
     source: &ModelSource,
-    format: FileFormat,
+    format: Quantization,
 ) -> Result<Vec<(String, Value)>, QuantizeError> {
     let mut metadata = gguf::gguf_metadata(source.config());
     metadata.extend([
@@ -330,7 +290,7 @@ fn metadata(
 fn report(
     source: &ModelSource,
     output: &Path,
-    format: FileFormat,
+    format: Quantization,
     plan: &[Planned],
 ) -> QuantizeReport {
     let mut formats = BTreeMap::new();
@@ -402,6 +362,11 @@ impl Job<'_> {
                 quant::quantize(planned.format, &values, out)
             })?;
             self.writer.write(out).map_err(write_error)?;
+            rows.release(
+                self.source,
+                first..first + out.len() / row_bytes.max(1),
+                columns,
+            );
             if let Some(progress) = self.progress {
                 progress.advance(out.len() as u64);
             }
@@ -436,19 +401,29 @@ impl Rows<'_> {
                 Ok(())
             }
             Self::Stored { format, bytes } => {
-                let row_bytes = columns / format.block_len() * format.block_bytes();
-                let range = rows.start * row_bytes..rows.end * row_bytes;
-                // A range beyond the data becomes an empty slice, whose length `dequantize` refuses.
-                quant::dequantize(*format, bytes.get(range).unwrap_or_default(), out)
+                quant::dequantize(*format, part(*format, bytes, rows, columns), out)
             }
         }
     }
+
+    /// Lets go of the memory that the rows of a file are mapped to: the whole of it would be in memory at the end.
+    fn release(&self, source: &ModelSource, rows: Range<usize>, columns: usize) {
+        if let Self::Stored { format, bytes } = self {
+            source.release(part(*format, bytes, rows, columns));
+        }
+    }
+}
+
+/// Some rows of a tensor's bytes; none of them, whose length `dequantize` refuses, if they are beyond its end.
+fn part(format: WeightFormat, bytes: &[u8], rows: Range<usize>, columns: usize) -> &[u8] {
+    let row_bytes = columns / format.block_len() * format.block_bytes();
+    let range = rows.start * row_bytes..rows.end * row_bytes;
+    bytes.get(range).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::format_for;
     use glm_core::ModelConfig;
     use glm_core::gguf::Reader;
 
@@ -490,8 +465,6 @@ mod tests {
                 "{format}"
             );
         }
-        assert!(formats().any(|format| format == WeightFormat::Q4K));
-        assert!(formats().all(quant::can_quantize));
     }
 
     #[test]
@@ -511,7 +484,11 @@ mod tests {
             let (rows, columns) = (spec.rows(), spec.columns());
             let mut drawn = vec![0.0; rows * columns];
             random.draw_rows(spec, 0..rows, &mut drawn);
-            let format = format_for(spec, Some(WeightFormat::Q4K));
+            let format = format_for(
+                spec,
+                Some(WeightFormat::Q4K.into()),
+                source.config().dense(),
+            );
             let mut bytes = vec![0; format.row_bytes(columns).unwrap() * rows];
             quant::quantize(format, &drawn, &mut bytes).unwrap();
             let mut expected = vec![0.0; rows * columns];
@@ -583,13 +560,13 @@ mod tests {
     #[test]
     fn blocks_are_not_rounded_twice_but_can_become_floats() {
         use WeightFormat as W;
-        let target = |format, asked| {
+        let target = |format, asked: WeightFormat| {
             let stored = TensorSpec {
                 name: "w".to_owned(),
                 shape: vec![4, 256],
                 format,
             };
-            let wanted = FileFormat::Uniform(asked).of_tensor(&stored, 1, false);
+            let wanted = format_for(&stored, Some(asked.into()), random().config().dense());
             target_format(&stored, wanted, asked)
         };
         assert_eq!(target(W::Q6K, W::Q4K), None);
