@@ -1,16 +1,16 @@
 //! The operations of a layer that compute little: norms, rotary embedding with the store into the KV cache, the gate of the
-//! MLP, and embedding rows. Few rows stay in the cache, 512 of them do not.
+//! MLP, and rows of an embedding table. Few rows stay in the cache, 512 of them do not.
 
 mod common;
 
 use std::hint::black_box;
 
-use common::{Machine, Work};
+use common::{Machine, Work, random_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use glm_benches::{GLM_4_9B, random};
 use glm_kernels::{
-    AttnDims, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor, add_rms_norm, rms_norm,
-    rope_store_kv, swiglu,
+    AttnDims, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor, WeightFormat, add_rms_norm,
+    embed, rms_norm, rope_store_kv, swiglu,
 };
 
 const ROWS: [usize; 3] = [1, 8, 512];
@@ -87,5 +87,24 @@ fn rope(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, norms, gates, rope);
+fn embeddings(c: &mut Criterion) {
+    const VOCAB_SIZE: usize = 4096;
+    let machine = Machine::new();
+    let width = GLM_4_9B.hidden_size;
+    let mut group = c.benchmark_group("embed");
+    for format in [WeightFormat::BF16, WeightFormat::Q8_0, WeightFormat::Q4K] {
+        let table = random_weight(&machine.device, format, [VOCAB_SIZE, width]);
+        let row = table.byte_len() / VOCAB_SIZE + width * F32;
+        for rows in ROWS {
+            // Spread over the table, as a text's tokens are.
+            let ids: Vec<u32> = (0..rows).map(|i| (i * 997 % VOCAB_SIZE) as u32).collect();
+            let id = BenchmarkId::new(format.name(), rows);
+            machine.bench(&mut group, id, Work::Bytes(rows * row), || {
+                black_box(embed(&table, &ids).expect("ids of the table"));
+            });
+        }
+    }
+}
+
+criterion_group!(benches, norms, gates, rope, embeddings);
 criterion_main!(benches);

@@ -48,7 +48,8 @@ const ORDERS: [Order; 3] = [
 
 /// The read bandwidth of main memory with all threads of the device, in GB/s (1e9 bytes per
 /// second): the median of several passes over 1 GiB, in the order of reads that is the fastest.
-/// Takes about a second. For one thread, ask with a device that has one.
+/// Takes about a second, and longer where other programs use the memory too: the first pass in each
+/// order is always made. For one thread, ask with a device that has one.
 ///
 /// # Errors
 /// [`KernelError::OutOfMemory`] if there is no room for that.

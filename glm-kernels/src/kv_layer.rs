@@ -2,9 +2,9 @@
 //!
 //! The blocks of a KV head follow each other, so that attention, which goes head by head, reads one
 //! stretch of memory where a sequence's blocks have ids that follow each other. For each block and KV
-//! head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So
-//! both products of attention run along contiguous memory with no sum across a vector: scores of a
-//! block's tokens side by side, then outputs of a head's elements side by side.
+//! head, keys lie as `[D, block_size]` and values as `[block_size, D]`. So both products of attention
+//! run along contiguous memory with no sum across a vector: scores of a block's tokens side by side,
+//! then outputs of a head's elements side by side.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};

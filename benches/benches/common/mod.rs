@@ -1,5 +1,8 @@
 //! What kernel benchmarks share: measurements that are held against the machine's limits.
-#![allow(dead_code)] // every benchmark compiles this for itself and uses its part
+#![allow(
+    dead_code,
+    reason = "every benchmark compiles this for itself and uses its part"
+)]
 
 use std::cell::RefCell;
 use std::time::Instant;

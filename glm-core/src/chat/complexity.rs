@@ -53,15 +53,9 @@ impl Tag {
     fn scan(text: &str) -> Self {
         let close = if text.starts_with("{{") { "}}" } else { "%}" };
         // The mark that controls white space, as in `{%- elif`, is no token.
-        let (mut tokens, mut at) = (
-            0,
-            if text[2..].starts_with(['-', '+']) {
-                3
-            } else {
-                2
-            },
-        );
-        let mut is_elif = false;
+        let mark = text[2..].starts_with(['-', '+']);
+        let mut at = 2 + usize::from(mark);
+        let (mut tokens, mut is_elif) = (0, false);
         while let Some(c) = text[at..].chars().next() {
             if text[at..].starts_with(close) {
                 at += close.len();

@@ -21,8 +21,10 @@ pub fn embed(table: &Weight, ids: &[u32]) -> Result<Tensor, KernelError> {
             len: vocab_size,
         });
     }
-    let bytes = 2 * ids.len() * hidden_size * size_of::<f32>();
-    let _span = table.device().record(|| Work::moving(OP, bytes));
+    let _span = table.device().record(|| {
+        let row = table.byte_len() / vocab_size + hidden_size * size_of::<f32>();
+        Work::moving(OP, ids.len() * row)
+    });
     let mut out = Tensor::empty(table.device(), DType::F32, &[ids.len(), hidden_size])?;
     let failure = OnceLock::new();
     table
