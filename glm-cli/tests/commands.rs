@@ -377,6 +377,14 @@ fn inspect_every_kind_of_checkpoint() {
 }
 
 #[test]
+fn inspect_tells_a_checkpoints_template_from_the_built_in_one() {
+    for (name, own_template) in [("tiny-glm4", true), ("tiny-chatglm-glm4", false)] {
+        let report = glm(&["inspect", "--json", "--model", arg(&model(name))]).json();
+        assert_eq!(report["chat"]["own_template"], own_template, "{name}");
+    }
+}
+
+#[test]
 fn inspect_reckons_memory_for_a_context() {
     let memory = |options: &[&str]| {
         let report = glm(&[
@@ -402,6 +410,9 @@ fn inspect_reckons_memory_for_a_context() {
     assert_eq!(bytes(&short, "kv_bytes_per_token"), 40 * 2 * 128 * 2 * 2);
     let small = memory(&["--max-model-len", "1024", "--quantize", "q4_k"]);
     assert!(bytes(&small, "weights") < bytes(&short, "weights") / 2);
+    let mixed = memory(&["--max-model-len", "1024", "--quantize", "q4_k_m"]);
+    assert!(bytes(&small, "weights") < bytes(&mixed, "weights"));
+    assert!(bytes(&mixed, "weights") < bytes(&short, "weights") / 2);
     let absurd = memory(&["--max-model-len", "100000000"]);
     assert_eq!(absurd["fits"], false);
     assert!(absurd["advice"].as_str().unwrap().contains("--quantize"));

@@ -215,7 +215,7 @@ fn chat(checkpoint: &Checkpoint) -> Result<ChatSummary, LoadError> {
     let format = checkpoint.chat_format()?;
     Ok(ChatSummary {
         generation: format.generation().to_string(),
-        own_template: format.template_source().is_some(),
+        own_template: !format.is_built_in(),
     })
 }
 

@@ -197,6 +197,13 @@ impl<'a, T: Stored> Packed<'a, T> {
         self.ready = self.ready.max(count);
     }
 
+    /// Where a step is packed to, the `index`-th of all steps of all panels.
+    #[inline]
+    fn room(&mut self, index: usize, step: usize) -> *mut u32 {
+        let slot = if self.keep { index } else { step % 2 };
+        self.to[slot * PANEL_LEN..][..PANEL_LEN].as_mut_ptr().cast()
+    }
+
     /// Elements `step` of the keys of a panel, packed now if they are `fresh`.
     ///
     /// # Safety
@@ -205,12 +212,7 @@ impl<'a, T: Stored> Packed<'a, T> {
     #[inline]
     pub unsafe fn keys(&mut self, panel: usize, step: usize, fresh: bool) -> *const u32 {
         let steps = self.chunk.kv.head_dim().div_ceil(STEP);
-        let slot = if self.keep {
-            panel * steps + step
-        } else {
-            step % 2
-        };
-        let to: *mut u32 = self.to[slot * PANEL_LEN..][..PANEL_LEN].as_mut_ptr().cast();
+        let to = self.room(panel * steps + step, step);
         if fresh {
             let ahead = self.values_ahead(panel * steps + step);
             // SAFETY: there is room for a step; the rest is the caller's contract.
@@ -227,12 +229,7 @@ impl<'a, T: Stored> Packed<'a, T> {
     #[inline]
     pub unsafe fn values(&mut self, panel: usize, step: usize, fresh: bool) -> *const u32 {
         let steps = CHUNK / STEP;
-        let slot = if self.keep {
-            panel * steps + step
-        } else {
-            step % 2
-        };
-        let to: *mut u32 = self.to[slot * PANEL_LEN..][..PANEL_LEN].as_mut_ptr().cast();
+        let to = self.room(panel * steps + step, step);
         if fresh {
             let ahead = self.keys_ahead(panel * steps + step);
             // SAFETY: there is room for a step; the rest is the caller's contract.
