@@ -3,7 +3,7 @@
 use glm_kernels::AttnBatch;
 
 use crate::kv::BLOCK_SIZE;
-use crate::scheduler::StepPlan;
+use crate::scheduler::ChunkTokens;
 
 /// Everything one forward pass needs to know: prefill, decode and any mix of them. T tokens of S sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,22 +27,18 @@ pub struct ForwardBatch {
 }
 
 impl ForwardBatch {
-    /// The batch of a step; logits are wanted for the last row of every sequence that is sampled.
-    pub fn from_plan(plan: &StepPlan) -> Self {
-        let max_blocks_per_seq = plan
-            .chunks
-            .iter()
-            .map(|chunk| chunk.block_table.len())
-            .max()
-            .unwrap_or(0);
+    /// The batch of a step, one chunk per sequence; logits are wanted for the last row of those that are sampled.
+    pub fn new<'a>(chunks: impl Iterator<Item = ChunkTokens<'a>> + Clone) -> Self {
+        let lens = chunks.clone().map(|chunk| chunk.block_table.len());
+        let max_blocks_per_seq = lens.max().unwrap_or(0);
         let mut batch = Self {
             max_blocks_per_seq,
             query_start: vec![0],
             ..Self::default()
         };
-        for chunk in &plan.chunks {
+        for chunk in chunks {
             let end = chunk.start + chunk.tokens.len();
-            batch.token_ids.extend(&chunk.tokens);
+            batch.token_ids.extend(chunk.tokens);
             batch.positions.extend(chunk.start as u32..end as u32);
             let slot = |position: usize| {
                 chunk.block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE)
@@ -77,25 +73,21 @@ impl ForwardBatch {
 mod tests {
     use super::*;
     use crate::kv::BlockId;
-    use crate::scheduler::{Chunk, SeqId};
 
     #[test]
     fn a_mixed_step_becomes_flat_arrays() {
-        let chunk = |seq, start, tokens: &[u32], blocks: &[u32], samples| Chunk {
-            seq: SeqId(seq),
+        let chunk = |start, tokens, block_table, samples| ChunkTokens {
             start,
-            tokens: tokens.to_vec(),
-            block_table: blocks.iter().copied().map(BlockId).collect(),
+            tokens,
+            block_table,
             samples,
-            prefill: tokens.len() > 1,
         };
-        let plan = StepPlan {
-            chunks: vec![
-                chunk(0, 16, &[5], &[3, 1], true),
-                chunk(1, 0, &[6, 7, 8], &[2], false),
-            ],
-        };
-        let batch = ForwardBatch::from_plan(&plan);
+        let tables = [vec![BlockId(3), BlockId(1)], vec![BlockId(2)]];
+        let chunks = [
+            chunk(16, &[5], &tables[0], true),
+            chunk(0, &[6, 7, 8], &tables[1], false),
+        ];
+        let batch = ForwardBatch::new(chunks.into_iter());
         let expected = ForwardBatch {
             token_ids: vec![5, 6, 7, 8],
             positions: vec![16, 0, 1, 2],

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use glm_core::{LoadError, TemplateError, TokenizerError};
 use glm_kernels::KernelError;
@@ -150,6 +151,29 @@ pub enum EngineError {
     /// The model computed something that is not a number, so nothing can be sampled.
     #[error("the model's logits are not finite: the weights are damaged or overflow")]
     NotFinite,
+    /// The priority is out of its range.
+    #[error("priority must be between {min} and {max}, found {0}", min = -crate::request::MAX_PRIORITY, max = crate::request::MAX_PRIORITY)]
+    Priority(i32),
+    /// The time that the request may take was over before its answer was complete.
+    #[error(
+        "the request was not done within its timeout of {timeout:?} ({completion_tokens} tokens were generated); allow more time or try when fewer requests run"
+    )]
+    TimedOut {
+        /// What the request allowed, from submission on.
+        timeout: Duration,
+        /// Tokens generated until then.
+        completion_tokens: usize,
+    },
+    /// As many requests as the engine takes are waiting.
+    #[error(
+        "the queue is full: {waiting} requests with {waiting_tokens} tokens are waiting; try again later, or raise max_waiting and max_waiting_tokens"
+    )]
+    QueueFull {
+        /// Requests waiting.
+        waiting: usize,
+        /// Their tokens.
+        waiting_tokens: usize,
+    },
     /// Running requests hold the blocks that scoring needs.
     #[error("the KV cache is in use: wait until fewer requests run")]
     KvCacheFull,
@@ -174,6 +198,10 @@ pub enum ErrorKind {
     ContextLength,
     /// The engine takes no requests now; another one might.
     Unavailable,
+    /// Too many requests at once; the same one may succeed later.
+    Overloaded,
+    /// The request ran out of the time it allowed.
+    Timeout,
     /// The engine failed at a request it should have served.
     Internal,
 }
@@ -184,6 +212,8 @@ impl EngineError {
         match self {
             Self::ContextLength { .. } => ErrorKind::ContextLength,
             Self::Draining | Self::Stopped | Self::KvCacheFull => ErrorKind::Unavailable,
+            Self::QueueFull { .. } => ErrorKind::Overloaded,
+            Self::TimedOut { .. } => ErrorKind::Timeout,
             Self::Step(_) | Self::NotFinite | Self::Panicked(_) => ErrorKind::Internal,
             _ => ErrorKind::InvalidRequest,
         }

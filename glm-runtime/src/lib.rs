@@ -31,6 +31,8 @@ pub mod candle;
 mod engine;
 mod error;
 pub mod inspect;
+#[doc(hidden)]
+pub mod internals;
 mod kv;
 mod layers;
 mod load;
@@ -45,8 +47,8 @@ mod scheduler;
 mod text;
 
 pub use engine::{
-    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events,
-    LinearShape, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
+    Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, KvBudget,
+    KvBudgetReason, LinearShape, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
@@ -55,7 +57,7 @@ pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{
-    ChatOptions, Event, FinishReason, Finished, GenerateOptions, Prompt, Request, RequestId,
-    Timings, Token, Usage,
+    ChatOptions, Event, FinishReason, Finished, GenerateOptions, MAX_PRIORITY, Prompt, Request,
+    RequestId, Timings, Token, Usage,
 };
 pub use sampling::{InvalidSampling, MAX_LOGPROBS, SamplingParams, TokenLogprob};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use glm_kernels::{Cost, Device};
 use serde::Serialize;
 
-use crate::scheduler::StepPlan;
+use crate::scheduler::{Chunk, StepPlan};
 
 /// One step of an engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,12 +75,12 @@ impl Profiler {
     }
 
     pub(crate) fn step_ended(&self, start: Instant, plan: &StepPlan) {
-        let (prefill, decode): (Vec<_>, Vec<_>) =
+        let (prefill, decode): (Vec<&Chunk>, Vec<&Chunk>) =
             plan.chunks.iter().partition(|chunk| chunk.prefill);
         let step = Step {
             start,
             end: Instant::now(),
-            prefill_tokens: prefill.iter().map(|chunk| chunk.tokens.len()).sum(),
+            prefill_tokens: prefill.iter().map(|chunk| chunk.len).sum(),
             decode_tokens: decode.len(),
             costs: self.device.recorder().take(),
         };

@@ -39,7 +39,17 @@ pub struct GenerateOptions {
     /// Shares them only among requests with the same salt, so that nobody else can tell from the time of an answer what was
     /// asked before: one per tenant.
     pub cache_salt: Option<String>,
+    /// Higher is served first, and may preempt what runs with less. Who waits moves up with time, so nobody waits for ever:
+    /// see [`EngineOptions::priority_aging`](crate::EngineOptions::priority_aging). Range: -[`MAX_PRIORITY`] ..=
+    /// [`MAX_PRIORITY`]; default 0.
+    pub priority: i32,
+    /// Longest time from submission to the end, waiting included; then the request ends with
+    /// [`EngineError::TimedOut`], between two steps. Default: no limit.
+    pub timeout: Option<Duration>,
 }
+
+/// Largest priority of a request; the smallest is its negative.
+pub const MAX_PRIORITY: i32 = 100;
 
 impl Default for GenerateOptions {
     fn default() -> Self {
@@ -52,6 +62,8 @@ impl Default for GenerateOptions {
             skip_special_tokens: true,
             prefix_cache: true,
             cache_salt: None,
+            priority: 0,
+            timeout: None,
         }
     }
 }

@@ -15,7 +15,7 @@ mod session;
 mod stats;
 
 pub use machine::{Machine, peak_memory};
-pub use options::BenchOptions;
+pub use options::{BenchOptions, PREFILL_CHUNK};
 pub use report::{BenchReport, Decode, Prefill};
 pub use session::{Measurement, Query, Session};
 pub use stats::{Spread, percentile};

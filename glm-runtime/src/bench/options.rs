@@ -20,8 +20,9 @@ pub struct BenchOptions {
 }
 
 /// Prompt tokens that the engine is expected to compute per step, for guessing how far the first sequence of a batch gets
-/// ahead of the last.
-const PREFILL_CHUNK: usize = 512;
+/// ahead of the last. An engine that computes fewer beside running answers
+/// ([`EngineOptions::max_num_prefill_tokens`](crate::EngineOptions::max_num_prefill_tokens)) lets it get further.
+pub const PREFILL_CHUNK: usize = 512;
 
 /// Sequences take whole blocks of the KV cache; no block is larger than this.
 pub(super) const BLOCK_MARGIN: usize = 64;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use async_channel::Sender;
 use glm_core::chat::{ChatRequest, Message};
@@ -22,6 +23,7 @@ pub(super) enum Command {
     Submit {
         id: RequestId,
         request: Request,
+        submitted: Instant,
         events: Sender<Event>,
     },
     Cancel(RequestId),
@@ -144,20 +146,28 @@ impl EngineHandle {
     ///
     /// # Errors
     /// A request that can never be served is refused here, before anything is queued ([`ErrorKind::InvalidRequest`],
-    /// [`ErrorKind::ContextLength`]); [`EngineError::Draining`] after [`Self::drain`], [`EngineError::Stopped`] when the
+    /// [`ErrorKind::ContextLength`]), and so is one for which there is no place in the queue ([`ErrorKind::Overloaded`]);
+    /// [`EngineError::Draining`] after [`Self::drain`], [`EngineError::Stopped`] when the
     /// engine thread has ended.
     ///
     /// [`ErrorKind::InvalidRequest`]: crate::ErrorKind::InvalidRequest
     /// [`ErrorKind::ContextLength`]: crate::ErrorKind::ContextLength
+    /// [`ErrorKind::Overloaded`]: crate::ErrorKind::Overloaded
     pub fn submit(&self, request: Request) -> Result<RequestStream, EngineError> {
+        let submitted = Instant::now();
         self.front.limits.check(&request)?;
         self.accepting()?;
+        let unseen = self.commands.len();
+        self.front
+            .limits
+            .check_queue(&request, &self.shared.stats(), unseen)?;
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let (sender, events) = async_channel::unbounded();
         let prompt = request.prompt.clone().into();
         self.send(Command::Submit {
             id,
             request,
+            submitted,
             events: sender,
         })?;
         Ok(RequestStream::new(id, prompt, events))

@@ -1,15 +1,19 @@
 //! What a request must satisfy to be accepted: checked at the handle, so that the caller hears at once, and again in the
 //! engine.
 
+use std::time::Duration;
+
+use super::EngineStats;
 use crate::error::EngineError;
-use crate::request::Request;
+use crate::request::{MAX_PRIORITY, Request};
+use crate::scheduler::SchedulerConfig;
 
 /// The facts about a model that requests are checked against.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     pub(super) model: String,
     pub(super) vocab_size: usize,
-    pub(super) max_model_len: usize,
+    pub(super) scheduler: SchedulerConfig,
     pub(super) has_tokenizer: bool,
 }
 
@@ -20,11 +24,20 @@ impl Limits {
         if request.prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        if request.prompt.len() >= self.max_model_len {
+        if request.prompt.len() >= self.scheduler.max_model_len {
             return Err(self.too_long(request.prompt.len()));
         }
         if options.max_tokens == Some(0) {
             return Err(EngineError::MaxTokens);
+        }
+        if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&options.priority) {
+            return Err(EngineError::Priority(options.priority));
+        }
+        if let Some(timeout) = options.timeout.filter(Duration::is_zero) {
+            return Err(EngineError::TimedOut {
+                timeout,
+                completion_tokens: 0,
+            });
         }
         if options.stop.iter().any(String::is_empty) {
             return Err(EngineError::EmptyStop);
@@ -37,11 +50,32 @@ impl Limits {
         self.check_ids(&request.prompt)
     }
 
+    /// Whether the queue has room for this request beside what the engine said last, and `unseen` requests that it does not
+    /// know of yet. The engine decides; this spares a caller the wait for it.
+    pub(super) fn check_queue(
+        &self,
+        request: &Request,
+        stats: &EngineStats,
+        unseen: usize,
+    ) -> Result<(), EngineError> {
+        let requests = stats.waiting + stats.running + unseen;
+        let full = self
+            .scheduler
+            .is_full(requests, stats.waiting_tokens, request.prompt.len());
+        if full {
+            return Err(EngineError::QueueFull {
+                waiting: stats.waiting + unseen,
+                waiting_tokens: stats.waiting_tokens,
+            });
+        }
+        Ok(())
+    }
+
     /// A text to score may fill the context: nothing is generated after it.
     pub(super) fn check_score(&self, ids: &[u32]) -> Result<(), EngineError> {
         match ids.len() {
             0 => Err(EngineError::EmptyPrompt),
-            len if len > self.max_model_len => Err(self.too_long(len)),
+            len if len > self.scheduler.max_model_len => Err(self.too_long(len)),
             _ => self.check_ids(ids),
         }
     }
@@ -49,7 +83,7 @@ impl Limits {
     pub(super) fn too_long(&self, prompt_tokens: usize) -> EngineError {
         EngineError::ContextLength {
             prompt_tokens,
-            max_model_len: self.max_model_len,
+            max_model_len: self.scheduler.max_model_len,
         }
     }
 

@@ -8,6 +8,7 @@
 //! the edge.
 
 mod handle;
+mod kv_budget;
 mod limits;
 mod open;
 mod options;
@@ -20,11 +21,12 @@ mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glm_kernels::{Device, KernelError, Work};
 pub use handle::EngineHandle;
 use handle::Front;
+pub use kv_budget::{KvBudget, KvBudgetReason};
 pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
 pub use prompt::Trace;
 pub use stats::EngineStats;
@@ -37,7 +39,9 @@ use crate::models::CausalLm;
 use crate::profile::Profiler;
 use crate::request::{FinishReason, Finished, Request, RequestId, Timings, Usage};
 use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
-use crate::scheduler::{Committed, EndConditions, NewSequence, Scheduler, SeqId, StepPlan};
+use crate::scheduler::{
+    Committed, EndConditions, NewSequence, Refused, Scheduler, SeqId, StepPlan,
+};
 
 /// A loaded model with its KV cache and scheduler, driven by [`Self::step`]. Most programs want it on a thread of its own:
 /// [`EngineBuilder::build`].
@@ -56,6 +60,8 @@ pub struct Engine {
     /// For requests that bring no seed of their own.
     seed: u64,
     next_id: u64,
+    /// The scheduler's time is counted from here.
+    origin: Instant,
     counters: EngineStats,
     profiler: Arc<Profiler>,
 }
@@ -65,6 +71,7 @@ struct Active {
     sampler: SequenceSampler,
     usage: Usage,
     submitted: Instant,
+    timeout: Option<Duration>,
     started: Option<Instant>,
     first_token: Option<Instant>,
 }
@@ -116,14 +123,20 @@ impl Engine {
     /// Queues a request.
     ///
     /// # Errors
-    /// A request that can never be served: its parameters are out of range or its prompt does not fit.
+    /// A request that can never be served: its parameters are out of range or its prompt does not fit; or one for which
+    /// there is no place in the queue now.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
         let id = RequestId(self.next_id);
-        self.submit_as(id, request)?;
+        self.submit_as(id, request, Instant::now())?;
         Ok(id)
     }
 
-    fn submit_as(&mut self, id: RequestId, request: Request) -> Result<(), EngineError> {
+    fn submit_as(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        submitted: Instant,
+    ) -> Result<(), EngineError> {
         self.front.limits.check(&request)?;
         self.next_id = self.next_id.max(id.0 + 1);
         let Request { prompt, options } = request;
@@ -141,35 +154,67 @@ impl Engine {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
             },
-            submitted: Instant::now(),
+            submitted,
+            timeout: options.timeout,
             started: None,
             first_token: None,
         };
-        let too_long = self.front.limits.too_long(prompt.len());
+        let prompt_len = prompt.len();
         let share = self.prefix_cache && options.prefix_cache;
         let new = NewSequence {
             id: SeqId(id.0),
             prompt,
             end,
             cache: share.then(|| CacheSalt::from(options.cache_salt)),
+            priority: options.priority,
+            deadline: options
+                .timeout
+                .map(|timeout| self.time_of(submitted).saturating_add(timeout)),
         };
-        self.scheduler.add(new).map_err(|_| too_long)?;
+        let now = self.time_of(Instant::now());
+        self.scheduler
+            .add(new, now)
+            .map_err(|refused| self.refusal(refused, prompt_len, active.timeout))?;
         self.requests.insert(SeqId(id.0), active);
         Ok(())
+    }
+
+    fn time_of(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.origin)
+    }
+
+    fn refusal(
+        &self,
+        refused: Refused,
+        prompt_tokens: usize,
+        timeout: Option<Duration>,
+    ) -> EngineError {
+        match refused {
+            Refused::PromptTooLong => self.front.limits.too_long(prompt_tokens),
+            Refused::QueueFull => EngineError::QueueFull {
+                waiting: self.scheduler.num_waiting(),
+                waiting_tokens: self.scheduler.num_waiting_tokens(),
+            },
+            Refused::DeadlinePast => EngineError::TimedOut {
+                timeout: timeout.unwrap_or_default(),
+                completion_tokens: 0,
+            },
+        }
     }
 
     /// One iteration: plan, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
     /// is no work.
     pub fn step(&mut self) -> Vec<SeqEvent> {
         let started = self.profiler.step_started();
+        let mut events = self.expire();
         let Some(plan) = self.plan() else {
-            return Vec::new();
+            return events;
         };
         self.note_start(&plan);
-        let events = match self.run(&plan) {
-            Ok(sampled) => self.commit(&plan, sampled),
-            Err(error) => self.fail(&plan, &error.into()),
-        };
+        match self.run(&plan) {
+            Ok(sampled) => self.commit(&plan, sampled, &mut events),
+            Err(error) => self.fail(&plan, &error.into(), &mut events),
+        }
         if let Some(started) = started {
             self.profiler.step_ended(started, &plan);
         }
@@ -178,6 +223,22 @@ impl Engine {
             "an idle engine holds a block"
         );
         events
+    }
+
+    /// Ends the requests whose time is over.
+    fn expire(&mut self) -> Vec<SeqEvent> {
+        let now = self.time_of(Instant::now());
+        let expired = self.scheduler.expire(now, &mut self.blocks);
+        let event = |seq: SeqId| {
+            let active = self.requests.get(&seq)?;
+            let error = EngineError::TimedOut {
+                timeout: active.timeout.unwrap_or_default(),
+                completion_tokens: active.usage.completion_tokens,
+            };
+            self.counters.timed_out += 1;
+            Some(self.failed(seq, error))
+        };
+        expired.into_iter().filter_map(event).collect()
     }
 
     fn plan(&mut self) -> Option<StepPlan> {
@@ -196,7 +257,7 @@ impl Engine {
         self.counters.steps += 1;
         for chunk in &plan.chunks {
             if chunk.prefill {
-                self.counters.prefill_tokens += chunk.tokens.len() as u64;
+                self.counters.prefill_tokens += chunk.len as u64;
             }
             if let Some(active) = self.requests.get_mut(&chunk.seq)
                 && active.started.is_none()
@@ -209,7 +270,7 @@ impl Engine {
 
     /// The forward pass and one sampled token for each of [`StepPlan::sampled`].
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, NotFinite>>, KernelError> {
-        let batch = ForwardBatch::from_plan(plan);
+        let batch = ForwardBatch::new(self.scheduler.tokens(plan));
         if batch.logit_rows.is_empty() {
             self.model
                 .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
@@ -231,8 +292,8 @@ impl Engine {
         &mut self,
         plan: &StepPlan,
         sampled: Vec<Result<Sampled, NotFinite>>,
-    ) -> Vec<SeqEvent> {
-        let mut events = Vec::new();
+        events: &mut Vec<SeqEvent>,
+    ) {
         for (seq, sampled) in plan.sampled().zip(&sampled) {
             if sampled.is_err() && self.scheduler.remove(seq, &mut self.blocks) {
                 events.push(self.failed(seq, EngineError::NotFinite));
@@ -243,18 +304,12 @@ impl Engine {
             .iter()
             .map(|sampled| sampled.as_ref().map_or(0, |s| s.id))
             .collect();
-        let mut details: HashMap<SeqId, Sampled> = plan
-            .sampled()
-            .zip(sampled)
-            .filter_map(|(seq, sampled)| Some((seq, sampled.ok()?)))
-            .collect();
-        for committed in self.scheduler.commit(plan, &ids, &mut self.blocks) {
-            let Some(sampled) = details.remove(&committed.seq) else {
-                continue;
-            };
-            self.note_token(&committed, sampled, &mut events);
+        let committed = self.scheduler.commit(plan, &ids, &mut self.blocks);
+        // In the same order, and without those that failed.
+        let sampled = sampled.into_iter().filter_map(Result::ok);
+        for (committed, sampled) in committed.iter().zip(sampled) {
+            self.note_token(committed, sampled, events);
         }
-        events
     }
 
     fn note_token(&mut self, committed: &Committed, sampled: Sampled, events: &mut Vec<SeqEvent>) {
@@ -278,12 +333,13 @@ impl Engine {
         }
     }
 
-    fn fail(&mut self, plan: &StepPlan, error: &EngineError) -> Vec<SeqEvent> {
+    fn fail(&mut self, plan: &StepPlan, error: &EngineError, events: &mut Vec<SeqEvent>) {
         let failed = self.scheduler.fail(plan, &mut self.blocks);
-        failed
-            .into_iter()
-            .map(|seq| self.failed(seq, error.clone()))
-            .collect()
+        events.extend(
+            failed
+                .into_iter()
+                .map(|seq| self.failed(seq, error.clone())),
+        );
     }
 
     fn failed(&mut self, seq: SeqId, error: EngineError) -> SeqEvent {
@@ -295,6 +351,7 @@ impl Engine {
     fn finished(&mut self, seq: SeqId, reason: FinishReason) -> Option<SeqEvent> {
         let active = self.requests.remove(&seq)?;
         self.counters.finished += 1;
+        self.counters.cancelled += u64::from(reason == FinishReason::Cancelled);
         Some(SeqEvent::Finished(RequestId(seq.0), active.finish(reason)))
     }
 
@@ -319,16 +376,17 @@ impl Engine {
 
     /// What the engine is doing and has done.
     pub fn stats(&self) -> EngineStats {
-        let (prefix_cache_queries, prefix_cache_hits) = self.scheduler.prefix_lookups();
+        let scheduled = self.scheduler.counters();
         EngineStats {
             waiting: self.scheduler.num_waiting(),
+            waiting_tokens: self.scheduler.num_waiting_tokens(),
             running: self.scheduler.num_running(),
             kv_blocks_total: self.blocks.num_blocks(),
             kv_blocks_free: self.blocks.num_free(),
             kv_blocks_cached: self.blocks.num_cached(),
-            prefix_cache_queries,
-            prefix_cache_hits,
-            preemptions: self.scheduler.num_preemptions(),
+            prefix_cache_queries: scheduled.prefix_queries,
+            prefix_cache_hits: scheduled.prefix_hits,
+            preemptions: scheduled.preemptions,
             ..self.counters.clone()
         }
     }

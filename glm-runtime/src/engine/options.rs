@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use glm_core::{OpenOptions, Progress};
 use glm_kernels::{Isa, KvDType};
 use serde::Serialize;
 
+use super::kv_budget::KvBudget;
 use super::{Engine, EngineHandle};
 use crate::error::BuildError;
 use crate::load::Quantization;
@@ -33,6 +35,16 @@ pub struct EngineOptions {
     pub max_num_seqs: Option<usize>,
     /// Most tokens in one step: longer prompts are computed in chunks; default 512.
     pub max_num_batched_tokens: Option<usize>,
+    /// Most prompt tokens in a step in which answers go on; default 64. It bounds what a long prompt adds to the time
+    /// between two tokens (ITL) of everybody else: more makes prompts faster and answers less steady.
+    pub max_num_prefill_tokens: Option<usize>,
+    /// Most requests beyond the `max_num_seqs` that can run; a further one is refused with
+    /// [`EngineError::QueueFull`](crate::EngineError::QueueFull). Default: no limit.
+    pub max_waiting: Option<usize>,
+    /// Most tokens of all waiting requests together; one that waits alone may have more. Default: no limit.
+    pub max_waiting_tokens: Option<usize>,
+    /// How long a request waits before it comes before later ones of one level of priority more; default 10 s.
+    pub priority_aging: Option<Duration>,
     /// Keep the keys and values of requests that have ended, and begin later ones that start with the same tokens where
     /// those differ; default: yes. They take only memory that nobody needs.
     pub prefix_cache: Option<bool>,
@@ -59,6 +71,10 @@ impl std::fmt::Debug for EngineOptions {
             .field("kv_cache_tokens", &self.kv_cache_tokens)
             .field("max_num_seqs", &self.max_num_seqs)
             .field("max_num_batched_tokens", &self.max_num_batched_tokens)
+            .field("max_num_prefill_tokens", &self.max_num_prefill_tokens)
+            .field("max_waiting", &self.max_waiting)
+            .field("max_waiting_tokens", &self.max_waiting_tokens)
+            .field("priority_aging", &self.priority_aging)
             .field("prefix_cache", &self.prefix_cache)
             .field("seed", &self.seed)
             .field("require_tokenizer", &self.require_tokenizer)
@@ -123,6 +139,14 @@ impl EngineBuilder {
         max_num_seqs: usize,
         /// See [`EngineOptions::max_num_batched_tokens`].
         max_num_batched_tokens: usize,
+        /// See [`EngineOptions::max_num_prefill_tokens`].
+        max_num_prefill_tokens: usize,
+        /// See [`EngineOptions::max_waiting`].
+        max_waiting: usize,
+        /// See [`EngineOptions::max_waiting_tokens`].
+        max_waiting_tokens: usize,
+        /// See [`EngineOptions::priority_aging`].
+        priority_aging: Duration,
         /// See [`EngineOptions::prefix_cache`].
         prefix_cache: bool,
         /// See [`EngineOptions::seed`].
@@ -204,6 +228,8 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
     /// Tokens the KV cache holds.
     pub kv_capacity_tokens: usize,
+    /// The size of the KV cache and what it follows from.
+    pub kv_budget: KvBudget,
     /// Context size in tokens, prompt and answer together.
     pub max_model_len: usize,
     /// Rows of the embedding table.

@@ -8,7 +8,7 @@ use crate::batch::ForwardBatch;
 use crate::error::EngineError;
 use crate::kv::{BlockId, blocks_for};
 use crate::sampling::log_sum_exp;
-use crate::scheduler::{Chunk, SeqId, StepPlan};
+use crate::scheduler::ChunkTokens;
 
 /// Rows of logits held at once: with a vocabulary of 150 000 tokens each takes 600 kB.
 const LOGIT_ROWS: usize = 64;
@@ -122,16 +122,11 @@ impl Engine {
 }
 
 fn chunk_batch(tokens: &[u32], start: usize, block_table: &[BlockId]) -> ForwardBatch {
-    let chunk = Chunk {
-        // A batch does not look at the id; nothing is scheduled.
-        seq: SeqId(u64::MAX),
+    let chunk = ChunkTokens {
         start,
-        tokens: tokens.to_vec(),
-        block_table: block_table.to_vec(),
+        tokens,
+        block_table,
         samples: false,
-        prefill: true,
     };
-    ForwardBatch::from_plan(&StepPlan {
-        chunks: vec![chunk],
-    })
+    ForwardBatch::new(std::iter::once(chunk))
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 pub struct EngineStats {
     /// Requests that wait for their first (or, after a preemption, next) step.
     pub waiting: usize,
+    /// Tokens of the waiting requests.
+    pub waiting_tokens: usize,
     /// Requests that hold blocks.
     pub running: usize,
     /// Blocks of the KV cache.
@@ -26,10 +28,14 @@ pub struct EngineStats {
     pub prefix_cache_hits: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Sequences that lost their blocks to older ones and were computed again.
+    /// Requests that lost their blocks to others and had to be computed again.
     pub preemptions: u64,
     /// Requests that ended with [`Event::Finished`](crate::Event::Finished).
     pub finished: u64,
+    /// Those of them that were cancelled, or whose stream was dropped.
+    pub cancelled: u64,
     /// Requests that ended with [`Event::Failed`](crate::Event::Failed) after they were accepted.
     pub failed: u64,
+    /// Those of them that ran out of their time.
+    pub timed_out: u64,
 }

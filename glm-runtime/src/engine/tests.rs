@@ -12,6 +12,7 @@ use super::open::Sizes;
 use super::*;
 use crate::error::BuildError;
 use crate::request::{Event, GenerateOptions};
+use crate::scheduler::SchedulerConfig;
 use crate::{EngineHandle, ErrorKind, SamplingParams};
 
 const VOCAB: usize = 64;
@@ -85,22 +86,29 @@ pub(super) fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
         device: device.clone(),
         gate: gate.clone(),
     };
-    let sizes = Sizes {
-        max_model_len: 64,
-        num_blocks,
-        kv_dtype: KvDType::F32,
+    let scheduler = SchedulerConfig {
         max_num_seqs: 4,
         max_num_batched_tokens: 32,
-        prefix_cache: true,
+        max_num_prefill_tokens: 16,
+        max_model_len: 64,
+        max_waiting: Some(16),
+        max_waiting_tokens: Some(256),
+        priority_aging: Duration::from_secs(10),
     };
-    let front = front(sizes.max_model_len);
+    let sizes = Sizes {
+        num_blocks,
+        kv_dtype: KvDType::F32,
+        prefix_cache: true,
+        scheduler,
+    };
+    let front = front(scheduler);
     (
         Engine::assemble(device, Box::new(model), sizes, front, vec![50], Some(0)).unwrap(),
         gate,
     )
 }
 
-fn front(max_model_len: usize) -> Front {
+fn front(scheduler: SchedulerConfig) -> Front {
     let info = ModelInfo {
         name: "counter".to_owned(),
         ..ModelInfo::default()
@@ -108,7 +116,7 @@ fn front(max_model_len: usize) -> Front {
     let limits = Limits {
         model: info.name.clone(),
         vocab_size: VOCAB,
-        max_model_len,
+        scheduler,
         has_tokenizer: false,
     };
     Front {
@@ -430,4 +438,79 @@ fn a_model_without_a_tokenizer_is_refused_before_its_weights_are_drawn() {
         .require_tokenizer(true)
         .build();
     assert!(matches!(refused, Err(BuildError::NoTokenizer { .. })));
+}
+
+#[test]
+fn a_request_ends_when_its_time_is_over_waiting_or_running() {
+    let (mut engine, _) = counter(8);
+    let within = |timeout| {
+        let mut request = request(&[1], 40);
+        request.options.timeout = Some(timeout);
+        request
+    };
+    let error = engine.submit(within(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    // It was submitted a second ago, by a clock that the test sets.
+    let ago = |engine: &mut Engine, seconds| {
+        engine.origin -= Duration::from_secs(seconds);
+    };
+    let late = RequestId(engine.next_id);
+    let submitted = engine.origin;
+    ago(&mut engine, 5);
+    let refused = engine.submit_as(late, within(Duration::from_nanos(1)), submitted);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Timeout);
+
+    let running = engine.submit(within(Duration::from_secs(60))).unwrap();
+    assert_eq!(engine.step().len(), 1);
+    ago(&mut engine, 120);
+    let waiting = engine.submit(within(Duration::from_secs(60))).unwrap();
+    let other = engine.submit(request(&[1], 2)).unwrap();
+    let events = run(&mut engine);
+    let failed: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            SeqEvent::Failed(id, error) => Some((*id, error.to_string())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].0, running);
+    assert!(failed[0].1.contains("60s (1 tokens"), "{}", failed[0].1);
+    for id in [waiting, other] {
+        let finished =
+            |event: &&SeqEvent| matches!(event, SeqEvent::Finished(ended, _) if *ended == id);
+        assert_eq!(events.iter().filter(finished).count(), 1);
+    }
+    assert_eq!((engine.stats().timed_out, engine.stats().failed), (1, 1));
+}
+
+#[test]
+fn a_full_queue_is_an_answer_and_a_higher_priority_goes_first() {
+    let (mut engine, _) = counter(8);
+    let with_priority = |priority, token| {
+        let mut request = request(&[token], 3);
+        request.options.priority = priority;
+        request
+    };
+    let error = engine.submit(with_priority(101, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    // Four can run, and sixteen wait.
+    let ids: Vec<_> = (0..20)
+        .map(|i| engine.submit(with_priority(i % 5, 1)).unwrap())
+        .collect();
+    let error = engine.submit(with_priority(100, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Overloaded);
+    assert!(error.to_string().contains("20 requests"), "{error}");
+    assert_eq!(engine.stats().waiting_tokens, 20);
+    let first: Vec<_> = engine
+        .step()
+        .iter()
+        .filter_map(|event| match event {
+            SeqEvent::Token(token) => Some(token.request),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(first, [4, 9, 14, 19].map(|i| ids[i]));
+    assert!(engine.submit(request(&[1; 60], 1)).is_err(), "tokens");
+    run(&mut engine);
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use async_channel::{Receiver, Sender};
 
@@ -124,8 +125,9 @@ impl Worker {
             Command::Submit {
                 id,
                 request,
+                submitted,
                 events,
-            } => self.submit(id, request, events),
+            } => self.submit(id, request, submitted, events),
             Command::Cancel(id) => {
                 let event = self.engine.cancel(id);
                 self.deliver(event);
@@ -138,13 +140,19 @@ impl Worker {
         }
     }
 
-    fn submit(&mut self, id: RequestId, request: Request, events: Sender<Event>) {
+    fn submit(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        submitted: Instant,
+        events: Sender<Event>,
+    ) {
         let tokenizer = self.engine.front.tokenizer.as_ref();
         let text = tokenizer.map(|tokenizer| TextStream::new(tokenizer, &request.options));
         let accepted = if self.draining {
             Err(EngineError::Draining)
         } else {
-            self.engine.submit_as(id, request)
+            self.engine.submit_as(id, request, submitted)
         };
         match accepted {
             Ok(()) => drop(self.clients.insert(
@@ -300,11 +308,12 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::engine::tests::{counter, request};
 
-    #[test]
-    fn scoring_gets_its_turn_however_many_requests_come() {
-        let (engine, _) = counter(4);
+    /// A worker that takes its turns when the test says so, and the handle to it.
+    fn worker(num_blocks: usize) -> (Worker, EngineHandle) {
+        let (engine, _) = counter(num_blocks);
         let (sender, commands) = async_channel::unbounded();
         let shared = Arc::new(Shared {
             stats: Mutex::new(engine.stats()),
@@ -312,8 +321,13 @@ mod tests {
             next_id: AtomicU64::new(0),
             profiler: engine.profiler.clone(),
         });
-        let handle = EngineHandle::new(sender.clone(), shared.clone(), engine.front.clone());
-        let mut worker = Worker::new(engine, commands, shared);
+        let handle = EngineHandle::new(sender, shared.clone(), engine.front.clone());
+        (Worker::new(engine, commands, shared), handle)
+    }
+
+    #[test]
+    fn scoring_gets_its_turn_however_many_requests_come() {
+        let (mut worker, handle) = worker(4);
         // Two blocks each, so two run at a time; the first is shorter, so that they never end together and the three
         // blocks that scoring needs are never free by chance.
         let mut streams = vec![
@@ -323,7 +337,7 @@ mod tests {
         worker.turn();
         let (reply, answer) = async_channel::bounded(1);
         let ids = (0..40).collect();
-        sender.try_send(Command::Score { ids, reply }).unwrap();
+        worker.accept(Command::Score { ids, reply });
         for _ in 0..50 {
             if worker.engine.stats().waiting == 0 {
                 streams.push(handle.submit(request(&[1; 20], 7)).unwrap());
@@ -335,6 +349,26 @@ mod tests {
             worker.turn();
         }
         for stream in streams {
+            assert!(stream.wait().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_known_before_the_engine_has_seen_it() {
+        let (mut worker, handle) = worker(8);
+        // Four can run, and sixteen may wait.
+        let submit = || handle.submit(request(&[1], 2));
+        let streams: Vec<_> = (0..20).map(|_| submit().unwrap()).collect();
+        assert_eq!(submit().unwrap_err().kind(), ErrorKind::Overloaded);
+        worker.turn();
+        assert_eq!(submit().unwrap_err().kind(), ErrorKind::Overloaded);
+        worker.turn();
+        let late: Vec<_> = (0..4).map(|_| submit().unwrap()).collect();
+        assert_eq!(submit().unwrap_err().kind(), ErrorKind::Overloaded);
+        while worker.has_work() || !worker.commands.is_empty() {
+            worker.turn();
+        }
+        for stream in streams.into_iter().chain(late) {
             assert!(stream.wait().is_ok());
         }
     }

@@ -92,6 +92,12 @@ impl BlockAllocator {
         self.num_cached
     }
 
+    /// How many of these blocks would be free if their holder released them: those that nobody else holds.
+    pub fn num_released_with(&self, block_table: &[BlockId]) -> usize {
+        let alone = |block: &&BlockId| self.blocks[block.0 as usize].holders == 1;
+        block_table.iter().filter(alone).count()
+    }
+
     /// Takes `count` blocks, or none at all if fewer are free.
     pub fn allocate(&mut self, count: usize) -> Option<Vec<BlockId>> {
         if count > self.free.len() {

@@ -12,7 +12,7 @@ use super::*;
 use crate::batch::ForwardBatch;
 use crate::kv::{BLOCK_SIZE, BlockId};
 use crate::load::mix;
-use crate::scheduler::{Chunk, SeqId, StepPlan};
+use crate::scheduler::ChunkTokens;
 
 /// Tokens: two blocks and a bit.
 const T: usize = 2 * BLOCK_SIZE + 5;
@@ -181,17 +181,13 @@ fn attention_equals_candle_across_blocks_in_any_order() -> Result<()> {
         },
         dims,
     };
-    let plan = StepPlan {
-        chunks: vec![Chunk {
-            seq: SeqId(0),
-            start: 0,
-            tokens: vec![0; T],
-            block_table: [4, 0, 2].map(BlockId).to_vec(),
-            samples: true,
-            prefill: true,
-        }],
+    let chunk = ChunkTokens {
+        start: 0,
+        tokens: &[0; T],
+        block_table: &[4, 0, 2].map(BlockId),
+        samples: true,
     };
-    let batch = ForwardBatch::from_plan(&plan);
+    let batch = ForwardBatch::new([chunk].into_iter());
     let mut kv = KvLayer::new(&device, KvDType::F32, 5, BLOCK_SIZE, KV_HEADS, HEAD_DIM).unwrap();
     let angles = RopeAngles::new(
         &device,

@@ -297,7 +297,7 @@ mod tests {
     use crate::batch::ForwardBatch;
     use crate::kv::{BlockId, KvPool};
     use crate::models::{CausalLm, Glm4};
-    use crate::scheduler::{Chunk, SeqId, StepPlan};
+    use crate::scheduler::ChunkTokens;
     use glm_core::ModelConfig;
     use glm_kernels::{CpuOptions, KvDType};
     use std::path::Path;
@@ -309,18 +309,15 @@ mod tests {
         let device = Device::cpu(CpuOptions::default()).unwrap();
         let mut loader = WeightLoader::new(&source, &device, quantize, None);
         let model = Glm4::load(&mut loader).unwrap();
-        let chunk = Chunk {
-            seq: SeqId(0),
+        let tokens: Vec<u32> = (0..16).collect();
+        let chunk = ChunkTokens {
             start: 0,
-            tokens: (0..16).collect(),
-            block_table: vec![BlockId(0)],
+            tokens: &tokens,
+            block_table: &[BlockId(0)],
             samples: true,
-            prefill: true,
         };
         let mut kv = KvPool::new(&device, model.config(), KvDType::F32, 1).unwrap();
-        let batch = ForwardBatch::from_plan(&StepPlan {
-            chunks: vec![chunk],
-        });
+        let batch = ForwardBatch::new([chunk].into_iter());
         let x = model.hidden_states(&batch, &mut kv, &mut |_| {}).unwrap();
         (model.logits(&x).unwrap().to_f32_vec(), loader.finish())
     }

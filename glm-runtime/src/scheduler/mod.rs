@@ -1,38 +1,61 @@
-//! Who runs in the next step. Arithmetic on ids, counts and blocks: no tensor, no clock, no channel.
+//! Who runs in the next step. Arithmetic on ids, counts, blocks and a time that is passed in: no tensor, no clock, no
+//! channel.
 //!
-//! Continuous batching (Yu et al. 2022, "Orca"): every step decodes one token of each running sequence and fills the rest
-//! of its token budget with chunks of prompts. A prompt is admitted when the blocks for all of it are free. When a
-//! decoding sequence needs a block and none is free, the youngest running sequence is preempted: its blocks are released,
-//! and it is computed again from its tokens, which are all known, when there is room; what of it is still in the prefix
-//! cache then need not be. The oldest sequence is never
-//! preempted, and a whole context fits into the cache, so every sequence ends.
+//! Continuous batching (Yu et al. 2022, "Orca") with chunked prefill (Agrawal et al. 2024, "Sarathi-Serve"): every step
+//! decodes one token of each running sequence and fills the rest of its token budget with chunks of prompts. Beside
+//! decoding sequences that rest is small, so that a long prompt does not stall them; and a prompt that takes more than one
+//! step leaves half of it to those behind, so that a short one need not wait for the end of a long one.
+//!
+//! Everything is done in the order of [`Rank`]: priority, and arrival within. A prompt is admitted when the blocks for all
+//! of it are free. When a decoding sequence needs a block and none is free, the last in line of those that run is preempted,
+//! and so are those of lower priority when the first in the queue could then start. A preempted sequence releases its blocks
+//! and is computed again from its tokens, which are all known, when there is room; what of it is still in the prefix cache
+//! then need not be. The first in line is never preempted, and a whole context fits into the cache, so every sequence ends.
 
 mod plan;
+mod queue;
 mod sequence;
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-pub use plan::{Chunk, StepPlan};
+pub use plan::{Chunk, ChunkTokens, StepPlan};
+use queue::{Queue, Rank};
 use sequence::Sequence;
 pub use sequence::{EndConditions, NewSequence, SeqId};
 
 use crate::kv::{Allocated, BlockAllocator, blocks_for};
 use crate::request::FinishReason;
 
-/// Limits of a step and of a sequence.
+/// Limits of a step, of a sequence and of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Most sequences in one step, at least 1.
     pub max_num_seqs: usize,
     /// Most tokens in one step, at least `max_num_seqs`.
     pub max_num_batched_tokens: usize,
+    /// Most tokens of prompts in a step that also decodes, at least 1.
+    pub max_num_prefill_tokens: usize,
     /// Most tokens of one sequence, prompt and answer together; that many must fit into the KV cache.
     pub max_model_len: usize,
+    /// Most sequences beyond the `max_num_seqs` that can run; `None`: any number.
+    pub max_waiting: Option<usize>,
+    /// Most tokens of all waiting sequences together, unless only one waits; `None`: any number.
+    pub max_waiting_tokens: Option<usize>,
+    /// How long a sequence waits before it comes before later ones that have one level of priority more.
+    pub priority_aging: Duration,
 }
 
-/// The prompt leaves no room for an answer.
+/// Why a sequence was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PromptTooLong;
+pub enum Refused {
+    /// The prompt leaves no room for an answer.
+    PromptTooLong,
+    /// Too many wait already.
+    QueueFull,
+    /// There is no time left for it.
+    DeadlinePast,
+}
 
 /// What a step did to one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,19 +70,29 @@ pub struct Committed {
     pub finish_reason: Option<FinishReason>,
 }
 
+/// What a scheduler has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedulerCounters {
+    /// Sequences that lost their blocks and had to be computed again.
+    pub preemptions: u64,
+    /// Tokens of sequences that started (again) and looked for them in the prefix cache.
+    pub prefix_queries: u64,
+    /// How many of them were there.
+    pub prefix_hits: u64,
+}
+
 /// Sequences waiting and running.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
-    /// Hold no blocks. The front runs next; preempted sequences come back to the front.
-    waiting: VecDeque<Sequence>,
-    /// Hold blocks for all their tokens but, while decoding, perhaps the next. Oldest first.
+    waiting: Queue,
+    /// Hold blocks for all their tokens but, while decoding, perhaps the next. In order of rank when a step is planned.
     running: Vec<Sequence>,
+    /// Of all sequences that have one, the next first.
+    deadlines: BTreeSet<(Duration, SeqId)>,
     /// Whether waiting sequences may start.
     admitting: bool,
-    preemptions: u64,
-    prefix_queries: u64,
-    prefix_hits: u64,
+    counters: SchedulerCounters,
 }
 
 impl Scheduler {
@@ -67,18 +100,22 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
             config,
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             running: Vec::new(),
+            deadlines: BTreeSet::new(),
             admitting: true,
-            preemptions: 0,
-            prefix_queries: 0,
-            prefix_hits: 0,
+            counters: SchedulerCounters::default(),
         }
     }
 
-    /// Sequences that hold no blocks yet.
+    /// Sequences that hold no blocks.
     pub fn num_waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Tokens of the sequences that hold no blocks.
+    pub fn num_waiting_tokens(&self) -> usize {
+        self.waiting.num_tokens()
     }
 
     /// Sequences that hold blocks.
@@ -86,14 +123,9 @@ impl Scheduler {
         self.running.len()
     }
 
-    /// Preemptions so far.
-    pub fn num_preemptions(&self) -> u64 {
-        self.preemptions
-    }
-
-    /// Tokens of sequences that were started (again) and might have been in the prefix cache, and how many were.
-    pub fn prefix_lookups(&self) -> (u64, u64) {
-        (self.prefix_queries, self.prefix_hits)
+    /// What was done so far.
+    pub fn counters(&self) -> SchedulerCounters {
+        self.counters
     }
 
     /// Whether there is nothing to do.
@@ -101,15 +133,29 @@ impl Scheduler {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Queues a sequence.
+    /// Queues a sequence that arrives at the time `now`. Times are counted from whenever the caller likes.
     ///
     /// # Errors
-    /// [`PromptTooLong`] if not even one token could be generated; such a sequence would wait for ever.
-    pub fn add(&mut self, new: NewSequence) -> Result<(), PromptTooLong> {
-        if new.prompt.len() >= self.config.max_model_len {
-            return Err(PromptTooLong);
+    /// [`Refused`]: it would wait for ever, in vain, or too long.
+    pub fn add(&mut self, new: NewSequence, now: Duration) -> Result<(), Refused> {
+        let config = &self.config;
+        if new.prompt.len() >= config.max_model_len {
+            return Err(Refused::PromptTooLong);
         }
-        self.waiting.push_back(Sequence::new(new));
+        if new.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Refused::DeadlinePast);
+        }
+        if config.is_full(
+            self.waiting.len() + self.running.len(),
+            self.waiting.num_tokens(),
+            new.prompt.len(),
+        ) {
+            return Err(Refused::QueueFull);
+        }
+        let rank = Rank::new(new.id, new.priority, now, config.priority_aging);
+        self.deadlines
+            .extend(new.deadline.map(|deadline| (deadline, new.id)));
+        self.waiting.push(Sequence::new(new, rank));
         Ok(())
     }
 
@@ -118,84 +164,158 @@ impl Scheduler {
         self.admitting = admitting;
     }
 
+    /// Removes every sequence whose deadline has come, waiting or running. Returns who must be told.
+    pub fn expire(&mut self, now: Duration, blocks: &mut BlockAllocator) -> Vec<SeqId> {
+        let mut expired = Vec::new();
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.remove(id, blocks);
+            expired.push(id);
+        }
+        expired
+    }
+
     /// Decides the next step, or `None` if nothing can run.
     pub fn plan(&mut self, blocks: &mut BlockAllocator) -> Option<StepPlan> {
+        // Sorted already, but for those that were admitted last.
+        self.running.sort_by_key(|seq| seq.rank);
         self.grow_decoding(blocks);
+        self.make_way(blocks);
         let mut plan = StepPlan::default();
-        let mut budget = self.config.max_num_batched_tokens;
-        for decoding in [true, false] {
-            for seq in self
-                .running
-                .iter()
-                .filter(|seq| seq.is_decoding() == decoding)
-            {
-                take_chunk(seq, &mut budget, &mut plan);
+        for (at, seq) in self.running.iter().enumerate() {
+            if seq.is_decoding() {
+                plan.chunks.push(chunk(at, seq, 1, false));
             }
         }
-        while self.admitting
-            && budget > 0
-            && self.running.len() < self.config.max_num_seqs
-            && self.admit(blocks)
-        {
-            if let Some(seq) = self.running.last() {
-                take_chunk(seq, &mut budget, &mut plan);
+        let mut budget = self.config.max_num_batched_tokens - plan.chunks.len();
+        if !plan.chunks.is_empty() {
+            budget = budget.min(self.config.max_num_prefill_tokens);
+        }
+        let mut prefilling = self.running.len() - plan.chunks.len();
+        for (at, seq) in self.running.iter().enumerate() {
+            if !seq.is_decoding() {
+                prefilling -= 1;
+                let last = prefilling == 0 && !self.can_admit();
+                take_prefill(at, seq, last, &mut budget, &mut plan);
             }
         }
+        while budget > 0 && self.can_admit() && self.admit(blocks) {
+            let at = self.running.len() - 1;
+            let last = !self.can_admit();
+            take_prefill(at, &self.running[at], last, &mut budget, &mut plan);
+        }
+        self.spend_rest(budget, &mut plan);
         debug_assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
         (!plan.chunks.is_empty()).then_some(plan)
     }
 
-    /// Gives every decoding sequence the block its next token needs, oldest first, preempting the youngest as long as
-    /// none is free.
+    /// Gives every decoding sequence the block its next token needs, in order of rank, preempting the last in line as long
+    /// as none is free.
     fn grow_decoding(&mut self, blocks: &mut BlockAllocator) {
         let mut next = 0;
-        while next < self.running.len() {
-            let missing =
-                blocks_for(self.running[next].tokens.len()) - self.running[next].block_table.len();
-            match blocks.allocate(missing) {
-                Some(fresh) => {
-                    self.running[next].block_table.extend(fresh);
-                    next += 1;
-                }
-                None => self.preempt_youngest(blocks),
+        while let Some(seq) = self.running.get_mut(next) {
+            let missing = blocks_for(seq.tokens.len()) - seq.block_table.len();
+            if missing == 0 {
+                next += 1;
+            } else if let Some(fresh) = blocks.allocate(missing) {
+                seq.block_table.extend(fresh);
+                next += 1;
+            } else {
+                self.preempt_last(blocks);
             }
         }
     }
 
-    fn preempt_youngest(&mut self, blocks: &mut BlockAllocator) {
-        if let Some(mut seq) = self.running.pop() {
-            blocks.release(seq.block_table.drain(..));
-            seq.num_computed = 0;
-            self.waiting.push_front(seq);
-            self.preemptions += 1;
+    /// Preempts running sequences of lower priority than the first in the queue if that is enough for it to start.
+    fn make_way(&mut self, blocks: &mut BlockAllocator) {
+        let Some(first) = self.waiting.first().filter(|_| self.admitting) else {
+            return;
+        };
+        let needed = blocks_for(first.tokens.len());
+        let mut free = blocks.num_free();
+        let mut seats = self.config.max_num_seqs - self.running.len();
+        let mut victims = 0;
+        let below = |seq: &&Sequence| seq.priority < first.priority && seq.rank > first.rank;
+        for seq in self.running.iter().rev().take_while(below) {
+            if seats > 0 && free >= needed {
+                break;
+            }
+            victims += 1;
+            seats += 1;
+            free += blocks.num_released_with(&seq.block_table);
+        }
+        if seats > 0 && free >= needed {
+            (0..victims).for_each(|_| self.preempt_last(blocks));
         }
     }
 
-    /// Moves the front of the queue to the running sequences if the blocks for all its tokens are free.
+    fn preempt_last(&mut self, blocks: &mut BlockAllocator) {
+        if let Some(mut seq) = self.running.pop() {
+            blocks.release(seq.block_table.drain(..));
+            seq.num_computed = 0;
+            self.waiting.push(seq);
+            self.counters.preemptions += 1;
+        }
+    }
+
+    fn can_admit(&self) -> bool {
+        self.admitting && !self.waiting.is_empty() && self.running.len() < self.config.max_num_seqs
+    }
+
+    /// Moves the first of the queue to the running sequences if the blocks for all its tokens are free.
     fn admit(&mut self, blocks: &mut BlockAllocator) -> bool {
-        let Some(front) = self.waiting.front() else {
+        let Some(first) = self.waiting.first() else {
             return false;
         };
-        let allocated = match &front.cache {
-            Some(salt) => blocks.allocate_for(&front.tokens, salt),
+        let allocated = match &first.cache {
+            Some(salt) => blocks.allocate_for(&first.tokens, salt),
             None => {
-                let fresh = blocks.allocate(blocks_for(front.tokens.len()));
+                let fresh = blocks.allocate(blocks_for(first.tokens.len()));
                 fresh.map(Allocated::fresh)
             }
         };
         let Some(allocated) = allocated else {
             return false;
         };
-        if let Some(mut seq) = self.waiting.pop_front() {
+        if let Some(mut seq) = self.waiting.pop_first() {
             if seq.cache.is_some() {
-                self.prefix_queries += seq.tokens.len() as u64;
-                self.prefix_hits += allocated.num_cached_tokens as u64;
+                self.counters.prefix_queries += seq.tokens.len() as u64;
+                self.counters.prefix_hits += allocated.num_cached_tokens as u64;
             }
             seq.block_table = allocated.block_table;
             seq.num_computed = allocated.num_cached_tokens;
+            seq.started = true;
             self.running.push(seq);
         }
         true
+    }
+
+    /// Lets the prompts that left some of the budget to others have what nobody took.
+    fn spend_rest(&self, mut budget: usize, plan: &mut StepPlan) {
+        for chunk in plan.chunks.iter_mut().filter(|chunk| !chunk.samples) {
+            let more = budget.min(self.running[chunk.at].tokens.len() - chunk.end());
+            budget -= more;
+            chunk.len += more;
+            chunk.samples = chunk.end() == self.running[chunk.at].tokens.len();
+        }
+    }
+
+    /// The tokens of every chunk of the latest plan, which must not have been committed yet.
+    pub fn tokens<'a>(
+        &'a self,
+        plan: &'a StepPlan,
+    ) -> impl Iterator<Item = ChunkTokens<'a>> + Clone {
+        plan.chunks.iter().map(|chunk| {
+            let seq = &self.running[chunk.at];
+            debug_assert_eq!(seq.id, chunk.seq, "a plan of another step");
+            ChunkTokens {
+                start: chunk.start,
+                tokens: &seq.tokens[chunk.start..chunk.end()],
+                block_table: &seq.block_table,
+                samples: chunk.samples,
+            }
+        })
     }
 
     /// Records that `plan` was computed; `sampled` holds the next token of each of [`StepPlan::sampled`].
@@ -208,14 +328,13 @@ impl Scheduler {
         blocks: &mut BlockAllocator,
     ) -> Vec<Committed> {
         let mut sampled = sampled.iter();
-        let mut committed = Vec::new();
+        let mut committed = Vec::with_capacity(sampled.len());
+        let mut any_ended = false;
         for chunk in &plan.chunks {
             let token = if chunk.samples { sampled.next() } else { None };
-            let Some(at) = self.running.iter().position(|seq| seq.id == chunk.seq) else {
-                continue;
-            };
+            let Some(at) = self.find(chunk) else { continue };
             let seq = &mut self.running[at];
-            seq.computed(chunk.start + chunk.tokens.len(), blocks);
+            seq.computed(chunk.end(), blocks);
             let Some(&token) = token else { continue };
             seq.tokens.push(token);
             let finish_reason = seq.finish_reason(self.config.max_model_len);
@@ -226,11 +345,24 @@ impl Scheduler {
                 finish_reason,
             });
             if finish_reason.is_some() {
-                let seq = self.running.remove(at);
-                blocks.release(seq.block_table);
+                (seq.ended, any_ended) = (true, true);
+                blocks.release(seq.block_table.drain(..));
+                forget_deadline(&mut self.deadlines, seq);
             }
         }
+        if any_ended {
+            self.running.retain(|seq| !seq.ended);
+        }
         committed
+    }
+
+    /// Where the sequence of a chunk is now: where it was, unless another one was removed.
+    fn find(&self, chunk: &Chunk) -> Option<usize> {
+        let is_it = |seq: &Sequence| seq.id == chunk.seq;
+        match self.running.get(chunk.at) {
+            Some(seq) if is_it(seq) => Some(chunk.at),
+            _ => self.running.iter().position(is_it),
+        }
     }
 
     /// Removes every sequence of a step that failed: their keys and values are in doubt. Returns who must be told.
@@ -244,32 +376,71 @@ impl Scheduler {
 
     /// Removes one sequence and releases its blocks; false if it is not here (any more).
     pub fn remove(&mut self, id: SeqId, blocks: &mut BlockAllocator) -> bool {
-        if let Some(at) = self.running.iter().position(|seq| seq.id == id) {
-            let seq = self.running.remove(at);
-            blocks.release(seq.block_table);
-            return true;
+        let running = self.running.iter().position(|seq| seq.id == id);
+        let seq = match running {
+            Some(at) => Some(self.running.remove(at)),
+            None => self.waiting.remove(id),
+        };
+        let Some(mut seq) = seq else { return false };
+        blocks.release(seq.block_table.drain(..));
+        forget_deadline(&mut self.deadlines, &seq);
+        true
+    }
+
+    /// Removes the sequences that never ran; their prompts, in the order in which they would have started.
+    pub fn take_unstarted(&mut self) -> Vec<(SeqId, Vec<u32>)> {
+        let unstarted = self.waiting.take_unstarted();
+        for seq in &unstarted {
+            forget_deadline(&mut self.deadlines, seq);
         }
-        let before = self.waiting.len();
-        self.waiting.retain(|seq| seq.id != id);
-        self.waiting.len() < before
+        let prompts = unstarted.into_iter().map(|seq| (seq.id, seq.tokens));
+        prompts.collect()
     }
 }
 
-/// Puts as many pending tokens of `seq` into the plan as the budget allows.
-fn take_chunk(seq: &Sequence, budget: &mut usize, plan: &mut StepPlan) {
-    let len = seq.num_pending().min(*budget);
-    if len == 0 {
-        return;
+impl SchedulerConfig {
+    /// Whether there is no room for one more prompt of `tokens` tokens beside `num_seqs` sequences, waiting and running,
+    /// and `waiting_tokens` tokens that wait.
+    pub fn is_full(&self, num_seqs: usize, waiting_tokens: usize, tokens: usize) -> bool {
+        let most = self
+            .max_waiting
+            .map(|max| self.max_num_seqs.saturating_add(max));
+        most.is_some_and(|most| num_seqs >= most)
+            || self
+                .max_waiting_tokens
+                .is_some_and(|max| waiting_tokens > 0 && waiting_tokens + tokens > max)
     }
-    *budget -= len;
-    plan.chunks.push(Chunk {
+}
+
+fn forget_deadline(deadlines: &mut BTreeSet<(Duration, SeqId)>, seq: &Sequence) {
+    if let Some(deadline) = seq.deadline {
+        deadlines.remove(&(deadline, seq.id));
+    }
+}
+
+/// The next `len` tokens of the `at`-th running sequence.
+fn chunk(at: usize, seq: &Sequence, len: usize, prefill: bool) -> Chunk {
+    Chunk {
         seq: seq.id,
+        at,
         start: seq.num_computed,
-        tokens: seq.tokens[seq.num_computed..seq.num_computed + len].to_vec(),
-        block_table: seq.block_table.clone(),
+        len,
         samples: len == seq.num_pending(),
-        prefill: !seq.is_decoding(),
-    });
+        prefill,
+    }
+}
+
+/// Plans as many tokens of a prompt as the budget allows, half of it if others are behind and this is not its last chunk.
+fn take_prefill(at: usize, seq: &Sequence, last: bool, budget: &mut usize, plan: &mut StepPlan) {
+    let len = match seq.num_pending() {
+        pending if pending <= *budget => pending,
+        _ if last => *budget,
+        _ => budget.div_ceil(2),
+    };
+    if len > 0 {
+        *budget -= len;
+        plan.chunks.push(chunk(at, seq, len, true));
+    }
 }
 
 #[cfg(test)]

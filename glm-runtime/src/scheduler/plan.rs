@@ -6,38 +6,56 @@ use crate::kv::BlockId;
 /// The work of one step: at most one chunk per sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepPlan {
-    /// Chunks in the order of the batch: decoding sequences first, each oldest first.
+    /// Chunks in the order of the batch: decoding sequences first.
     pub chunks: Vec<Chunk>,
 }
 
-/// Consecutive tokens of one sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which tokens of one sequence. [`Scheduler::tokens`](super::Scheduler::tokens) has the tokens themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     /// Whose tokens.
     pub seq: SeqId,
-    /// Position of the first one.
+    /// Its place among the running sequences while the plan is carried out.
+    pub(super) at: usize,
+    /// Position of the first token.
     pub start: usize,
-    /// The ids.
-    pub tokens: Vec<u32>,
-    /// The sequence's blocks, long enough for `start + tokens.len()` tokens.
-    pub block_table: Vec<BlockId>,
+    /// How many.
+    pub len: usize,
     /// Whether these are the last known tokens, so that the next one is sampled from the last row.
     pub samples: bool,
     /// Whether this is prompt (or recomputation), not the decoding of one token.
     pub prefill: bool,
 }
 
+/// Consecutive tokens of one sequence and where their keys and values are.
+#[derive(Debug, Clone, Copy)]
+pub struct ChunkTokens<'a> {
+    /// Position of the first token.
+    pub start: usize,
+    /// The ids.
+    pub tokens: &'a [u32],
+    /// The sequence's blocks, long enough for `start + tokens.len()` tokens.
+    pub block_table: &'a [BlockId],
+    /// Whether the logits of the last token are wanted.
+    pub samples: bool,
+}
+
 impl StepPlan {
     /// Tokens in all chunks.
     pub fn num_tokens(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.tokens.len()).sum()
+        self.chunks.iter().map(|chunk| chunk.len).sum()
     }
 
     /// Sequences whose next token is sampled, in the order of the logits' rows.
     pub fn sampled(&self) -> impl Iterator<Item = SeqId> {
-        self.chunks
-            .iter()
-            .filter(|chunk| chunk.samples)
-            .map(|chunk| chunk.seq)
+        let sampled = self.chunks.iter().filter(|chunk| chunk.samples);
+        sampled.map(|chunk| chunk.seq)
+    }
+}
+
+impl Chunk {
+    /// Position after the last token.
+    pub fn end(&self) -> usize {
+        self.start + self.len
     }
 }

@@ -1,5 +1,8 @@
 //! One sequence: its tokens, how many of them are computed, and the blocks that hold them.
 
+use std::time::Duration;
+
+use super::queue::Rank;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt};
 use crate::request::FinishReason;
 
@@ -23,33 +26,49 @@ pub struct NewSequence {
     pub id: SeqId,
     /// Token ids to continue, at least one.
     pub prompt: Vec<u32>,
-    /// When it ends.
+    /// When it ends by itself.
     pub end: EndConditions,
     /// With whom it shares blocks of equal tokens; `None`: with nobody.
     pub cache: Option<CacheSalt>,
+    /// Higher is served first.
+    pub priority: i32,
+    /// When it ends whether it is done or not.
+    pub deadline: Option<Duration>,
 }
 
 /// A sequence in the scheduler. Tokens `0..num_computed` have keys and values in the blocks of `block_table`.
 #[derive(Debug, Clone)]
 pub(super) struct Sequence {
     pub(super) id: SeqId,
+    pub(super) rank: Rank,
+    pub(super) priority: i32,
+    pub(super) deadline: Option<Duration>,
     /// Prompt, then what was generated.
     pub(super) tokens: Vec<u32>,
     pub(super) prompt_len: usize,
     pub(super) num_computed: usize,
     pub(super) block_table: Vec<BlockId>,
-    pub(super) end: EndConditions,
+    /// Whether it ever held blocks.
+    pub(super) started: bool,
+    /// Its last token is there; it leaves at the end of this step.
+    pub(super) ended: bool,
+    end: EndConditions,
     pub(super) cache: Option<CacheSalt>,
 }
 
 impl Sequence {
-    pub(super) fn new(new: NewSequence) -> Self {
+    pub(super) fn new(new: NewSequence, rank: Rank) -> Self {
         Self {
             id: new.id,
+            rank,
+            priority: new.priority,
+            deadline: new.deadline,
             prompt_len: new.prompt.len(),
             tokens: new.prompt,
             num_computed: 0,
             block_table: Vec::new(),
+            started: false,
+            ended: false,
             end: new.end,
             cache: new.cache,
         }

@@ -1,10 +1,14 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::kv::{BLOCK_SIZE, BlockId, CacheSalt};
 use crate::load::mix;
+
+/// Time that a step takes.
+const STEP: Duration = Duration::from_millis(100);
+const AGING: Duration = Duration::from_secs(1);
 
 /// A model whose keys and values can be checked: the value at a position is a hash of all tokens up to it, made from the
 /// token and the value before, wherever the block table says that this is.
@@ -29,13 +33,15 @@ impl FakeModel {
         }
     }
 
-    /// Computes `tokens` from position `start` on and returns the next token.
-    fn run(&mut self, start: usize, tokens: &[u32], block_table: &[BlockId]) -> u32 {
+    /// Computes a chunk and returns the next token.
+    fn run(&mut self, chunk: &ChunkTokens<'_>) -> u32 {
         let slot = |position: usize| {
-            block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE) as usize
+            let block: BlockId = chunk.block_table[position / BLOCK_SIZE];
+            block.slot(position % BLOCK_SIZE) as usize
         };
-        let mut value = start.checked_sub(1).map_or(0, |last| self.kv[slot(last)]);
-        for (position, &token) in (start..).zip(tokens) {
+        let before = chunk.start.checked_sub(1);
+        let mut value = before.map_or(0, |last| self.kv[slot(last)]);
+        for (position, &token) in (chunk.start..).zip(chunk.tokens) {
             value = next_value(value, token);
             self.kv[slot(position)] = value;
         }
@@ -45,9 +51,8 @@ impl FakeModel {
 
 /// What the model answers to a prompt when nothing else runs.
 fn undisturbed(prompt: &[u32], len: usize) -> Vec<u32> {
-    let mut value = prompt
-        .iter()
-        .fold(0, |value, &token| next_value(value, token));
+    let first = |value, &token| next_value(value, token);
+    let mut value = prompt.iter().fold(0, first);
     let next = |_| {
         let token = next_token(value);
         value = next_value(value, token);
@@ -58,9 +63,39 @@ fn undisturbed(prompt: &[u32], len: usize) -> Vec<u32> {
 
 /// A prompt that begins like those of the same `kind` and partly like those of others.
 fn prompt(kind: usize, len: usize) -> Vec<u32> {
-    (0..len)
-        .map(|i| u32::from(i / BLOCK_SIZE >= kind))
-        .collect()
+    let token = |i| u32::from(i / BLOCK_SIZE >= kind);
+    (0..len).map(token).collect()
+}
+
+/// A sequence without priority and deadline that shares its blocks.
+fn new(id: u64, prompt: Vec<u32>, max_new_tokens: usize) -> NewSequence {
+    NewSequence {
+        id: SeqId(id),
+        prompt,
+        end: EndConditions {
+            max_new_tokens,
+            stop_token_ids: vec![],
+        },
+        cache: Some(CacheSalt::default()),
+        priority: 0,
+        deadline: None,
+    }
+}
+
+fn config(
+    max_num_seqs: usize,
+    max_num_batched_tokens: usize,
+    max_model_len: usize,
+) -> SchedulerConfig {
+    SchedulerConfig {
+        max_num_seqs,
+        max_num_batched_tokens,
+        max_num_prefill_tokens: max_num_batched_tokens,
+        max_model_len,
+        max_waiting: None,
+        max_waiting_tokens: None,
+        priority_aging: AGING,
+    }
 }
 
 /// Drives a scheduler as an engine would, and checks every plan and every token.
@@ -69,9 +104,13 @@ struct Simulation {
     blocks: BlockAllocator,
     model: FakeModel,
     config: SchedulerConfig,
-    prompts: HashMap<SeqId, Vec<u32>>,
+    now: Duration,
+    added: HashMap<SeqId, (NewSequence, Duration)>,
     generated: HashMap<SeqId, Vec<u32>>,
+    /// Times that each sequence ended: refused, done, expired or removed.
     ended: HashMap<SeqId, usize>,
+    /// Got a token in the latest step and go on.
+    decoding: HashSet<SeqId>,
 }
 
 impl Simulation {
@@ -82,154 +121,297 @@ impl Simulation {
             blocks: BlockAllocator::new(num_blocks as u32),
             model: FakeModel::new(num_blocks),
             config,
-            prompts: HashMap::new(),
+            now: Duration::ZERO,
+            added: HashMap::new(),
             generated: HashMap::new(),
             ended: HashMap::new(),
+            decoding: HashSet::new(),
         }
     }
 
-    fn add(&mut self, id: u64, prompt: Vec<u32>, max_new_tokens: usize, shares: bool) {
-        let end = EndConditions {
-            max_new_tokens,
-            stop_token_ids: vec![],
-        };
-        let prompt_len = prompt.len();
-        self.prompts.insert(SeqId(id), prompt.clone());
-        let new = NewSequence {
-            id: SeqId(id),
-            prompt,
-            end,
-            cache: shares.then(CacheSalt::default),
-        };
-        if self.scheduler.add(new).is_err() {
-            assert!(prompt_len >= self.config.max_model_len);
-            *self.ended.entry(SeqId(id)).or_default() += 1;
+    fn add(&mut self, new: NewSequence) -> Result<(), Refused> {
+        let id = new.id;
+        self.added.insert(id, (new.clone(), self.now));
+        let result = self.scheduler.add(new, self.now);
+        if result.is_err() {
+            self.end(id);
         }
+        result
+    }
+
+    fn end(&mut self, id: SeqId) {
+        *self.ended.entry(id).or_default() += 1;
+        self.decoding.remove(&id);
     }
 
     fn step(&mut self) -> bool {
+        self.now += STEP;
+        for id in self.scheduler.expire(self.now, &mut self.blocks) {
+            let deadline = self.added[&id].0.deadline;
+            assert!(
+                deadline.is_some_and(|deadline| deadline <= self.now),
+                "too early"
+            );
+            self.end(id);
+        }
+        let preemptions = self.scheduler.counters.preemptions;
+        let running: Vec<SeqId> = self.scheduler.running.iter().map(|seq| seq.id).collect();
         let Some(plan) = self.scheduler.plan(&mut self.blocks) else {
+            assert!(self.decoding.is_empty());
             return false;
         };
-        assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
-        assert!(plan.chunks.len() <= self.config.max_num_seqs);
-        let mut sampled = Vec::new();
-        for chunk in &plan.chunks {
-            assert!(!chunk.tokens.is_empty());
-            let token = self
-                .model
-                .run(chunk.start, &chunk.tokens, &chunk.block_table);
-            sampled.extend(chunk.samples.then_some(token));
-        }
+        self.check_plan(
+            &plan,
+            &running,
+            self.scheduler.counters.preemptions - preemptions,
+        );
+        let tokens = self.scheduler.tokens(&plan);
+        let answers = tokens.map(|chunk| (chunk.samples, self.model.run(&chunk)));
+        let sampled: Vec<u32> = answers
+            .filter_map(|(samples, token)| samples.then_some(token))
+            .collect();
         for committed in self.scheduler.commit(&plan, &sampled, &mut self.blocks) {
             let generated = self.generated.entry(committed.seq).or_default();
             assert_eq!(generated.len(), committed.index);
             generated.push(committed.token);
+            self.decoding.insert(committed.seq);
             if committed.finish_reason.is_some() {
-                *self.ended.entry(committed.seq).or_default() += 1;
+                self.end(committed.seq);
             }
         }
         assert!(self.blocks.is_consistent());
         true
     }
 
+    fn check_plan(&mut self, plan: &StepPlan, before: &[SeqId], preempted: u64) {
+        let config = &self.config;
+        assert!(plan.num_tokens() <= config.max_num_batched_tokens);
+        assert!(plan.chunks.len() <= config.max_num_seqs);
+        assert!(plan.chunks.iter().all(|chunk| chunk.len > 0));
+        let planned: HashSet<SeqId> = plan.chunks.iter().map(|chunk| chunk.seq).collect();
+        assert_eq!(planned.len(), plan.chunks.len(), "twice in a step");
+        let prefill = plan.chunks.iter().filter(|chunk| chunk.prefill);
+        let prefill: usize = prefill.map(|chunk| chunk.len).sum();
+        if prefill < plan.num_tokens() {
+            assert!(prefill <= config.max_num_prefill_tokens, "answers stall");
+        }
+        let stalled = self.decoding.difference(&planned).count();
+        assert!(
+            stalled as u64 <= preempted,
+            "an answer stalls that was not preempted"
+        );
+        self.decoding.retain(|id| planned.contains(id));
+        // Whoever starts now comes before all who still wait.
+        let running = self.scheduler.running.iter();
+        let admitted: Vec<SeqId> = running
+            .map(|seq| seq.id)
+            .filter(|id| !before.contains(id))
+            .collect();
+        if let Some(first) = self.scheduler.waiting.first() {
+            let first = self.place(first.id);
+            assert!(
+                admitted.iter().all(|&id| self.place(id) < first),
+                "out of turn"
+            );
+        }
+    }
+
+    /// Arrival less what the priority is worth, in milliseconds; then the id.
+    fn place(&self, id: SeqId) -> (i128, SeqId) {
+        let (new, arrival) = &self.added[&id];
+        let bonus = i128::from(new.priority) * AGING.as_millis() as i128;
+        (arrival.as_millis() as i128 - bonus, id)
+    }
+
     fn remove(&mut self, id: SeqId) {
         if self.scheduler.remove(id, &mut self.blocks) {
-            *self.ended.entry(id).or_default() += 1;
+            self.end(id);
         }
+    }
+
+    fn run(&mut self) {
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            assert!(steps < 20_000, "the scheduler makes no progress");
+        }
+        assert!(self.scheduler.is_idle());
+        assert!(self.scheduler.deadlines.is_empty());
+        assert_eq!(self.scheduler.num_waiting_tokens(), 0);
+        assert_eq!(self.blocks.num_free(), self.blocks.num_blocks());
     }
 
     /// Everything generated so far is what the model would have said to each prompt alone.
     fn check_answers(&self) {
         for (id, answer) in &self.generated {
-            let expected = undisturbed(&self.prompts[id], answer.len());
+            let expected = undisturbed(&self.added[id].0.prompt, answer.len());
             assert_eq!(*answer, expected, "{id:?}");
         }
     }
 }
 
-fn config() -> impl Strategy<Value = SchedulerConfig> {
-    (1usize..5, 0usize..40, 2usize..120).prop_map(|(max_num_seqs, extra, max_model_len)| {
-        SchedulerConfig {
-            max_num_seqs,
-            max_num_batched_tokens: max_num_seqs + extra,
-            max_model_len,
-        }
-    })
+fn any_config() -> impl Strategy<Value = SchedulerConfig> {
+    let limit = || prop::option::weighted(0.2, 0usize..200);
+    (
+        1usize..5,
+        0usize..40,
+        1usize..30,
+        2usize..120,
+        prop::option::weighted(0.2, 0usize..6),
+        limit(),
+    )
+        .prop_map(
+            |(
+                max_num_seqs,
+                extra,
+                max_num_prefill_tokens,
+                max_model_len,
+                max_waiting,
+                max_waiting_tokens,
+            )| SchedulerConfig {
+                max_num_prefill_tokens,
+                max_waiting,
+                max_waiting_tokens,
+                ..config(max_num_seqs, max_num_seqs + extra, max_model_len)
+            },
+        )
+}
+
+/// A request, and what happens after it.
+#[derive(Debug, Clone)]
+struct Arrival {
+    new: NewSequence,
+    /// Steps before the next one comes.
+    steps: usize,
+    /// Whether it is cancelled then.
+    cancelled: bool,
+}
+
+fn arrival() -> impl Strategy<Value = Arrival> {
+    (
+        (0usize..4, 1usize..130, 1usize..60),
+        -2i32..=2,
+        prop::option::weighted(0.2, 0u32..100),
+        prop::bool::weighted(0.9),
+        0usize..6,
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(
+            |((kind, len, max_new_tokens), priority, deadline, shares, steps, cancelled)| {
+                let mut new = new(0, prompt(kind, len), max_new_tokens);
+                new.priority = priority;
+                new.deadline = deadline.map(|steps| STEP * steps);
+                new.cache = new.cache.filter(|_| shares);
+                Arrival {
+                    new,
+                    steps,
+                    cancelled,
+                }
+            },
+        )
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
     #[test]
-    fn every_sequence_ends_once_and_every_block_comes_back(
-        config in config(),
+    fn every_sequence_ends_once_with_its_own_answer_and_every_block_comes_back(
+        config in any_config(),
         spare_blocks in 0usize..6,
-        requests in prop::collection::vec((1usize..130, 1usize..60, 0usize..6, prop::bool::weighted(0.1)), 1..12),
-        kinds in prop::collection::vec(0usize..4, 12),
-        cache in prop::bool::weighted(0.8),
+        arrivals in prop::collection::vec(arrival(), 1..12),
     ) {
         let mut simulation = Simulation::new(config, spare_blocks);
-        for (id, &(prompt_len, max_new_tokens, steps_before_next, cancelled)) in requests.iter().enumerate() {
-            simulation.add(id as u64, prompt(kinds[id], prompt_len), max_new_tokens, cache);
-            for _ in 0..steps_before_next {
+        for (id, arrival) in (0..).zip(&arrivals) {
+            // Refusals are counted as ends.
+            let _ = simulation.add(NewSequence { id: SeqId(id), ..arrival.new.clone() });
+            for _ in 0..arrival.steps {
                 simulation.step();
             }
-            if cancelled {
-                simulation.remove(SeqId(id as u64));
+            if arrival.cancelled {
+                simulation.remove(SeqId(id));
             }
         }
-        let mut steps = 0;
-        while simulation.step() {
-            steps += 1;
-            prop_assert!(steps < 20_000, "the scheduler makes no progress");
-        }
-        prop_assert!(simulation.scheduler.is_idle());
+        simulation.run();
         simulation.check_answers();
-        prop_assert_eq!(simulation.blocks.num_free(), simulation.blocks.num_blocks());
-        for (id, &(prompt_len, max_new_tokens, _, cancelled)) in requests.iter().enumerate() {
-            prop_assert_eq!(simulation.ended.get(&SeqId(id as u64)), Some(&1));
-            let room = config.max_model_len.saturating_sub(prompt_len);
-            let generated = simulation.generated.get(&SeqId(id as u64)).map_or(0, Vec::len);
-            if cancelled {
-                prop_assert!(generated <= max_new_tokens.min(room));
-            } else {
-                prop_assert_eq!(generated, max_new_tokens.min(room));
+        for (id, Arrival { new, cancelled, .. }) in (0..).zip(&arrivals) {
+            prop_assert_eq!(simulation.ended.get(&SeqId(id)), Some(&1));
+            let room = config.max_model_len.saturating_sub(new.prompt.len());
+            let most = new.end.max_new_tokens.min(room);
+            let generated = simulation.generated.get(&SeqId(id)).map_or(0, Vec::len);
+            prop_assert!(generated <= most);
+            let limited = config.max_waiting.is_some() || config.max_waiting_tokens.is_some();
+            if !cancelled && new.deadline.is_none() && !limited {
+                prop_assert_eq!(generated, most);
             }
         }
     }
 
     #[test]
-    fn a_failed_step_ends_exactly_its_sequences(config in config(), prompts in prop::collection::vec(1usize..60, 1..6)) {
+    fn a_failed_step_ends_exactly_its_sequences(config in any_config(), prompts in prop::collection::vec(1usize..60, 1..6)) {
         let mut simulation = Simulation::new(config, 4);
         for (id, &prompt_len) in prompts.iter().enumerate() {
-            simulation.add(id as u64, prompt(id, prompt_len), 8, true);
+            let _ = simulation.add(new(id as u64, prompt(id, prompt_len), 8));
         }
         if let Some(plan) = simulation.scheduler.plan(&mut simulation.blocks) {
             let failed = simulation.scheduler.fail(&plan, &mut simulation.blocks);
             let planned: Vec<_> = plan.chunks.iter().map(|chunk| chunk.seq).collect();
             prop_assert_eq!(failed, planned);
         }
-        while simulation.step() {}
-        prop_assert_eq!(simulation.blocks.num_free(), simulation.blocks.num_blocks());
+        simulation.run();
+    }
+
+    #[test]
+    fn nobody_starves_however_many_come_with_a_higher_priority(
+        priority in -3i32..=0,
+        per_step in 1usize..3,
+        max_num_seqs in 1usize..4,
+        prompt_len in 1usize..40,
+    ) {
+        let mut simulation = Simulation::new(config(max_num_seqs, 64, 64), 2);
+        let low = SeqId(0);
+        simulation.add(NewSequence { priority, ..new(0, prompt(0, prompt_len), 3) }).unwrap();
+        let mut id = 0;
+        // Until the others' head start is used up.
+        let steps = ((1 - priority) as u128 * AGING.as_millis() / STEP.as_millis()) as usize;
+        for _ in 0..steps {
+            for _ in 0..per_step {
+                id += 1;
+                simulation.add(NewSequence { priority: 1, ..new(id, prompt(1, 20), 4) }).unwrap();
+            }
+            simulation.step();
+        }
+        // Those who came until then are before it, and nobody else.
+        let before = simulation.scheduler.num_waiting() + simulation.scheduler.num_running();
+        for _ in 0..before * 8 + 8 {
+            id += 1;
+            simulation.add(NewSequence { priority: 1, ..new(id, prompt(1, 20), 4) }).unwrap();
+            simulation.step();
+        }
+        prop_assert_eq!(simulation.ended.get(&low), Some(&1));
+        simulation.check_answers();
     }
 }
 
 #[test]
-fn the_youngest_is_preempted_and_its_answer_goes_on_where_it_was() {
-    let config = SchedulerConfig {
-        max_num_seqs: 2,
-        max_num_batched_tokens: 64,
-        max_model_len: 4 * BLOCK_SIZE,
-    };
-    let mut simulation = Simulation::new(config, 0);
+fn the_last_in_line_is_preempted_and_its_answer_goes_on_where_it_was() {
+    let mut simulation = Simulation::new(config(2, 64, 4 * BLOCK_SIZE), 0);
     for id in [0, 1] {
         let prompt = prompt(id as usize, 2 * BLOCK_SIZE - 1);
-        simulation.add(id, prompt, 2 * BLOCK_SIZE, false);
+        let mut new = new(id, prompt, 2 * BLOCK_SIZE);
+        new.cache = None;
+        // The older one, in spite of its age.
+        new.priority = id as i32;
+        simulation.add(new).unwrap();
     }
-    while simulation.step() {}
-    assert!(
-        simulation.scheduler.num_preemptions() > 0,
+    for _ in 0..3 {
+        simulation.step();
+    }
+    assert_eq!(
+        simulation.scheduler.counters.preemptions, 1,
         "four blocks cannot hold both"
     );
+    assert_eq!(simulation.scheduler.running[0].id, SeqId(1));
+    simulation.run();
     simulation.check_answers();
     for id in [0, 1] {
         assert_eq!(simulation.generated[&SeqId(id)].len(), 2 * BLOCK_SIZE);
@@ -238,88 +420,199 @@ fn the_youngest_is_preempted_and_its_answer_goes_on_where_it_was() {
 
 #[test]
 fn the_next_turn_of_a_chat_computes_only_what_is_new() {
-    let config = SchedulerConfig {
-        max_num_seqs: 2,
-        max_num_batched_tokens: 256,
-        max_model_len: 256,
-    };
-    let mut simulation = Simulation::new(config, 0);
+    let mut simulation = Simulation::new(config(2, 256, 256), 0);
     let first = prompt(1, 40);
-    simulation.add(0, first.clone(), 20, true);
-    while simulation.step() {}
+    simulation.add(new(0, first.clone(), 20)).unwrap();
+    simulation.run();
     let answer = simulation.generated[&SeqId(0)].clone();
     let second = [&first[..], &answer, &[5; 9]].concat();
-    simulation.add(1, second.clone(), 4, true);
+    simulation.add(new(1, second.clone(), 4)).unwrap();
     let plan = simulation.scheduler.plan(&mut simulation.blocks).unwrap();
     // All full blocks; the last token of the answer was never computed.
     let known = (first.len() + answer.len() - 1) / BLOCK_SIZE * BLOCK_SIZE;
-    assert_eq!(plan.chunks[0].start, known);
-    assert_eq!(plan.chunks[0].tokens, second[known..]);
-    assert_eq!(
-        simulation.scheduler.prefix_lookups(),
-        ((first.len() + second.len()) as u64, known as u64)
-    );
+    let chunk = simulation.scheduler.tokens(&plan).next().unwrap();
+    assert_eq!((chunk.start, chunk.tokens), (known, &second[known..]));
+    let counters = simulation.scheduler.counters();
+    assert_eq!(counters.prefix_queries, (first.len() + second.len()) as u64);
+    assert_eq!(counters.prefix_hits, known as u64);
 }
 
 #[test]
 fn a_preempted_sequence_finds_its_own_blocks_again() {
-    let config = SchedulerConfig {
-        max_num_seqs: 2,
-        max_num_batched_tokens: 128,
-        max_model_len: 8 * BLOCK_SIZE,
-    };
-    let mut simulation = Simulation::new(config, 0);
+    let mut simulation = Simulation::new(config(2, 128, 8 * BLOCK_SIZE), 0);
     // Three blocks and five; the second is preempted for the one block that the first needs, and loses only that.
-    simulation.add(0, vec![5; 3 * BLOCK_SIZE], 2, true);
-    simulation.add(1, vec![6; 5 * BLOCK_SIZE - 1], 3, true);
-    while simulation.step() {}
-    assert_eq!(simulation.scheduler.num_preemptions(), 1);
-    assert_eq!(
-        simulation.scheduler.prefix_lookups().1,
-        4 * BLOCK_SIZE as u64
-    );
+    simulation.add(new(0, vec![5; 3 * BLOCK_SIZE], 2)).unwrap();
+    simulation
+        .add(new(1, vec![6; 5 * BLOCK_SIZE - 1], 3))
+        .unwrap();
+    simulation.run();
+    let counters = simulation.scheduler.counters();
+    assert_eq!(counters.preemptions, 1);
+    assert_eq!(counters.prefix_hits, 4 * BLOCK_SIZE as u64);
     simulation.check_answers();
 }
 
 #[test]
-fn nobody_starts_while_admission_is_off_and_what_runs_goes_on() {
-    let config = SchedulerConfig {
-        max_num_seqs: 2,
-        max_num_batched_tokens: 8,
-        max_model_len: 32,
+fn a_long_prompt_leaves_room_for_a_short_one_and_takes_all_when_alone() {
+    let mut simulation = Simulation::new(config(4, 64, 1024), 64);
+    simulation.add(new(0, prompt(0, 900), 1)).unwrap();
+    let lens = |simulation: &mut Simulation| -> Vec<(u64, usize)> {
+        let plan = simulation.scheduler.plan(&mut simulation.blocks).unwrap();
+        let sampled: Vec<u32> = plan.sampled().map(|_| 0).collect();
+        simulation
+            .scheduler
+            .commit(&plan, &sampled, &mut simulation.blocks);
+        plan.chunks
+            .iter()
+            .map(|chunk| (chunk.seq.0, chunk.len))
+            .collect()
     };
-    let mut simulation = Simulation::new(config, 4);
-    simulation.add(0, prompt(0, 4), 3, true);
+    assert_eq!(lens(&mut simulation), [(0, 64)]);
+    simulation.add(new(1, prompt(9, 40), 1)).unwrap();
+    simulation.add(new(2, prompt(9, 4), 1)).unwrap();
+    assert_eq!(
+        lens(&mut simulation),
+        [(0, 32 + 12), (1, 16), (2, 4)],
+        "the rest goes to the first"
+    );
+    assert_eq!(lens(&mut simulation), [(0, 40), (1, 24)]);
+    assert_eq!(lens(&mut simulation), [(0, 64)]);
+}
+
+#[test]
+fn a_higher_priority_preempts_only_when_that_makes_room() {
+    let mut simulation = Simulation::new(config(2, 64, 4 * BLOCK_SIZE), 2);
+    let with = |priority, new| NewSequence { priority, ..new };
+    simulation
+        .add(with(1, new(0, prompt(0, 2 * BLOCK_SIZE), 9)))
+        .unwrap();
+    simulation
+        .add(with(0, new(1, prompt(3, 2 * BLOCK_SIZE), 9)))
+        .unwrap();
+    simulation.step();
+    let running = |simulation: &Simulation| -> Vec<u64> {
+        simulation
+            .scheduler
+            .running
+            .iter()
+            .map(|seq| seq.id.0)
+            .collect()
+    };
+    assert_eq!(running(&simulation), [0, 1]);
+    // Equal priority waits, and so does one that would not fit even then.
+    simulation.add(with(0, new(2, prompt(0, 1), 1))).unwrap();
+    simulation.step();
+    assert_eq!(running(&simulation), [0, 1]);
+    simulation
+        .add(with(1, new(3, prompt(5, 4 * BLOCK_SIZE - 1), 1)))
+        .unwrap();
+    simulation.step();
+    assert_eq!(running(&simulation), [0, 1]);
+    simulation.remove(SeqId(3));
+    simulation.add(with(1, new(4, prompt(0, 1), 9))).unwrap();
+    simulation.step();
+    assert_eq!(running(&simulation), [0, 4]);
+    simulation.run();
+    simulation.check_answers();
+}
+
+#[test]
+fn a_full_queue_refuses_by_requests_and_by_tokens() {
+    let limits = SchedulerConfig {
+        max_waiting: Some(2),
+        max_waiting_tokens: Some(50),
+        ..config(1, 64, 64)
+    };
+    let mut simulation = Simulation::new(limits, 0);
+    assert_eq!(
+        simulation.add(new(0, prompt(0, 64), 1)),
+        Err(Refused::PromptTooLong)
+    );
+    assert_eq!(
+        simulation.add(new(1, prompt(0, 60), 1)),
+        Ok(()),
+        "longer than allowed, but alone"
+    );
+    assert_eq!(
+        simulation.add(new(2, prompt(0, 1), 1)),
+        Err(Refused::QueueFull)
+    );
+    simulation.step();
+    simulation.run();
+    assert_eq!(simulation.add(new(3, prompt(0, 10), 1)), Ok(()));
+    assert_eq!(simulation.add(new(4, prompt(0, 10), 1)), Ok(()));
+    assert_eq!(
+        simulation.add(new(5, prompt(0, 10), 1)),
+        Ok(()),
+        "one can run and two may wait"
+    );
+    assert_eq!(
+        simulation.add(new(6, prompt(0, 10), 1)),
+        Err(Refused::QueueFull)
+    );
+    simulation.run();
+}
+
+#[test]
+fn a_deadline_ends_what_waits_and_what_runs() {
+    let mut simulation = Simulation::new(config(1, 64, 64), 0);
+    let until = |steps, new| NewSequence {
+        deadline: Some(STEP * steps),
+        ..new
+    };
+    assert_eq!(
+        simulation.add(until(0, new(0, prompt(0, 4), 9))),
+        Err(Refused::DeadlinePast)
+    );
+    simulation.add(until(4, new(1, prompt(0, 4), 9))).unwrap();
+    simulation.add(until(2, new(2, prompt(0, 4), 9))).unwrap();
+    simulation.run();
+    assert_eq!(simulation.generated[&SeqId(1)].len(), 3);
+    assert!(!simulation.generated.contains_key(&SeqId(2)));
+}
+
+#[test]
+fn only_what_never_ran_is_handed_back() {
+    let mut simulation = Simulation::new(config(1, 64, 64), 0);
+    for id in 0..3 {
+        let mut new = new(id, prompt(0, 4 + id as usize), 3);
+        new.priority = id as i32;
+        new.deadline = Some(STEP * 100);
+        simulation.add(new).unwrap();
+        if id == 0 {
+            simulation.step();
+        }
+    }
+    let handed_back = simulation.scheduler.take_unstarted();
+    assert_eq!(
+        handed_back,
+        [(SeqId(2), prompt(0, 6)), (SeqId(1), prompt(0, 5))]
+    );
+    simulation.run();
+    assert_eq!(simulation.ended, HashMap::from([(SeqId(0), 1)]));
+}
+
+#[test]
+fn nobody_starts_while_admission_is_off_and_what_runs_goes_on() {
+    let mut simulation = Simulation::new(config(2, 8, 32), 4);
+    simulation.add(new(0, prompt(0, 4), 3)).unwrap();
     assert!(simulation.step());
     simulation.scheduler.set_admitting(false);
-    simulation.add(1, prompt(0, 4), 3, true);
+    simulation.add(new(1, prompt(0, 4), 3)).unwrap();
     while simulation.step() {}
     assert_eq!(simulation.ended, HashMap::from([(SeqId(0), 1)]));
     simulation.scheduler.set_admitting(true);
-    while simulation.step() {}
+    simulation.run();
     assert_eq!(simulation.ended.len(), 2);
 }
 
 #[test]
 fn a_stop_token_ends_a_sequence_but_not_in_the_prompt() {
-    let config = SchedulerConfig {
-        max_num_seqs: 1,
-        max_num_batched_tokens: 8,
-        max_model_len: 32,
-    };
-    let mut scheduler = Scheduler::new(config);
+    let mut scheduler = Scheduler::new(config(1, 8, 32));
     let mut blocks = BlockAllocator::new(2);
-    let end = EndConditions {
-        max_new_tokens: 9,
-        stop_token_ids: vec![5],
-    };
-    let new = NewSequence {
-        id: SeqId(0),
-        prompt: vec![5, 5],
-        end,
-        cache: None,
-    };
-    scheduler.add(new).unwrap();
+    let mut new = new(0, vec![5, 5], 9);
+    new.end.stop_token_ids = vec![5];
+    scheduler.add(new, Duration::ZERO).unwrap();
     let reasons: Vec<_> = [4, 5]
         .map(|token| {
             let plan = scheduler.plan(&mut blocks).unwrap();

@@ -5,7 +5,7 @@ mod text;
 use std::io::{self, BufRead};
 
 use glm_runtime::EngineHandle;
-use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, Query, Session};
+use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, PREFILL_CHUNK, Query, Session};
 use serde_json::json;
 
 use super::{builder, check_device, engine_error, open_source};
@@ -57,6 +57,8 @@ fn start(args: &BenchArgs, options: &BenchOptions) -> Result<EngineHandle, CliEr
         .max_model_len(max_model_len)
         .kv_cache_tokens(options.kv_cache_tokens(max_model_len))
         .max_num_seqs(options.batch.iter().copied().max())
+        // A batch is measured when the last of it decodes: nobody reads what the first one says until then.
+        .max_num_prefill_tokens(PREFILL_CHUNK)
         .build()
         .map_err(CliError::usage)
 }
