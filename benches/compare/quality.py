@@ -2,7 +2,7 @@
 """Compares the numbers of this engine with llama.cpp's, and its quantiser with llama.cpp's. Run it with the Python that has
 llama-cpp-python:
 
-    venv/bin/python benches/compare/quality.py --work-dir files --output quality.json
+    venv/bin/python benches/compare/quality.py --output quality.json
 
 - Agreement: both engines read the same GGUF file and score the same tokens. The difference of their negative log-likelihoods is
   held against llama.cpp's own float noise: the difference between its prefill with flash attention and its decoding, one token
@@ -29,7 +29,7 @@ import numpy as np
 import llama
 from engines import random_file
 from llama import PHYSICAL_BATCH
-from record import ROOT, Record
+from record import ROOT, WORK_DIR, Record
 
 # Small checkpoints of this repository, one for each kind of model and of weights; their contexts are short.
 TINY = ["tiny-glm4/model-bf16.gguf", "tiny-glm4-nobias/model-bf16.gguf", "tiny-glm4/model-q8_0.gguf",
@@ -193,7 +193,7 @@ def names(text):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--glm-cli", default=str(ROOT / "target/release/glm-cli"))
-    parser.add_argument("--work-dir", type=Path, required=True, help="where the GGUF files are, or are written")
+    parser.add_argument("--work-dir", type=Path, default=WORK_DIR, help="where the GGUF files are, or are written; default: target/compare")
     parser.add_argument("--output", type=Path, help="results as JSON; rows that it holds are not measured again")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--presets", type=names, default=["tiny-9m", "glm-edge-1.5b"], metavar="NAME,…")

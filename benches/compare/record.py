@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Where GGUF files are written if nobody says otherwise: ignored by git, and gone with the build.
+WORK_DIR = ROOT / "target/compare"
 # Options whose values are places on this machine, with what a kept run says in their stead.
 PLACES = {"--llama-python": "PYTHON", "--avx2-llama-python": "PYTHON", "--glm-cli": "PROGRAM", "--work-dir": "DIR", "--output": "FILE"}
 

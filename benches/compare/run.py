@@ -3,9 +3,9 @@
 
     python3 -m venv venv && venv/bin/pip install llama-cpp-python
     cargo build --release -p glm-cli
-    python3 benches/compare/run.py --llama-python venv/bin/python --work-dir files --output run.json
+    venv/bin/python benches/compare/run.py --output run.json
 
-Files of random weights are written with `glm-cli quantize` and kept in --work-dir (23 GB for all; see --only). Each engine stays
+Files of random weights are written with `glm-cli quantize` and kept in --work-dir (25 GB for all; see --only). Each engine stays
 loaded while a file is measured, but for the 9B files, which take turns in memory. In each round every measurement is made by
 both engines, one right after the other, and the order changes from round to round, because a laptop's clock and a cloud
 machine's neighbours change within minutes. The machine's read bandwidth is measured in every round. llama.cpp runs with and
@@ -19,12 +19,13 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import cases as tables
 from engines import random_file, start_glm, start_llama
-from record import ROOT, Record
+from record import ROOT, WORK_DIR, Record
 
 ROUNDS, ROUNDS_LARGE = 5, 3
 ENGINES = ("glm", "llama_cpp")
@@ -34,10 +35,10 @@ MEMORY_QUERY = tables.prefill(512)
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("--llama-python", default=sys.executable, help="a Python that has llama-cpp-python; default: the one that runs this")
     parser.add_argument("--avx2-llama-python", help="one whose llama.cpp was built without AVX-512: adds the AVX2 comparison")
     parser.add_argument("--glm-cli", default=str(ROOT / "target/release/glm-cli"))
-    parser.add_argument("--work-dir", type=Path, required=True, help="where the GGUF files are, or are written")
+    parser.add_argument("--work-dir", type=Path, default=WORK_DIR, help="where the GGUF files are, or are written; default: target/compare")
     parser.add_argument("--output", type=Path, help="results as JSON; measurements that it holds are not repeated")
     parser.add_argument("--threads", type=int, default=max(1, len(os.sched_getaffinity(0))))
     parser.add_argument("--only", default="", metavar="TEXT,…", help="rows whose file or name contains one of these texts")
