@@ -34,6 +34,9 @@ pub(super) enum Command {
     Drain {
         reply: Sender<()>,
     },
+    HandBack {
+        reply: Sender<Vec<(RequestId, Request)>>,
+    },
 }
 
 /// What handle and engine thread share besides the channel.
@@ -170,7 +173,12 @@ impl EngineHandle {
             submitted,
             events: sender,
         })?;
-        Ok(RequestStream::new(id, prompt, events))
+        Ok(RequestStream::new(
+            id,
+            prompt,
+            events,
+            self.commands.downgrade(),
+        ))
     }
 
     /// Ends a request early; its stream ends with [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). An id that
@@ -196,7 +204,19 @@ impl EngineHandle {
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
     }
 
-    /// Takes no new requests from now on and waits until every running one has ended.
+    /// Takes no new requests from now on and gives back those that have not started, in the order in which they would have,
+    /// so that they can be queued elsewhere; their streams end with [`EngineError::Draining`]. The rest goes on:
+    /// [`Self::drain`] waits for it. Empty if the engine has stopped.
+    pub fn hand_back(&self) -> Vec<(RequestId, Request)> {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        let (reply, unstarted) = async_channel::bounded(1);
+        if self.send(Command::HandBack { reply }).is_err() {
+            return Vec::new();
+        }
+        unstarted.recv_blocking().unwrap_or_default()
+    }
+
+    /// Takes no new requests from now on and waits until every one that was accepted has ended.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let (reply, done) = async_channel::bounded(1);

@@ -37,7 +37,7 @@ use crate::error::EngineError;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
-use crate::request::{FinishReason, Finished, Request, RequestId, Timings, Usage};
+use crate::request::{FinishReason, Finished, GenerateOptions, Request, RequestId, Timings, Usage};
 use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
 use crate::scheduler::{
     Committed, EndConditions, NewSequence, Refused, Scheduler, SeqId, StepPlan,
@@ -70,6 +70,8 @@ pub struct Engine {
 struct Active {
     sampler: SequenceSampler,
     usage: Usage,
+    /// What was asked for, until a step works on it: it may be handed back.
+    unstarted: Option<GenerateOptions>,
     submitted: Instant,
     timeout: Option<Duration>,
     started: Option<Instant>,
@@ -140,6 +142,7 @@ impl Engine {
         self.front.limits.check(&request)?;
         self.next_id = self.next_id.max(id.0 + 1);
         let Request { prompt, options } = request;
+        let unstarted = Some(options.clone());
         let mut stop_token_ids = options.stop_token_ids;
         if !options.ignore_eos {
             stop_token_ids.extend(&self.eos_token_ids);
@@ -154,6 +157,7 @@ impl Engine {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
             },
+            unstarted,
             submitted,
             timeout: options.timeout,
             started: None,
@@ -176,6 +180,7 @@ impl Engine {
             .add(new, now)
             .map_err(|refused| self.refusal(refused, prompt_len, active.timeout))?;
         self.requests.insert(SeqId(id.0), active);
+        self.counters.accepted += 1;
         Ok(())
     }
 
@@ -263,6 +268,7 @@ impl Engine {
                 && active.started.is_none()
             {
                 active.started = Some(now);
+                active.unstarted = None;
                 active.usage.cached_tokens = chunk.start;
             }
         }
@@ -367,6 +373,18 @@ impl Engine {
         } else {
             None
         }
+    }
+
+    /// Takes out the requests that no step has worked on yet, in the order in which they would have started, so that they
+    /// can be given to another engine. That is their end here: no event follows. A timeout starts anew where they go.
+    pub fn hand_back(&mut self) -> Vec<(RequestId, Request)> {
+        let unstarted = self.scheduler.take_unstarted().into_iter();
+        let request = |(seq, prompt)| {
+            let options = self.requests.remove(&seq)?.unstarted?;
+            self.counters.handed_back += 1;
+            Some((RequestId(seq.0), Request { prompt, options }))
+        };
+        unstarted.filter_map(request).collect()
     }
 
     /// Whether a request is waiting or running.

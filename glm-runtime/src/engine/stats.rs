@@ -30,6 +30,8 @@ pub struct EngineStats {
     pub generated_tokens: u64,
     /// Requests that lost their blocks to others and had to be computed again.
     pub preemptions: u64,
+    /// Requests accepted: those waiting or running now, finished, failed and handed back together.
+    pub accepted: u64,
     /// Requests that ended with [`Event::Finished`](crate::Event::Finished).
     pub finished: u64,
     /// Those of them that were cancelled, or whose stream was dropped.
@@ -38,4 +40,6 @@ pub struct EngineStats {
     pub failed: u64,
     /// Those of them that ran out of their time.
     pub timed_out: u64,
+    /// Requests given back before they had started.
+    pub handed_back: u64,
 }

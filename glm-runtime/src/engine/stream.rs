@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_channel::Receiver;
+use async_channel::{Receiver, WeakSender};
 use futures_core::Stream;
 
+use super::handle::Command;
 use crate::error::EngineError;
 use crate::request::{Event, Finished, RequestId, Token};
 
@@ -19,6 +20,8 @@ pub struct RequestStream {
     id: RequestId,
     prompt: Arc<[u32]>,
     events: Pin<Box<Receiver<Event>>>,
+    /// To the engine; a stream does not keep it alive.
+    commands: WeakSender<Command>,
     ended: bool,
 }
 
@@ -41,11 +44,17 @@ impl Completion {
 }
 
 impl RequestStream {
-    pub(crate) fn new(id: RequestId, prompt: Arc<[u32]>, events: Receiver<Event>) -> Self {
+    pub(super) fn new(
+        id: RequestId,
+        prompt: Arc<[u32]>,
+        events: Receiver<Event>,
+        commands: WeakSender<Command>,
+    ) -> Self {
         Self {
             id,
             prompt,
             events: Box::pin(events),
+            commands,
             ended: false,
         }
     }
@@ -109,6 +118,18 @@ impl RequestStream {
         let event = event.unwrap_or(Event::Failed(EngineError::Stopped));
         self.ended = !matches!(event, Event::Token(_));
         Some(event)
+    }
+}
+
+impl Drop for RequestStream {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        // Without a handle the channel is gone; the engine then looks for itself who has left.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(Command::Cancel(self.id));
+        }
     }
 }
 

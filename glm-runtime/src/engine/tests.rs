@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm_core::{DenseConfig, ModelConfig};
 use glm_kernels::{CpuOptions, Device, KernelError, KvDType, Tensor};
+use proptest::prelude::*;
 
 use super::limits::Limits;
 use super::open::Sizes;
@@ -513,4 +514,69 @@ fn a_full_queue_is_an_answer_and_a_higher_priority_goes_first() {
     assert_eq!(first, [4, 9, 14, 19].map(|i| ids[i]));
     assert!(engine.submit(request(&[1; 60], 1)).is_err(), "tokens");
     run(&mut engine);
+}
+
+/// What a caller does to an engine.
+#[derive(Debug, Clone)]
+enum Action {
+    /// A prompt of these tokens, tokens to generate, priority; and whether its time is up soon.
+    Submit(Vec<u32>, usize, i32, bool),
+    Cancel(u64),
+    HandBack,
+    Steps(usize),
+    /// An hour passes.
+    Wait,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let token = prop_oneof![20 => 0u32..40, 1 => Just(POISON), 1 => Just(NAN)];
+    let prompt = (token, 1usize..40).prop_map(|(token, len)| vec![token; len]);
+    prop_oneof![
+        6 => (prompt, 1usize..30, -1i32..=1, any::<bool>())
+            .prop_map(|(prompt, len, priority, limited)| Action::Submit(prompt, len, priority, limited)),
+        1 => (0u64..20).prop_map(Action::Cancel),
+        1 => Just(Action::HandBack),
+        6 => (1usize..8).prop_map(Action::Steps),
+        1 => Just(Action::Wait),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_accepted_request_ends_exactly_once(
+        actions in prop::collection::vec(action(), 1..40),
+        num_blocks in 4usize..12,
+    ) {
+        let (mut engine, _) = counter(num_blocks);
+        let mut accepted = Vec::new();
+        let mut ended = Vec::new();
+        let mut events = Vec::new();
+        for action in actions {
+            match action {
+                Action::Submit(prompt, max_tokens, priority, limited) => {
+                    let mut request = request(&prompt, max_tokens);
+                    request.options.priority = priority;
+                    request.options.timeout = limited.then_some(Duration::from_secs(1800));
+                    accepted.extend(engine.submit(request).ok());
+                }
+                Action::Cancel(id) => events.extend(engine.cancel(RequestId(id))),
+                Action::HandBack => ended.extend(engine.hand_back().into_iter().map(|(id, _)| id)),
+                Action::Steps(count) => (0..count).for_each(|_| events.extend(engine.step())),
+                Action::Wait => engine.origin -= Duration::from_secs(3600),
+            }
+            let stats = engine.stats();
+            let now = (stats.waiting + stats.running) as u64;
+            prop_assert_eq!(stats.accepted, now + stats.finished + stats.failed + stats.handed_back);
+        }
+        events.extend(run(&mut engine));
+        for event in events {
+            match event {
+                SeqEvent::Token(token) => prop_assert!(!ended.contains(&token.request)),
+                SeqEvent::Finished(id, _) | SeqEvent::Failed(id, _) => ended.push(id),
+            }
+        }
+        ended.sort_unstable();
+        prop_assert_eq!(ended, accepted);
+        prop_assert!(engine.holds_nothing());
+    }
 }

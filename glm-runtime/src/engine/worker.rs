@@ -133,6 +133,10 @@ impl Worker {
                 self.deliver(event);
             }
             Command::Score { ids, reply } => self.scores.push_back((ids, reply)),
+            Command::HandBack { reply } => {
+                self.draining = true;
+                self.hand_back(&reply);
+            }
             Command::Drain { reply } => {
                 self.draining = true;
                 self.drains.push(reply);
@@ -167,8 +171,23 @@ impl Worker {
         }
     }
 
-    /// A dropped stream closes its channel: nobody will read the rest, so its blocks go back now.
+    fn hand_back(&mut self, reply: &Sender<Vec<(RequestId, Request)>>) {
+        let unstarted = self.engine.hand_back();
+        for (id, _) in &unstarted {
+            if let Some(client) = self.clients.remove(id) {
+                send(&client.events, Event::Failed(EngineError::Draining));
+            }
+        }
+        // The caller may have given up waiting.
+        let _ = reply.try_send(unstarted);
+    }
+
+    /// A dropped stream cancels its request; but when all handles are gone, it cannot say so any more. Nobody will read the
+    /// rest, so its blocks go back now.
     fn cancel_abandoned(&mut self) {
+        if !self.commands.is_closed() {
+            return;
+        }
         let abandoned: Vec<RequestId> = self
             .clients
             .iter()
@@ -371,5 +390,69 @@ mod tests {
         for stream in streams.into_iter().chain(late) {
             assert!(stream.wait().is_ok());
         }
+    }
+
+    #[test]
+    fn a_dropped_stream_frees_its_blocks_at_the_next_step() {
+        let (mut worker, handle) = worker(8);
+        let endless = |token| handle.submit(request(&[token; 20], 40)).unwrap();
+        let held = |worker: &Worker| {
+            let stats = worker.engine.stats();
+            stats.kv_blocks_total - stats.kv_blocks_free
+        };
+        let mut streams = vec![endless(1), endless(2), endless(3)];
+        worker.turn();
+        assert_eq!(held(&worker), 6);
+        drop(streams.pop());
+        worker.turn();
+        assert_eq!(held(&worker), 4);
+        // Nobody is left who could send a command.
+        drop(handle);
+        drop(streams.pop());
+        worker.turn();
+        assert_eq!(held(&worker), 2);
+        drop(streams);
+        worker.turn();
+        assert!(!worker.has_work());
+        assert_eq!(worker.engine.stats().cancelled, 3);
+    }
+
+    #[test]
+    fn what_has_not_started_is_handed_back_and_the_rest_goes_on() {
+        let (mut worker, handle) = worker(8);
+        let submit = |priority| {
+            let mut request = request(&[1; 5], 3);
+            request.options.priority = priority;
+            handle.submit(request).unwrap()
+        };
+        let running: Vec<_> = (0..4).map(|_| submit(0)).collect();
+        worker.turn();
+        let waiting = [submit(0), submit(2)];
+        let ids = [1, 0].map(|i: usize| waiting[i].id());
+        let (reply, unstarted) = async_channel::bounded(1);
+        while let Ok(command) = worker.commands.try_recv() {
+            worker.accept(command);
+        }
+        worker.accept(Command::HandBack { reply });
+        let unstarted = unstarted.try_recv().unwrap();
+        assert_eq!(unstarted.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
+        assert_eq!(unstarted[0].1.prompt, [1; 5]);
+        assert_eq!(unstarted[0].1.options.priority, 2);
+        for stream in waiting {
+            assert!(matches!(stream.wait(), Err(EngineError::Draining)));
+        }
+        let late = submit(0);
+        while worker.has_work() || !worker.commands.is_empty() {
+            worker.turn();
+        }
+        assert!(matches!(late.wait(), Err(EngineError::Draining)));
+        for stream in running {
+            assert_eq!(stream.wait().unwrap().tokens.len(), 3);
+        }
+        let stats = worker.engine.stats();
+        assert_eq!(
+            (stats.accepted, stats.finished, stats.handed_back),
+            (6, 4, 2)
+        );
     }
 }
