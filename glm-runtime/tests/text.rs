@@ -2,7 +2,7 @@
 
 use glm_runtime::{
     ChatOptions, Engine, EngineError, EngineHandle, ErrorKind, Event, FinishReason,
-    GenerateOptions, Message, Prompt,
+    GenerateOptions, Message, Prompt, Request, RequestStream,
 };
 
 mod common;
@@ -171,6 +171,23 @@ fn logprobs_come_with_every_token_that_asks_for_them() {
             );
         }
     }
+}
+
+#[test]
+fn several_answers_to_one_prompt_differ_by_their_seeds() {
+    let engine = engine("tiny-glm");
+    let mut options = options(8);
+    options.sampling.temperature = 2.0;
+    options.sampling.seed = Some(5);
+    let request = Request::new(vec![3; 40]).with_options(options);
+    let ids = |stream: RequestStream| stream.wait().unwrap().token_ids();
+    let answers = engine.submit_n(request.clone(), 3).unwrap();
+    let answers: Vec<_> = answers.into_iter().map(ids).collect();
+    assert_eq!(answers[0], ids(engine.submit(request.clone()).unwrap()));
+    let mut next = request;
+    next.options.sampling.seed = Some(7);
+    assert_eq!(answers[2], ids(engine.submit(next).unwrap()));
+    assert_ne!(answers[0], answers[1]);
 }
 
 #[test]

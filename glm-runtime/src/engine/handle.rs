@@ -181,6 +181,21 @@ impl EngineHandle {
         ))
     }
 
+    /// Asks for `n` answers to one prompt, which is computed once. With a seed, the answers take it and those that follow it,
+    /// so the first is what [`Self::submit`] would give; greedy answers are all alike.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; then none of them is made.
+    pub fn submit_n(&self, request: Request, n: usize) -> Result<Vec<RequestStream>, EngineError> {
+        let seed = request.options.sampling.seed;
+        let nth = |i: usize| {
+            let mut request = request.clone();
+            request.options.sampling.seed = seed.map(|seed| seed.wrapping_add(i as u64));
+            self.submit(request)
+        };
+        (0..n).map(nth).collect()
+    }
+
     /// Ends a request early; its stream ends with [`FinishReason::Cancelled`](crate::FinishReason::Cancelled). An id that
     /// has ended already is ignored.
     pub fn cancel(&self, id: RequestId) {

@@ -126,42 +126,50 @@ impl BlockAllocator {
         })
     }
 
-    /// Makes block `at` of a sequence known: it is full, with keys and values of `tokens`, and nobody will write to it.
-    ///
-    /// If the same is known already, from a sequence that computed it at the same time, the table gets that block, and the
-    /// copy is released.
-    ///
-    /// # Panics
-    /// Unless there are exactly [`BLOCK_SIZE`] tokens.
-    pub fn share(
-        &mut self,
-        block_table: &mut [BlockId],
+    /// What block `at` of a sequence holds once `tokens`, exactly [`BLOCK_SIZE`], are computed; `None` if what comes before it
+    /// is not known.
+    pub fn prefix(
+        &self,
+        block_table: &[BlockId],
         at: usize,
         tokens: &[u32],
         salt: &CacheSalt,
-    ) {
-        let before = match at.checked_sub(1).map(|before| block_table[before].0) {
+    ) -> Option<Prefix> {
+        let before = match at.checked_sub(1) {
             None => Before::Start(salt.clone()),
-            Some(before) => match &self.blocks[before as usize].known {
-                Some((_, id)) => Before::Block(*id),
-                None => return,
-            },
+            Some(before) => {
+                let block = &self.blocks[block_table[before].0 as usize];
+                Before::Block(block.known.as_ref()?.1)
+            }
         };
-        let tokens = tokens.try_into().expect("a full block");
-        let prefix = Prefix { before, tokens };
-        let own = block_table[at];
-        match self.index.get(&prefix) {
-            Some((known, _)) if known == own => {}
-            Some((known, _)) => {
-                self.hold(known);
-                self.release([own]);
-                block_table[at] = known;
-            }
-            None => {
-                let id = self.index.insert(prefix.clone(), own);
-                self.blocks[own.0 as usize].known = Some((prefix, id));
-            }
+        let tokens = tokens.try_into().ok()?;
+        Some(Prefix { before, tokens })
+    }
+
+    /// Makes block `at` of a sequence known: it is full and holds `prefix`, and nobody will write to it.
+    ///
+    /// If the same is known already, from a sequence that computed it at the same time, the table gets that block, and the
+    /// copy is released.
+    pub fn share(&mut self, block_table: &mut [BlockId], at: usize, prefix: Prefix) {
+        if !self.adopt(block_table, at, &prefix) {
+            let own = block_table[at];
+            let id = self.index.insert(prefix.clone(), own);
+            self.blocks[own.0 as usize].known = Some((prefix, id));
         }
+    }
+
+    /// Puts the known block that holds `prefix` into a sequence's table, in place of its own, which is released; false if
+    /// there is none.
+    pub fn adopt(&mut self, block_table: &mut [BlockId], at: usize, prefix: &Prefix) -> bool {
+        let Some((known, _)) = self.index.get(prefix) else {
+            return false;
+        };
+        if known != block_table[at] {
+            self.hold(known);
+            self.release([block_table[at]]);
+            block_table[at] = known;
+        }
+        true
     }
 
     /// Gives the blocks of a sequence back, the last one first.

@@ -8,4 +8,4 @@ mod prefix;
 pub use blocks::{Allocated, BLOCK_SIZE, BlockAllocator, BlockId, blocks_for};
 pub use pool::KvPool;
 pub(crate) use pool::auto_kv_dtype;
-pub use prefix::CacheSalt;
+pub use prefix::{CacheSalt, Prefix};

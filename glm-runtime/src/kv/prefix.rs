@@ -35,7 +35,7 @@ pub(super) enum Before {
 
 /// What a full block holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Prefix {
+pub struct Prefix {
     pub(super) before: Before,
     pub(super) tokens: [u32; BLOCK_SIZE],
 }

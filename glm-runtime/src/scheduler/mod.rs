@@ -6,6 +6,9 @@
 //! decoding sequences that rest is small, so that a long prompt does not stall them; and a prompt that takes more than one
 //! step leaves half of it to those behind, so that a short one need not wait for the end of a long one.
 //!
+//! Sequences that begin alike and come together wait for the first of them, which computes for all: each step, the others
+//! take over the blocks that are there by now.
+//!
 //! Everything is done in the order of [`Rank`]: priority, and arrival within. A prompt is admitted when the blocks for all
 //! of it are free. When a decoding sequence needs a block and none is free, the last in line of those that run is preempted,
 //! and so are those of lower priority when the first in the queue could then start. A preempted sequence releases its blocks
@@ -16,7 +19,7 @@ mod plan;
 mod queue;
 mod sequence;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 pub use plan::{Chunk, ChunkTokens, StepPlan};
@@ -24,7 +27,7 @@ use queue::{Queue, Rank};
 use sequence::Sequence;
 pub use sequence::{EndConditions, NewSequence, SeqId};
 
-use crate::kv::{Allocated, BlockAllocator, blocks_for};
+use crate::kv::{Allocated, BlockAllocator, Prefix, blocks_for};
 use crate::request::FinishReason;
 
 /// Limits of a step, of a sequence and of the queue.
@@ -188,26 +191,38 @@ impl Scheduler {
                 plan.chunks.push(chunk(at, seq, 1, false));
             }
         }
+        self.plan_prefill(&mut plan, blocks);
+        debug_assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
+        (!plan.chunks.is_empty()).then_some(plan)
+    }
+
+    /// Fills the budget beside decoding sequences with prompts, those that are under way first.
+    fn plan_prefill(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
         let mut budget = self.config.max_num_batched_tokens - plan.chunks.len();
         if !plan.chunks.is_empty() {
             budget = budget.min(self.config.max_num_prefill_tokens);
         }
-        let mut prefilling = self.running.len() - plan.chunks.len();
-        for (at, seq) in self.running.iter().enumerate() {
-            if !seq.is_decoding() {
-                prefilling -= 1;
-                let last = prefilling == 0 && !self.can_admit();
-                take_prefill(at, seq, last, &mut budget, &mut plan);
+        let mut behind = self.running.len() - plan.chunks.len();
+        let mut in_work = HashSet::new();
+        for at in 0..self.running.len() {
+            if self.running[at].is_decoding() {
+                continue;
+            }
+            behind -= 1;
+            self.counters.prefix_hits += self.running[at].catch_up(blocks) as u64;
+            if !must_wait(&self.running[at], blocks, &mut in_work) {
+                let last = behind == 0 && !self.can_admit();
+                take_prefill(at, &self.running[at], last, &mut budget, plan);
             }
         }
         while budget > 0 && self.can_admit() && self.admit(blocks) {
             let at = self.running.len() - 1;
-            let last = !self.can_admit();
-            take_prefill(at, &self.running[at], last, &mut budget, &mut plan);
+            if !must_wait(&self.running[at], blocks, &mut in_work) {
+                let last = !self.can_admit();
+                take_prefill(at, &self.running[at], last, &mut budget, plan);
+            }
         }
-        self.spend_rest(budget, &mut plan);
-        debug_assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
-        (!plan.chunks.is_empty()).then_some(plan)
+        self.spend_rest(budget, plan);
     }
 
     /// Gives every decoding sequence the block its next token needs, in order of rank, preempting the last in line as long
@@ -428,6 +443,12 @@ fn chunk(at: usize, seq: &Sequence, len: usize, prefill: bool) -> Chunk {
         samples: len == seq.num_pending(),
         prefill,
     }
+}
+
+/// Whether a sequence before this one computes the same block in this step, so that it can be had afterwards.
+fn must_wait(seq: &Sequence, blocks: &BlockAllocator, in_work: &mut HashSet<Prefix>) -> bool {
+    let next = seq.next_prefix(blocks);
+    next.is_some_and(|next| !in_work.insert(next)) && seq.can_adopt()
 }
 
 /// Plans as many tokens of a prompt as the budget allows, half of it if others are behind and this is not its last chunk.

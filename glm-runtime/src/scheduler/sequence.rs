@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::queue::Rank;
-use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt};
+use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt, Prefix};
 use crate::request::FinishReason;
 
 /// Names a sequence in the scheduler.
@@ -78,11 +78,41 @@ impl Sequence {
     pub(super) fn computed(&mut self, end: usize, blocks: &mut BlockAllocator) {
         let full = self.num_computed / BLOCK_SIZE..end / BLOCK_SIZE;
         self.num_computed = end;
-        let Some(salt) = &self.cache else { return };
         for at in full {
-            let tokens = &self.tokens[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];
-            blocks.share(&mut self.block_table, at, tokens, salt);
+            if let Some(prefix) = self.prefix(at, blocks) {
+                blocks.share(&mut self.block_table, at, prefix);
+            }
         }
+    }
+
+    /// What the block to be computed next will hold, if it will be full, and others may have it.
+    pub(super) fn next_prefix(&self, blocks: &BlockAllocator) -> Option<Prefix> {
+        self.prefix(self.num_computed / BLOCK_SIZE, blocks)
+    }
+
+    fn prefix(&self, at: usize, blocks: &BlockAllocator) -> Option<Prefix> {
+        let tokens = self.tokens.get(at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE)?;
+        blocks.prefix(&self.block_table, at, tokens, self.cache.as_ref()?)
+    }
+
+    /// Whether the next block can be had from somebody else: not the one with the last token, whose logits are wanted.
+    pub(super) fn can_adopt(&self) -> bool {
+        (self.num_computed / BLOCK_SIZE + 1) * BLOCK_SIZE < self.tokens.len()
+    }
+
+    /// Takes over the next blocks as far as others have computed them by now. Returns how many tokens that spares.
+    pub(super) fn catch_up(&mut self, blocks: &mut BlockAllocator) -> usize {
+        let before = self.num_computed;
+        while self.can_adopt()
+            && let Some(prefix) = self.next_prefix(blocks)
+        {
+            let at = self.num_computed / BLOCK_SIZE;
+            if !blocks.adopt(&mut self.block_table, at, &prefix) {
+                break;
+            }
+            self.num_computed = (at + 1) * BLOCK_SIZE;
+        }
+        self.num_computed - before
     }
 
     pub(super) fn num_generated(&self) -> usize {

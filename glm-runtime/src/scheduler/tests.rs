@@ -111,6 +111,8 @@ struct Simulation {
     ended: HashMap<SeqId, usize>,
     /// Got a token in the latest step and go on.
     decoding: HashSet<SeqId>,
+    /// Tokens computed before a sequence decodes.
+    prefilled: usize,
 }
 
 impl Simulation {
@@ -126,6 +128,7 @@ impl Simulation {
             generated: HashMap::new(),
             ended: HashMap::new(),
             decoding: HashSet::new(),
+            prefilled: 0,
         }
     }
 
@@ -192,6 +195,7 @@ impl Simulation {
         assert_eq!(planned.len(), plan.chunks.len(), "twice in a step");
         let prefill = plan.chunks.iter().filter(|chunk| chunk.prefill);
         let prefill: usize = prefill.map(|chunk| chunk.len).sum();
+        self.prefilled += prefill;
         if prefill < plan.num_tokens() {
             assert!(prefill <= config.max_num_prefill_tokens, "answers stall");
         }
@@ -435,6 +439,35 @@ fn the_next_turn_of_a_chat_computes_only_what_is_new() {
     let counters = simulation.scheduler.counters();
     assert_eq!(counters.prefix_queries, (first.len() + second.len()) as u64);
     assert_eq!(counters.prefix_hits, known as u64);
+}
+
+#[test]
+fn prompts_that_begin_alike_and_come_together_are_computed_once() {
+    let config = SchedulerConfig {
+        max_num_prefill_tokens: 20,
+        ..config(8, 50, 256)
+    };
+    let mut simulation = Simulation::new(config, 128);
+    let same = [7; 100];
+    for id in 0..4 {
+        simulation.add(new(id, same.to_vec(), 5)).unwrap();
+    }
+    let other = [&same[..70], &[8; 30]].concat();
+    simulation.add(new(4, other, 5)).unwrap();
+    // The first one computes 50 tokens, three blocks and the beginning of a fourth, and is gone.
+    simulation.step();
+    for id in 0..3 {
+        simulation.remove(SeqId(id));
+    }
+    simulation.add(new(5, same.to_vec(), 5)).unwrap();
+    simulation.run();
+    simulation.check_answers();
+    // The next one goes on from the third block; then come what differs in the other, and the end of the last.
+    assert_eq!(
+        simulation.prefilled,
+        50 + (100 - 48) + (100 - 64) + (100 - 96)
+    );
+    assert_eq!(simulation.ended.len(), 6);
 }
 
 #[test]

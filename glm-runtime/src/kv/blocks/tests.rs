@@ -183,8 +183,13 @@ impl Model {
         if holder.shares {
             for at in computed / BLOCK_SIZE..len / BLOCK_SIZE {
                 let tokens = &holder.tokens[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE];
-                self.blocks
-                    .share(&mut holder.table, at, tokens, &salt(holder.salt));
+                share(
+                    &mut self.blocks,
+                    &mut holder.table,
+                    at,
+                    tokens,
+                    &salt(holder.salt),
+                );
             }
         }
     }
@@ -235,11 +240,22 @@ proptest! {
     }
 }
 
+fn share(
+    blocks: &mut BlockAllocator,
+    table: &mut [BlockId],
+    at: usize,
+    tokens: &[u32],
+    salt: &CacheSalt,
+) {
+    let prefix = blocks.prefix(table, at, tokens, salt).unwrap();
+    blocks.share(table, at, prefix);
+}
+
 /// Runs a prompt to its end and returns how many of its tokens were known.
 fn run(blocks: &mut BlockAllocator, tokens: &[u32], salt: &CacheSalt) -> usize {
     let mut allocated = blocks.allocate_for(tokens, salt).unwrap();
     for (at, tokens) in tokens.chunks_exact(BLOCK_SIZE).enumerate() {
-        blocks.share(&mut allocated.block_table, at, tokens, salt);
+        share(blocks, &mut allocated.block_table, at, tokens, salt);
     }
     blocks.release(allocated.block_table);
     allocated.num_cached_tokens
@@ -284,7 +300,7 @@ fn two_who_compute_the_same_at_once_end_up_with_one_copy() {
     assert_eq!(blocks.num_free(), 2);
     for table in &mut tables {
         for at in 0..2 {
-            blocks.share(table, at, &prompt[..BLOCK_SIZE], &salt);
+            share(&mut blocks, table, at, &prompt[..BLOCK_SIZE], &salt);
         }
     }
     assert_eq!(tables[0][..2], tables[1][..2]);
