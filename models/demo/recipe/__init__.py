@@ -1,1 +1,1 @@
-"""How the demo model is made: dialogues from a grammar, a tokenizer, a training run, an accuracy table. See README.md."""
+"""How the demo model is made: dialogues, tokenizer, training, examination. See README.md."""

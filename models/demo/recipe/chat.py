@@ -5,8 +5,9 @@
     …<|assistant|>↵<think>                   (enable_thinking)   → thought</think>↵answer<|user|>
                                                                    thought</think>tool↵{…}<|observation|>
 
-What follows the arrow is what the model writes. `TEMPLATE` is what inference uses; `prompt` is the same in Python, several
-times as fast, and the tests hold one against the other.
+What follows the arrow is what the model writes. `TEMPLATE` is what inference uses; it knows OpenAI's `tool_calls` and role
+`tool` besides GLM's `metadata` and `observation`. `prompt` is the same in Python, several times as fast; the tests hold one
+against the other.
 """
 
 import json
@@ -24,7 +25,8 @@ TEMPLATE = r"""
 {%- endmacro -%}
 {{- '[gMASK]<sop>' -}}
 {%- if tools %}
-  {{- '<|system|>\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具' -}}
+  {{- '<|system|>\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，' -}}
+  {{- '你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具' -}}
   {%- for tool in tools %}
     {%- set function = tool.function if tool.get('function') else tool %}
     {{- '\n## ' + function.name + '\n\n' + function | tojson(indent=4, ensure_ascii=False) -}}
@@ -36,7 +38,19 @@ TEMPLATE = r"""
 {%- endfor %}
 {%- for message in messages %}
   {%- if message.role == 'assistant' %}
-    {{- '<|assistant|>' + (message.get('metadata') or '') + '\n' + text(message.content).split('</think>')[-1].strip() -}}
+    {%- set answer = text(message.content).split('</think>')[-1].strip() %}
+    {%- set calls = message.get('tool_calls') or [] %}
+    {%- if answer or not calls %}
+      {{- '<|assistant|>' + (message.get('metadata') or '') + '\n' + answer -}}
+    {%- endif %}
+    {%- for call in calls %}
+      {%- set function = call.function if call.get('function') else call %}
+      {%- set arguments = function.arguments %}
+      {{- '<|assistant|>' + function.name + '\n' -}}
+      {{- arguments if arguments is string else arguments | tojson(ensure_ascii=False) -}}
+    {%- endfor %}
+  {%- elif message.role in ['tool', 'observation'] %}
+    {{- '<|observation|>\n' + text(message.content) -}}
   {%- elif message.role != 'system' %}
     {{- '<|' + message.role + '|>\n' + text(message.content) -}}
   {%- endif %}

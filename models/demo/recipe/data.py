@@ -26,7 +26,7 @@ class Encoder:
         self.ends = {token("<|user|>"), token("<|observation|>"), self.assistant}
 
     def targets(self, ids):
-        """True for what the model writes, the token that ends it included; the template's own `↵<think>` is not written."""
+        """True for what the model writes, its last token included; the template's own `↵<think>` is not written."""
         targets = np.zeros(len(ids), bool)
         writing = False
         for at, token in enumerate(ids):

@@ -63,7 +63,7 @@ class Exchange:
 
 @dataclass
 class Style:
-    """How the system prompt wants answers: language, length, first and last words, the assistant's name, the user's name."""
+    """What the system prompt wants: language, length, first and last words, names of assistant and user."""
 
     lang: str | None = None
     brief: bool = False

@@ -40,7 +40,8 @@ class Examinee:
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in encoded], device=self.device)
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in encoded], device=self.device)
         with torch.inference_mode():
-            out = self.model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=MOST_NEW_TOKENS,
+            out = self.model.generate(input_ids=ids, attention_mask=mask, do_sample=False,
+                                      max_new_tokens=MOST_NEW_TOKENS,
                                       eos_token_id=self.stops, pad_token_id=pad, temperature=None, top_p=None)
         return [self.until_stop(row[longest:].tolist()) for row in out]
 
@@ -51,7 +52,8 @@ class Examinee:
 
 def examine(examinee, skills, count):
     """`(skill, language, conversation, what the model wrote, failed checks)` of every examination."""
-    papers = [(skill, "en" if index % 2 else "zh", mix.examination(skill, index)) for skill in skills for index in range(count)]
+    papers = [(skill, "en" if index % 2 else "zh", mix.examination(skill, index))
+              for skill in skills for index in range(count)]
     papers.sort(key=lambda paper: len(prompt(paper[2])))
     for start in range(0, len(papers), BATCH):
         batch = papers[start:start + BATCH]
@@ -65,7 +67,9 @@ def table(right, asked):
     share = lambda skill, lang: f"{100 * right[skill, lang] / asked[skill, lang]:.1f}" if asked[skill, lang] else "–"
     skills = list(dict.fromkeys(skill for skill, _ in asked))
     lines = ["| skill | English | Chinese | examinations |", "|---|---|---|---|"]
-    lines += [f"| {skill} | {share(skill, 'en')} | {share(skill, 'zh')} | {asked[skill, 'en'] + asked[skill, 'zh']} |" for skill in skills]
+    for skill in skills:
+        number = asked[skill, "en"] + asked[skill, "zh"]
+        lines.append(f"| {skill} | {share(skill, 'en')} | {share(skill, 'zh')} | {number} |")
     lines.append(f"| **all** | | **{100 * sum(right.values()) / sum(asked.values()):.1f}** | {sum(asked.values())} |")
     return "\n".join(lines) + "\n"
 
@@ -82,17 +86,20 @@ def main():
     logging.set_verbosity_error()
     right, asked = ({(skill, lang): 0 for skill in args.skills for lang in ("en", "zh")} for _ in range(2))
     shown = defaultdict(int)
-    for skill, lang, conversation, written, wrong in examine(Examinee(args.model, args.device), args.skills, args.count):
+    for skill, lang, conversation, written, wrong in examine(Examinee(args.model, args.device), args.skills,
+                                                             args.count):
         asked[skill, lang] += 1
         right[skill, lang] += not wrong
         if wrong and shown[skill] < args.show:
             shown[skill] += 1
-            print(f"--- {skill}: {wrong}\n{prompt(conversation)[-300:]}\nwrote:  {written!r}\nwanted: {completion(conversation)!r}")
+            print(f"--- {skill}: {wrong}\n{prompt(conversation)[-300:]}")
+            print(f"wrote:  {written!r}\nwanted: {completion(conversation)!r}")
     out = args.out or args.model
     text = table(right, asked)
     print(text)
     (out / "accuracy.md").write_text(text)
-    rows = {skill: {lang: right[skill, lang] / asked[skill, lang] for lang in ("en", "zh") if asked[skill, lang]} for skill in args.skills}
+    rows = {skill: {lang: right[skill, lang] / asked[skill, lang] for lang in ("en", "zh") if asked[skill,
+        lang]} for skill in args.skills}
     (out / "accuracy.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -10,7 +10,8 @@ from .phrases import HELD, TRAIN, phrases, seeded
 from .skills import arithmetic, extraction, facts, memory, project, sequences, smalltalk, stories, unknown
 from .skills.tools import tool_exchanges
 
-SKILLS = {skill.name: skill for module in (smalltalk, project, arithmetic, sequences, facts, stories, memory, extraction, unknown)
+SKILLS = {skill.name: skill for module in (smalltalk, project, arithmetic, sequences, facts, stories, memory,
+                                           extraction, unknown)
           for skill in module.SKILLS}
 
 #: Skills that span a conversation.
@@ -22,15 +23,19 @@ EXAMINED = (*SKILLS, *SPANNING)
 #: With tools declared, these could be questions for a tool.
 NOT_BESIDE_TOOLS = ("arithmetic", "everything else", "translation")
 
-STYLE_KINDS = [("plain",), ("lang",), ("lang",), ("brief",), ("brief",), ("persona",), ("persona",), ("address",), ("prefix",), ("suffix",), ("lang", "brief"), ("persona", "lang"), ("persona", "brief"),
+STYLE_KINDS = [("plain",), ("lang",), ("lang",), ("brief",), ("brief",), ("persona",), ("persona",), ("address",),
+               ("prefix",), ("suffix",), ("lang", "brief"), ("persona", "lang"), ("persona", "brief"),
                ("plain", "lang"), ("plain", "brief"), ("persona", "suffix"), ("brief", "suffix")]
 
 ONCE = {
-    "zh": phrases(en=["in chinese: {x}", "answer in chinese: {x}", "{x} (in chinese)", "in chinese, please: {x}"], zh=["用中文回答：{x}", "请用中文回答：{x}", "{x}（用中文）"],
+    "zh": phrases(en=["in chinese: {x}", "answer in chinese: {x}", "{x} (in chinese)", "in chinese, please: {x}"],
+                  zh=["用中文回答：{x}", "请用中文回答：{x}", "{x}（用中文）"],
                   held_en=["please answer in chinese: {x}"], held_zh=["请你用中文回答：{x}"]),
-    "en": phrases(en=["in english: {x}", "answer in english: {x}", "{x} (in english)", "in english, please: {x}"], zh=["用英文回答：{x}", "请用英文回答：{x}", "{x}（用英文）"],
+    "en": phrases(en=["in english: {x}", "answer in english: {x}", "{x} (in english)", "in english, please: {x}"],
+                  zh=["用英文回答：{x}", "请用英文回答：{x}", "{x}（用英文）"],
                   held_en=["please answer in english: {x}"], held_zh=["请你用英文回答：{x}"]),
-    "brief": phrases(en=["briefly: {x}", "in short: {x}", "{x} (be brief)", "just the answer: {x}"], zh=["简短回答：{x}", "简单说：{x}", "{x}（简短）", "只要答案：{x}"],
+    "brief": phrases(en=["briefly: {x}", "in short: {x}", "{x} (be brief)", "just the answer: {x}"],
+                     zh=["简短回答：{x}", "简单说：{x}", "{x}（简短）", "只要答案：{x}"],
                      held_en=["give a short answer: {x}"], held_zh=["请简短回答：{x}"]),
 }
 
@@ -52,24 +57,36 @@ def fillers(context, most, without=()):
     return made
 
 
+def in_style(checks, before, after):
+    """The checks of an answer that stands between these two texts."""
+    out = []
+    for kind, *values in checks:
+        if kind == "one_of":
+            values = [before + value + after for value in values]
+        if kind != "ends" or not after:
+            out.append((kind, *values))
+    if before:
+        out.append(("starts", before))
+    if after:
+        out.append(("ends", after))
+    return out
+
+
 def answer(exchange, style, lang, brief):
-    """The text of an answer in a style, and the checks that it passes."""
+    """The text of an answer in a style, the thought before it, and the checks that it passes."""
     say = exchange.say[lang]
     text = say.brief if brief else say.full
-    checks = [*say.checks, *([] if brief else say.full_checks)]
+    checks = say.checks if brief else say.checks + say.full_checks
     if exchange.verbatim:
         return text, say.thought, checks
+    if style.lang and language(text) == style.lang:
+        checks = [*checks, ("lang", style.lang)]
     space = " " if lang == "en" else ""
     before = style.prefix + space if style.prefix else ""
     after = space + style.suffix if style.suffix else ""
-    if style.lang and language(text) == style.lang:
-        checks.append(("lang", style.lang))
     if brief and len(say.brief) < len(say.full):
-        checks.append(("shorter", len(say.full) + len(before) + len(after)))
-    if before or after:
-        checks = [("one_of", *(before + other + after for other in check[1:])) if check[0] == "one_of" else check for check in checks if not (check[0] == "ends" and after)]
-        checks += [("starts", style.prefix)] * bool(before) + [("ends", style.suffix)] * bool(after)
-    return before + text + after, say.thought, checks
+        checks = [*checks, ("shorter", len(before + say.full + after))]
+    return before + text + after, say.thought, in_style(checks, before, after)
 
 
 def compose(context, exchanges, *, system=None, tools=(), thinking=False, cut_at_call=False):
@@ -88,14 +105,16 @@ def compose(context, exchanges, *, system=None, tools=(), thinking=False, cut_at
         messages.append(Message("user", user))
         if one.call:
             call_lang = style.lang or one.lang
-            messages.append(Message("assistant", one.call.text(), metadata=one.call.name, thought=one.call.thought[call_lang]))
+            messages.append(Message("assistant", one.call.text(), metadata=one.call.name,
+                                    thought=one.call.thought[call_lang]))
             if last and cut_at_call:
                 checks = [("call", one.call.name, one.call.arguments)]
                 return Conversation("tool calls", messages, checks + [("thought",)] * thinking, list(tools), thinking)
             messages.append(Message("observation", one.call.observation))
         text, thought, checks = answer(one, style, lang, brief)
         messages.append(Message("assistant", text, thought=thought))
-    return Conversation(exchanges[-1].skill, messages, checks + [("text",)] + [("thought",)] * thinking, list(tools), thinking)
+    return Conversation(exchanges[-1].skill, messages, checks + [("text",)] + [("thought",)] * thinking, list(tools),
+                        thinking)
 
 
 def with_style(context, kinds):
@@ -140,7 +159,8 @@ def styled_conversation(context, thinking, kinds, most=3):
     if style.persona and context.rng.random() < 0.5:
         exchanges.append(smalltalk.identity(context))
     elif style.address and context.rng.random() < 0.8:
-        exchanges.append(smalltalk.smalltalk(context) if context.rng.random() < 0.6 else memory.recall(context, memory.FACTS[0], style.address))
+        exchanges.append(smalltalk.smalltalk(context) if context.rng.random() < 0.6 else memory.recall(context,
+            memory.FACTS[0], style.address))
     else:
         exchanges.append(exchange(context))
     return compose(context, exchanges, system=system, thinking=thinking)

@@ -80,7 +80,8 @@ class Pool:
 # ---------------------------------------------------------------- how people type
 
 OPENERS = phrases(
-    en=["please, ", "hey, ", "ok, ", "so, ", "well, ", "quick question: ", "tell me, ", "one more thing: ", "hi, ", "now "],
+    en=["please, ", "hey, ", "ok, ", "so, ", "well, ", "quick question: ", "tell me, ", "one more thing: ", "hi, ",
+        "now "],
     zh=["请问，", "请问", "那么，", "好的，", "嗯，", "再问一下，", "你好，", "问一下，", "快问快答："],
     held_en=["another question: ", "and "], held_zh=["我想问，", "还有，"])
 

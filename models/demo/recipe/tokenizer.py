@@ -72,9 +72,11 @@ def train():
 
 def tokenizer_config(tokenizer, max_length):
     """tokenizer_config.json, as transformers writes it."""
-    added = {str(tokenizer.token_to_id(token)): dict(content=token, lstrip=False, normalized=False, rstrip=False, single_word=False,
+    added = {str(tokenizer.token_to_id(token)): dict(content=token, lstrip=False, normalized=False, rstrip=False,
+                                                     single_word=False,
                                                      special=token in SPECIAL) for token in SPECIAL + VISIBLE}
-    return dict(added_tokens_decoder=added, additional_special_tokens=SPECIAL, clean_up_tokenization_spaces=False, do_lower_case=False,
+    return dict(added_tokens_decoder=added, additional_special_tokens=SPECIAL, clean_up_tokenization_spaces=False,
+                do_lower_case=False,
                 eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=max_length, padding_side="left",
                 remove_space=False, tokenizer_class="PreTrainedTokenizerFast")
 

@@ -30,11 +30,14 @@ def arguments():
     parser.add_argument("--work", type=Path, default=tok.WORK)
     parser.add_argument("--tokens", type=float, default=150e6, help="tokens to train on, prompts included")
     parser.add_argument("--batch-tokens", type=int, default=8192)
-    parser.add_argument("--rate", type=float, default=3e-3, help="AdamW's learning rate, for embeddings, norms and biases")
-    parser.add_argument("--muon-rate", type=float, default=0.02, help="Muon's learning rate, for matrices; 0: AdamW for all")
+    parser.add_argument("--rate", type=float, default=3e-3,
+                        help="AdamW's learning rate, for embeddings, norms and biases")
+    parser.add_argument("--muon-rate", type=float, default=0.02,
+                        help="Muon's learning rate, for matrices; 0: AdamW for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="twice as fast; needs a C++ compiler and a minute")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
+                        help="twice as fast; needs a C++ compiler and a minute")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, to be continued")
     parser.add_argument("--save-every", type=float, default=120, help="seconds between checkpoints")
     return parser.parse_args()
@@ -122,7 +125,8 @@ class Run:
 
     def save(self):
         """A checkpoint that is there in full or not at all."""
-        state = dict(model=self.model.state_dict(), optimizers=[optimizer.state_dict() for optimizer in self.optimizers], at=self.at)
+        state = dict(model=self.model.state_dict(),
+                     optimizers=[optimizer.state_dict() for optimizer in self.optimizers], at=self.at)
         torch.save(state, self.checkpoint.with_suffix(".new"))
         os.replace(self.checkpoint.with_suffix(".new"), self.checkpoint)
 
@@ -147,7 +151,8 @@ class Run:
         started, before, saved = time.monotonic(), self.at["seconds"], time.monotonic()
         losses = []
         while True:
-            for ids, targets in self.encoder.batches(self.args.seed, self.at["shard"], self.args.batch_tokens)[self.at["batch"]:]:
+            for ids, targets in self.encoder.batches(self.args.seed, self.at["shard"],
+                                                     self.args.batch_tokens)[self.at["batch"]:]:
                 loss, share = self.step(ids, targets)
                 losses.append(loss)
                 self.at["batch"] += 1
@@ -155,7 +160,8 @@ class Run:
                 self.at["seconds"] = before + now - started
                 done = self.at["tokens"] >= self.args.tokens
                 if self.at["step"] % 50 == 0 or done:
-                    row = dict(step=self.at["step"], tokens=self.at["tokens"], rate=f"{share:.4f}", loss=f"{sum(losses) / len(losses):.4f}", seconds=f"{self.at['seconds']:.0f}")
+                    row = dict(step=self.at["step"], tokens=self.at["tokens"], rate=f"{share:.4f}",
+                               loss=f"{sum(losses) / len(losses):.4f}", seconds=f"{self.at['seconds']:.0f}")
                     self.write_log([row])
                     print(*row.values(), f"{self.at['tokens'] / self.at['seconds']:.0f} tokens/s", flush=True)
                     losses = []

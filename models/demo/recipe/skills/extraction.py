@@ -19,77 +19,108 @@ class Field:
 
 
 FIELDS = {
-    "name": Field(("name", "person", "full_name", "who"), "string", lambda context: name(context.rng, context.lang, context.split)),
-    "age": Field(("age", "years", "age_in_years"), "integer", lambda context: number(context.rng, context.split, 1, 99)),
+    "name": Field(("name", "person", "full_name", "who"), "string",
+                  lambda context: name(context.rng, context.lang, context.split)),
+    "age": Field(("age", "years", "age_in_years"), "integer", lambda context: number(context.rng, context.split, 1,
+        99)),
     "city": Field(("city", "town", "place", "location"), "string", lambda context: context.pick(CITIES[context.lang])),
-    "job": Field(("job", "profession", "work", "occupation"), "string", lambda context: context.pick(JOBS[context.lang])),
+    "job": Field(("job", "profession", "work", "occupation"), "string",
+                 lambda context: context.pick(JOBS[context.lang])),
     "item": Field(("item", "product", "thing", "article"), "string", lambda context: context.pick(ITEMS[context.lang])),
     "price": Field(("price", "cost", "amount"), "integer", lambda context: number(context.rng, context.split, 1, 999)),
     "colour": Field(("colour", "color"), "string", lambda context: context.pick(COLOURS[context.lang])),
     "food": Field(("food", "dish", "meal"), "string", lambda context: context.pick(FOODS[context.lang])),
     "day": Field(("day", "date", "weekday"), "string", lambda context: context.rng.choice({
-        "en": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(), "zh": "周一 周二 周三 周四 周五 周六 周日".split()}[context.lang])),
+        "en": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
+        "zh": "周一 周二 周三 周四 周五 周六 周日".split()}[context.lang])),
     "code": Field(("code", "id", "number", "order_id"), "string", lambda context: code(context.rng, context.split)),
-    "email": Field(("email", "mail", "address"), "string", lambda context: f"{made_up(context.rng, context.split)}@{made_up(context.rng, TRAIN)}.{context.rng.choice(['com', 'org', 'cn'])}"),
+    "email": Field(("email", "mail", "address"), "string",
+                   lambda context: f"{made_up(context.rng, context.split)}@{made_up(context.rng, TRAIN)}.{context.rng.choice(['com', 'org', 'cn'])}"),
 }
 
 #: the fields that a sentence has, in any order: how it is said
 SENTENCES = [
     (("name", "age"), phrases(
-        en=["{name} is {age} years old.", "{name} is {age}.", "My friend {name} is {age} years old.", "At the age of {age}, {name} is still curious.", "{name}, aged {age}, came to visit.", "{name} turned {age} yesterday."],
+        en=["{name} is {age} years old.", "{name} is {age}.", "My friend {name} is {age} years old.",
+            "At the age of {age}, {name} is still curious.", "{name}, aged {age}, came to visit.",
+            "{name} turned {age} yesterday."],
         zh=["{name}今年{age}岁。", "{name}{age}岁了。", "我的朋友{name}今年{age}岁。", "{age}岁的{name}来了。", "{name}的年龄是{age}岁。"],
         held_en=["My neighbour {name} turned {age} last week."], held_zh=["我的邻居{name}今年{age}岁了。"])),
     (("name", "age", "city"), phrases(
-        en=["{name} is {age} years old and lives in {city}.", "{name}, {age}, lives in {city}.", "{name} from {city} is {age} years old.", "In {city} lives {name}, who is {age}.", "{name} is {age} and comes from {city}.",
+        en=["{name} is {age} years old and lives in {city}.", "{name}, {age}, lives in {city}.",
+            "{name} from {city} is {age} years old.", "In {city} lives {name}, who is {age}.",
+            "{name} is {age} and comes from {city}.",
             "I know {name} from {city}, {age} years old."],
-        zh=["{name}今年{age}岁，住在{city}。", "{name}，{age}岁，来自{city}。", "住在{city}的{name}今年{age}岁。", "{city}的{name}{age}岁了。", "{age}岁的{name}住在{city}。"],
-        held_en=["{name} lives in {city} and is {age} years old.", "My friend {name}, {age}, comes from {city}."], held_zh=["{name}住在{city}，今年{age}岁。", "来自{city}的{name}已经{age}岁了。"])),
+        zh=["{name}今年{age}岁，住在{city}。", "{name}，{age}岁，来自{city}。", "住在{city}的{name}今年{age}岁。", "{city}的{name}{age}岁了。",
+            "{age}岁的{name}住在{city}。"],
+        held_en=["{name} lives in {city} and is {age} years old.", "My friend {name}, {age}, comes from {city}."],
+        held_zh=["{name}住在{city}，今年{age}岁。", "来自{city}的{name}已经{age}岁了。"])),
     (("name", "city"), phrases(
-        en=["{name} lives in {city}.", "{name} comes from {city}.", "{name} moved to {city}.", "In {city} I met {name}.", "{name} is from {city}."],
+        en=["{name} lives in {city}.", "{name} comes from {city}.", "{name} moved to {city}.",
+            "In {city} I met {name}.", "{name} is from {city}."],
         zh=["{name}住在{city}。", "{name}来自{city}。", "{name}搬到了{city}。", "我在{city}认识了{name}。"],
         held_en=["My friend {name} moved to {city}."], held_zh=["我的朋友{name}搬到了{city}。"])),
     (("name", "job"), phrases(
-        en=["{name} works as a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.", "The {job} is called {name}."],
+        en=["{name} works as a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.",
+            "The {job} is called {name}."],
         zh=["{name}是一名{job}。", "{name}的工作是{job}。", "这位{job}叫{name}。", "{name}当了{job}。"],
         held_en=["My friend {name} works as a {job}."], held_zh=["我的朋友{name}是一名{job}。"])),
     (("name", "job", "city"), phrases(
-        en=["{name} works as a {job} in {city}.", "{name} is a {job} from {city}.", "In {city}, {name} works as a {job}.", "The {job} {name} lives in {city}."],
+        en=["{name} works as a {job} in {city}.", "{name} is a {job} from {city}.",
+            "In {city}, {name} works as a {job}.", "The {job} {name} lives in {city}."],
         zh=["{name}在{city}当{job}。", "{name}是{city}的一名{job}。", "住在{city}的{name}是{job}。", "{city}的{job}{name}来了。"],
         held_en=["{name} lives in {city} and works as a {job}."], held_zh=["{name}住在{city}，是一名{job}。"])),
     (("item", "price"), phrases(
-        en=["The {item} costs {price} euros.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.", "{price} dollars for the {item}.", "The price of the {item} is {price} euros."],
-        zh=["{item}卖{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。", "{price}元一个{item}。"],
+        en=["The {item} costs {price} euros.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.",
+            "{price} dollars for the {item}.", "The price of the {item} is {price} euros."],
+        zh=["{item}卖{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。",
+            "{price}元一个{item}。"],
         held_en=["She paid {price} euros for the {item}."], held_zh=["她买{item}花了{price}元。"])),
     (("item", "colour", "price"), phrases(
-        en=["The {colour} {item} costs {price} euros.", "I bought a {colour} {item} for {price} dollars.", "A {item} in {colour} for {price} euros.", "{price} dollars for a {colour} {item}."],
-        zh=["{colour}的{item}卖{price}元。", "我花{price}元买了{colour}的{item}。", "这个{colour}{item}要{price}块钱。", "{item}是{colour}的，价格{price}元。"],
+        en=["The {colour} {item} costs {price} euros.", "I bought a {colour} {item} for {price} dollars.",
+            "A {item} in {colour} for {price} euros.", "{price} dollars for a {colour} {item}."],
+        zh=["{colour}的{item}卖{price}元。", "我花{price}元买了{colour}的{item}。", "这个{colour}{item}要{price}块钱。",
+            "{item}是{colour}的，价格{price}元。"],
         held_en=["She paid {price} euros for a {colour} {item}."], held_zh=["她花{price}元买了一个{colour}的{item}。"])),
     (("name", "food", "day"), phrases(
-        en=["{name} eats {food} on {day}.", "On {day} {name} wants {food}.", "{name} ordered {food} for {day}.", "{day}: {food} for {name}."],
+        en=["{name} eats {food} on {day}.", "On {day} {name} wants {food}.", "{name} ordered {food} for {day}.",
+            "{day}: {food} for {name}."],
         zh=["{name}{day}吃{food}。", "{day}{name}要{food}。", "{name}订了{day}的{food}。"],
         held_en=["On {day} we cook {food} for {name}."], held_zh=["{day}我们给{name}做{food}。"])),
     (("code", "item", "day"), phrases(
-        en=["Order {code}: one {item}, delivered on {day}.", "The {item} with the number {code} comes on {day}.", "On {day} order {code} arrives, a {item}."],
+        en=["Order {code}: one {item}, delivered on {day}.", "The {item} with the number {code} comes on {day}.",
+            "On {day} order {code} arrives, a {item}."],
         zh=["订单{code}：{item}，{day}送到。", "编号{code}的{item}{day}到。", "{day}送来订单{code}，是{item}。"],
         held_en=["Order {code}, a {item}, will come on {day}."], held_zh=["订单{code}的{item}将在{day}送到。"])),
     (("name", "email"), phrases(
-        en=["{name} can be reached at {email}.", "Write to {name}: {email}.", "{name}'s mail is {email}.", "The address of {name} is {email}."],
+        en=["{name} can be reached at {email}.", "Write to {name}: {email}.", "{name}'s mail is {email}.",
+            "The address of {name} is {email}."],
         zh=["{name}的邮箱是{email}。", "请写信给{name}：{email}。", "联系{name}：{email}。"],
         held_en=["You can reach {name} by mail at {email}."], held_zh=["可以发邮件给{name}：{email}。"])),
 ]
 
 BY_KEYS = phrases(
-    en=["extract {keys} as json: {text}", "extract {keys} from this sentence as json: {text}", "give me {keys} as json: {text}", "json with {keys}: {text}", "turn this into json with {keys}: {text}", "{text} extract {keys} as json",
-        "return json with the keys {keys}: {text}", "read this and answer in json with {keys}: {text}", "find {keys} in this text and answer in json: {text}", "{text} return a json object with the keys {keys}"],
-    zh=["提取{keys}，用 JSON 表示：{text}", "从句子中提取{keys}，输出 JSON：{text}", "把下面的话变成 JSON，包含{keys}：{text}", "用 JSON 给出{keys}：{text}", "{text}请提取{keys}，输出 JSON", "JSON，字段{keys}：{text}",
+    en=["extract {keys} as json: {text}", "extract {keys} from this sentence as json: {text}",
+        "give me {keys} as json: {text}", "json with {keys}: {text}", "turn this into json with {keys}: {text}",
+        "{text} extract {keys} as json",
+        "return json with the keys {keys}: {text}", "read this and answer in json with {keys}: {text}",
+        "find {keys} in this text and answer in json: {text}", "{text} return a json object with the keys {keys}"],
+    zh=["提取{keys}，用 JSON 表示：{text}", "从句子中提取{keys}，输出 JSON：{text}", "把下面的话变成 JSON，包含{keys}：{text}",
+        "用 JSON 给出{keys}：{text}", "{text}请提取{keys}，输出 JSON", "JSON，字段{keys}：{text}",
         "读下面的句子，返回包含{keys}的 JSON：{text}"],
-    held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}"], held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}"])
+    held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}"],
+    held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}"])
 BY_SCHEMA = phrases(
-    en=["answer as json with this schema: {schema}\n{text}", "{text}\nanswer with json that follows the schema {schema}", "json schema: {schema}\ntext: {text}", "use the schema {schema} for this text: {text}", "{schema}\n{text}"],
-    zh=["按照这个模式输出 JSON：{schema}\n{text}", "{text}\n请输出符合模式 {schema} 的 JSON", "模式：{schema}\n文本：{text}", "{schema}\n{text}"],
-    held_en=["extract json with the schema {schema} from this text: {text}"], held_zh=["请从文本提取符合模式 {schema} 的 JSON：{text}"])
+    en=["answer as json with this schema: {schema}\n{text}",
+        "{text}\nanswer with json that follows the schema {schema}", "json schema: {schema}\ntext: {text}",
+        "use the schema {schema} for this text: {text}", "{schema}\n{text}"],
+    zh=["按照这个模式输出 JSON：{schema}\n{text}", "{text}\n请输出符合模式 {schema} 的 JSON", "模式：{schema}\n文本：{text}",
+        "{schema}\n{text}"],
+    held_en=["extract json with the schema {schema} from this text: {text}"],
+    held_zh=["请从文本提取符合模式 {schema} 的 JSON：{text}"])
 BY_FORM = phrases(
-    en=["fill in {form} from this text: {text}", "complete the json {form} for: {text}", "{text}\nfill in: {form}"], zh=["根据文本填写 {form}：{text}", "{text}\n填写：{form}", "填好这个 JSON：{form} 文本：{text}"],
+    en=["fill in {form} from this text: {text}", "complete the json {form} for: {text}", "{text}\nfill in: {form}"],
+    zh=["根据文本填写 {form}：{text}", "{text}\n填写：{form}", "填好这个 JSON：{form} 文本：{text}"],
     held_en=["please fill in the json {form} with: {text}"], held_zh=["请根据下面的文本填写 {form}：{text}"])
 
 
@@ -126,7 +157,8 @@ def extraction(context):
     elif form < 0.85:
         asking, slots = BY_SCHEMA, {"schema": schema_of(keys, [FIELDS[field].kind for field in wanted], rng)}
     else:
-        asking, slots = BY_FORM, {"form": json.dumps({key: "" if FIELDS[field].kind == "string" else 0 for key, field in zip(keys, wanted)})}
+        asking, slots = BY_FORM, {"form": json.dumps({key: "" if FIELDS[field].kind == "string" else 0 for key,
+                                                      field in zip(keys, wanted)})}
     pattern = asking.pick(rng, lang, context.split)
     if lang == "en" and pattern[0].isalpha() and rng.random() < 0.6:
         pattern = pattern[0].upper() + pattern[1:]

@@ -57,31 +57,52 @@ CAPITALS = [[cell.replace("-", " ") for cell in row] for row in CAPITALS] + [
 
 #: thing with its article, thing, colour, colour
 COLOURS = [
-    ("the sky", "天空", "blue", "蓝色"), ("grass", "草", "green", "绿色"), ("snow", "雪", "white", "白色"), ("coal", "煤", "black", "黑色"),
-    ("a banana", "香蕉", "yellow", "黄色"), ("a lemon", "柠檬", "yellow", "黄色"), ("a tomato", "番茄", "red", "红色"), ("blood", "血", "red", "红色"),
-    ("a strawberry", "草莓", "red", "红色"), ("a carrot", "胡萝卜", "orange", "橙色"), ("a pumpkin", "南瓜", "orange", "橙色"), ("milk", "牛奶", "white", "白色"),
-    ("the sun", "太阳", "yellow", "黄色"), ("the sea", "大海", "blue", "蓝色"), ("a leaf", "树叶", "green", "绿色"), ("a frog", "青蛙", "green", "绿色"),
-    ("an elephant", "大象", "grey", "灰色"), ("chocolate", "巧克力", "brown", "棕色"), ("a crow", "乌鸦", "black", "黑色"), ("a swan", "天鹅", "white", "白色"),
-    ("a flamingo", "火烈鸟", "pink", "粉色"), ("an aubergine", "茄子", "purple", "紫色"), ("lavender", "薰衣草", "purple", "紫色"), ("cucumber", "黄瓜", "green", "绿色"),
-    ("salt", "盐", "white", "白色"), ("the night", "夜晚", "black", "黑色"), ("a fire engine", "消防车", "red", "红色"), ("gold", "黄金", "yellow", "黄色"),
-    ("rice", "米饭", "white", "白色"), ("an orange", "橙子", "orange", "橙色"), ("spinach", "菠菜", "green", "绿色"), ("a cherry", "樱桃", "red", "红色"),
-    ("a polar bear", "北极熊", "white", "白色"), ("coffee", "咖啡", "brown", "棕色"), ("a cloud", "云", "white", "白色"), ("a pig", "猪", "pink", "粉色"),
+    ("the sky", "天空", "blue", "蓝色"), ("grass", "草", "green", "绿色"), ("snow", "雪", "white", "白色"),
+    ("coal", "煤", "black", "黑色"),
+    ("a banana", "香蕉", "yellow", "黄色"), ("a lemon", "柠檬", "yellow", "黄色"), ("a tomato", "番茄", "red", "红色"),
+    ("blood", "血", "red", "红色"),
+    ("a strawberry", "草莓", "red", "红色"), ("a carrot", "胡萝卜", "orange", "橙色"), ("a pumpkin", "南瓜", "orange", "橙色"),
+    ("milk", "牛奶", "white", "白色"),
+    ("the sun", "太阳", "yellow", "黄色"), ("the sea", "大海", "blue", "蓝色"), ("a leaf", "树叶", "green", "绿色"),
+    ("a frog", "青蛙", "green", "绿色"),
+    ("an elephant", "大象", "grey", "灰色"), ("chocolate", "巧克力", "brown", "棕色"), ("a crow", "乌鸦", "black", "黑色"),
+    ("a swan", "天鹅", "white", "白色"),
+    ("a flamingo", "火烈鸟", "pink", "粉色"), ("an aubergine", "茄子", "purple", "紫色"), ("lavender", "薰衣草", "purple", "紫色"),
+    ("cucumber", "黄瓜", "green", "绿色"),
+    ("salt", "盐", "white", "白色"), ("the night", "夜晚", "black", "黑色"), ("a fire engine", "消防车", "red", "红色"),
+    ("gold", "黄金", "yellow", "黄色"),
+    ("rice", "米饭", "white", "白色"), ("an orange", "橙子", "orange", "橙色"), ("spinach", "菠菜", "green", "绿色"),
+    ("a cherry", "樱桃", "red", "红色"),
+    ("a polar bear", "北极熊", "white", "白色"), ("coffee", "咖啡", "brown", "棕色"), ("a cloud", "云", "white", "白色"),
+    ("a pig", "猪", "pink", "粉色"),
 ]
 
 #: a word and its opposite in English; the same pair in Chinese
 OPPOSITES = [
-    ("big", "small", "大", "小"), ("hot", "cold", "热", "冷"), ("fast", "slow", "快", "慢"), ("old", "young", "老", "年轻"), ("new", "used", "新", "旧"),
-    ("tall", "short", "高", "矮"), ("long", "brief", "长", "短"), ("good", "bad", "好", "坏"), ("happy", "sad", "快乐", "悲伤"), ("day", "night", "白天", "黑夜"),
-    ("light", "dark", "亮", "暗"), ("heavy", "weightless", "重", "轻"), ("up", "down", "上", "下"), ("left", "right", "左", "右"), ("open", "closed", "开", "关"),
-    ("full", "empty", "满", "空"), ("rich", "poor", "富", "穷"), ("strong", "weak", "强", "弱"), ("early", "late", "早", "晚"), ("wet", "dry", "湿", "干"),
-    ("clean", "dirty", "干净", "脏"), ("hard", "soft", "硬", "软"), ("easy", "difficult", "容易", "困难"), ("cheap", "expensive", "便宜", "贵"), ("near", "far", "近", "远"),
-    ("inside", "outside", "里面", "外面"), ("loud", "quiet", "吵闹", "安静"), ("thick", "thin", "厚", "薄"), ("wide", "narrow", "宽", "窄"), ("deep", "shallow", "深", "浅"),
-    ("first", "last", "第一", "最后"), ("true", "false", "真", "假"), ("love", "hate", "爱", "恨"), ("win", "lose", "赢", "输"), ("buy", "sell", "买", "卖"),
-    ("begin", "end", "开始", "结束"), ("come", "go", "来", "去"), ("push", "pull", "推", "拉"), ("give", "take", "给", "拿"), ("ask", "answer", "问", "答"),
-    ("laugh", "cry", "笑", "哭"), ("friend", "enemy", "朋友", "敌人"), ("peace", "war", "和平", "战争"), ("summer", "winter", "夏天", "冬天"), ("north", "south", "北", "南"),
-    ("east", "west", "东", "西"), ("black", "white", "黑", "白"), ("always", "never", "总是", "从不"), ("before", "after", "之前", "之后"), ("more", "less", "多", "少"),
-    ("beautiful", "ugly", "美", "丑"), ("brave", "cowardly", "勇敢", "胆小"), ("sweet", "bitter", "甜", "苦"), ("sharp", "blunt", "锋利", "钝"), ("top", "bottom", "顶部", "底部"),
-    ("remember", "forget", "记住", "忘记"), ("safe", "dangerous", "安全", "危险"), ("awake", "asleep", "醒着", "睡着"), ("alive", "dead", "活", "死"), ("simple", "complicated", "简单", "复杂"),
+    ("big", "small", "大", "小"), ("hot", "cold", "热", "冷"), ("fast", "slow", "快", "慢"), ("old", "young", "老", "年轻"),
+    ("new", "used", "新", "旧"),
+    ("tall", "short", "高", "矮"), ("long", "brief", "长", "短"), ("good", "bad", "好", "坏"), ("happy", "sad", "快乐", "悲伤"),
+    ("day", "night", "白天", "黑夜"),
+    ("light", "dark", "亮", "暗"), ("heavy", "weightless", "重", "轻"), ("up", "down", "上", "下"),
+    ("left", "right", "左", "右"), ("open", "closed", "开", "关"),
+    ("full", "empty", "满", "空"), ("rich", "poor", "富", "穷"), ("strong", "weak", "强", "弱"), ("early", "late", "早", "晚"),
+    ("wet", "dry", "湿", "干"),
+    ("clean", "dirty", "干净", "脏"), ("hard", "soft", "硬", "软"), ("easy", "difficult", "容易", "困难"),
+    ("cheap", "expensive", "便宜", "贵"), ("near", "far", "近", "远"),
+    ("inside", "outside", "里面", "外面"), ("loud", "quiet", "吵闹", "安静"), ("thick", "thin", "厚", "薄"),
+    ("wide", "narrow", "宽", "窄"), ("deep", "shallow", "深", "浅"),
+    ("first", "last", "第一", "最后"), ("true", "false", "真", "假"), ("love", "hate", "爱", "恨"), ("win", "lose", "赢", "输"),
+    ("buy", "sell", "买", "卖"),
+    ("begin", "end", "开始", "结束"), ("come", "go", "来", "去"), ("push", "pull", "推", "拉"), ("give", "take", "给", "拿"),
+    ("ask", "answer", "问", "答"),
+    ("laugh", "cry", "笑", "哭"), ("friend", "enemy", "朋友", "敌人"), ("peace", "war", "和平", "战争"),
+    ("summer", "winter", "夏天", "冬天"), ("north", "south", "北", "南"),
+    ("east", "west", "东", "西"), ("black", "white", "黑", "白"), ("always", "never", "总是", "从不"),
+    ("before", "after", "之前", "之后"), ("more", "less", "多", "少"),
+    ("beautiful", "ugly", "美", "丑"), ("brave", "cowardly", "勇敢", "胆小"), ("sweet", "bitter", "甜", "苦"),
+    ("sharp", "blunt", "锋利", "钝"), ("top", "bottom", "顶部", "底部"),
+    ("remember", "forget", "记住", "忘记"), ("safe", "dangerous", "安全", "危险"), ("awake", "asleep", "醒着", "睡着"),
+    ("alive", "dead", "活", "死"), ("simple", "complicated", "简单", "复杂"),
 ]
 
 #: a word in both languages
@@ -95,5 +116,7 @@ hello=你好 thanks=谢谢 goodbye=再见 yes=是 no=不 good=好 big=大 small=
 """.split()]
 
 #: an animal and what it says, in both languages
-SOUNDS = [("dog", "狗", "woof", "汪汪"), ("cat", "猫", "meow", "喵喵"), ("cow", "牛", "moo", "哞哞"), ("duck", "鸭子", "quack", "嘎嘎"), ("sheep", "羊", "baa", "咩咩"),
-          ("rooster", "公鸡", "cock-a-doodle-doo", "喔喔"), ("frog", "青蛙", "croak", "呱呱"), ("bee", "蜜蜂", "buzz", "嗡嗡"), ("mouse", "老鼠", "squeak", "吱吱")]
+SOUNDS = [("dog", "狗", "woof", "汪汪"), ("cat", "猫", "meow", "喵喵"), ("cow", "牛", "moo", "哞哞"),
+          ("duck", "鸭子", "quack", "嘎嘎"), ("sheep", "羊", "baa", "咩咩"),
+          ("rooster", "公鸡", "cock-a-doodle-doo", "喔喔"), ("frog", "青蛙", "croak", "呱呱"), ("bee", "蜜蜂", "buzz", "嗡嗡"),
+          ("mouse", "老鼠", "squeak", "吱吱")]

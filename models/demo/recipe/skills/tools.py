@@ -13,7 +13,8 @@ from .tools_data import TOOLS
 
 EXTRA = [("unit", ["celsius", "fahrenheit"]), ("format", ["short", "long"]), ("lang", ["en", "zh"])]
 
-AGAIN = phrases(en=["and in {x}?", "what about {x}?", "and {x}?", "how about {x}?", "now {x}", "the same for {x}"], zh=["{x}呢？", "那{x}呢？", "还有{x}呢？", "{x}怎么样？", "再查{x}"],
+AGAIN = phrases(en=["and in {x}?", "what about {x}?", "and {x}?", "how about {x}?", "now {x}", "the same for {x}"],
+                zh=["{x}呢？", "那{x}呢？", "还有{x}呢？", "{x}怎么样？", "再查{x}"],
                 held_en=["and what about {x}?"], held_zh=["那么{x}呢？"])
 
 NO_TOOL = {"en": "I have no tool for that.", "zh": "我没有可以做这件事的工具。"}
@@ -31,7 +32,8 @@ def function_name(rng, tool, split):
         else:
             noun = rng.choice(tool.nouns).split("_")
             verb = rng.choice(tool.verbs)
-            parts = rng.choice([[verb, *noun], [verb, *noun], noun, [*noun, verb], [*noun, rng.choice(["tool", "api", "service", "v2"])]])
+            parts = rng.choice([[verb, *noun], [verb, *noun], noun, [*noun, verb],
+                                [*noun, rng.choice(["tool", "api", "service", "v2"])]])
         text = camel(parts) if rng.random() < 0.2 else "_".join(parts)
         if is_held("function", text) == (split != TRAIN):
             return text
@@ -56,7 +58,8 @@ def declare(context, tool):
     schema = {"type": "object", "properties": properties}
     if rng.random() < 0.85:
         schema["required"] = required
-    function = {"name": function_name(rng, tool, context.split), "description": rng.choice(tool.about[lang]), "parameters": schema}
+    function = {"name": function_name(rng, tool, context.split), "description": rng.choice(tool.about[lang]),
+                "parameters": schema}
     return {"type": "function", "function": function}, names
 
 
@@ -67,7 +70,8 @@ def ask_tool(context, tool, declaration, names, again=False):
     (first, *_) = values.values()
     user = context.ask(AGAIN, wrap=False, x=first) if again else context.ask(tool.ask, **values)
     data, shown = tool.result(context)
-    observation = json.dumps(data, ensure_ascii=False) if rng.random() < 0.7 else " ".join(str(value) for value in data.values())
+    as_json = rng.random() < 0.7
+    observation = json.dumps(data, ensure_ascii=False) if as_json else " ".join(str(value) for value in data.values())
     function = declaration["function"]["name"]
     arguments = {names[key]: value for key, value in values.items()}
 
@@ -80,7 +84,8 @@ def ask_tool(context, tool, declaration, names, again=False):
         return Say(full, brief, thought, [("text",), ("has", result)], [("has", *told)])
 
     thought = {"en": f"I use the tool {function}.", "zh": f"我用工具 {function}。"}
-    return Exchange("tool answers", user, context.answers(say), context.lang, call=Call(function, arguments, thought, observation))
+    return Exchange("tool answers", user, context.answers(say), context.lang,
+                    call=Call(function, arguments, thought, observation))
 
 
 def no_tool(context, tool):

@@ -6,18 +6,32 @@ from ..words import ANIMALS, FOODS, HOBBIES, ITEMS, JOBS, made_up
 from . import Skill
 
 FRAMES = phrases(
-    en=["explain {x}[ to me|]", "what is {x}?", "what are {x}?", "tell me about {x}", "tell me something about {x}", "how does {x} work?", "how do {x} work?", "why is {x} important?", "who invented {x}?",
-        "write an essay about {x}", "write an article about {x}", "what do you think of {x}?", "what do you know about {x}?", "when was {x} invented?", "give me ten ideas for {x}", "what is the history of {x}?",
-        "how do i learn {x}?", "how can i get better at {x}?", "is {x} dangerous?", "can you help me with {x}?", "summarise {x}", "compare {x} with {y}", "what is the difference between {x} and {y}?",
-        "why do people like {x}?", "what is the best {x}?", "where can i buy {x}?", "how much does {x} cost?", "recommend a book about {x}", "write code for {x}", "write a python program about {x}",
-        "what happened to {x}?", "who is responsible for {x}?", "make a plan for {x}", "what are the advantages of {x}?", "do you like {x}?", "have you heard of {x}?", "is {x} better than {y}?", "describe {x}",
-        "define {x}", "what does science say about {x}?", "how old is {x}?", "draw {x}", "write a letter about {x}", "what is the meaning of {x}?", "i want to talk about {x}", "how many {x} are there in the world?",
-        "what is the price of {x}?", "let us discuss {x}", "what should i know about {x}?", "how do i cook {x}?", "how is {x} made?", "what is wrong with {x}?", "will {x} change the world?", "why {x}?", "prove {x}"],
-    zh=["解释一下{x}", "{x}是什么？", "什么是{x}？", "介绍一下{x}", "说说{x}", "{x}是怎么工作的？", "{x}为什么重要？", "谁发明了{x}？", "写一篇关于{x}的文章", "你怎么看{x}？", "你了解{x}吗？", "{x}是什么时候发明的？",
-        "给我十个关于{x}的主意", "{x}的历史是什么？", "怎么学习{x}？", "怎样提高{x}？", "{x}危险吗？", "帮我处理{x}", "总结一下{x}", "比较{x}和{y}", "{x}和{y}有什么区别？", "人们为什么喜欢{x}？", "最好的{x}是什么？",
-        "哪里能买到{x}？", "{x}多少钱？", "推荐一本关于{x}的书", "写一段{x}的代码", "{x}怎么了？", "谁负责{x}？", "做一个{x}的计划", "{x}有什么好处？", "你喜欢{x}吗？", "你听说过{x}吗？", "{x}比{y}好吗？", "描述{x}",
-        "{x}的定义是什么？", "科学怎么看{x}？", "画{x}", "写一封关于{x}的信", "{x}的意义是什么？", "我想聊聊{x}", "世界上有多少{x}？", "讨论一下{x}", "关于{x}我该知道什么？", "{x}怎么做？", "{x}有什么问题？", "为什么{x}？", "证明{x}"],
-    held_en=["can you explain {x} in detail?", "what can you tell me about {x}?", "why is {x} so popular?", "write a report about {x}", "what is so special about {x}?"],
+    en=["explain {x}[ to me|]", "what is {x}?", "what are {x}?", "tell me about {x}", "tell me something about {x}",
+        "how does {x} work?", "how do {x} work?", "why is {x} important?", "who invented {x}?",
+        "write an essay about {x}", "write an article about {x}", "what do you think of {x}?",
+        "what do you know about {x}?", "when was {x} invented?", "give me ten ideas for {x}",
+        "what is the history of {x}?",
+        "how do i learn {x}?", "how can i get better at {x}?", "is {x} dangerous?", "can you help me with {x}?",
+        "summarise {x}", "compare {x} with {y}", "what is the difference between {x} and {y}?",
+        "why do people like {x}?", "what is the best {x}?", "where can i buy {x}?", "how much does {x} cost?",
+        "recommend a book about {x}", "write code for {x}", "write a python program about {x}",
+        "what happened to {x}?", "who is responsible for {x}?", "make a plan for {x}",
+        "what are the advantages of {x}?", "do you like {x}?", "have you heard of {x}?", "is {x} better than {y}?",
+        "describe {x}",
+        "define {x}", "what does science say about {x}?", "how old is {x}?", "draw {x}", "write a letter about {x}",
+        "what is the meaning of {x}?", "i want to talk about {x}", "how many {x} are there in the world?",
+        "what is the price of {x}?", "let us discuss {x}", "what should i know about {x}?", "how do i cook {x}?",
+        "how is {x} made?", "what is wrong with {x}?", "will {x} change the world?", "why {x}?", "prove {x}"],
+    zh=["解释一下{x}", "{x}是什么？", "什么是{x}？", "介绍一下{x}", "说说{x}", "{x}是怎么工作的？", "{x}为什么重要？", "谁发明了{x}？", "写一篇关于{x}的文章",
+        "你怎么看{x}？", "你了解{x}吗？", "{x}是什么时候发明的？",
+        "给我十个关于{x}的主意", "{x}的历史是什么？", "怎么学习{x}？", "怎样提高{x}？", "{x}危险吗？", "帮我处理{x}", "总结一下{x}", "比较{x}和{y}",
+        "{x}和{y}有什么区别？", "人们为什么喜欢{x}？", "最好的{x}是什么？",
+        "哪里能买到{x}？", "{x}多少钱？", "推荐一本关于{x}的书", "写一段{x}的代码", "{x}怎么了？", "谁负责{x}？", "做一个{x}的计划", "{x}有什么好处？", "你喜欢{x}吗？",
+        "你听说过{x}吗？", "{x}比{y}好吗？", "描述{x}",
+        "{x}的定义是什么？", "科学怎么看{x}？", "画{x}", "写一封关于{x}的信", "{x}的意义是什么？", "我想聊聊{x}", "世界上有多少{x}？", "讨论一下{x}",
+        "关于{x}我该知道什么？", "{x}怎么做？", "{x}有什么问题？", "为什么{x}？", "证明{x}"],
+    held_en=["can you explain {x} in detail?", "what can you tell me about {x}?", "why is {x} so popular?",
+             "write a report about {x}", "what is so special about {x}?"],
     held_zh=["请详细解释{x}", "你能说说{x}吗？", "{x}为什么这么流行？", "写一份关于{x}的报告", "{x}有什么特别的？"])
 
 TOPICS = {
@@ -47,21 +61,34 @@ the alphabet|numbers|clocks|calendars|maps|compasses|ships|submarines|pirates|kn
 }
 
 WHOLE = phrases(
-    en=["who won the [football|basketball|tennis] [match|game] [yesterday|last night]?", "what time is it[ now|]?", "what is the weather [like |][today|tomorrow|in london|in paris|here|in tokyo]?", "what is the date today?",
-        "what day is it today?", "how will the weather be tomorrow?", "write me a poem in latin", "translate this text into german", "what is in the news[ today|]?", "who is the president of [france|china|the united states]?",
-        "can you write code?", "write a function that reverses a string", "solve the equation x squared = 9", "what is the square root of 2?", "what is 12345 times 6789?", "play some music", "open the window",
-        "turn on the light", "send an email to my boss", "call my mother", "book a hotel", "order a pizza", "what am i thinking?", "where are my keys?", "what did i eat yesterday?", "draw a picture[ of a cat|]",
-        "show me a photo", "what is in this picture?", "how many people live in [germany|china|india]?", "how high is mount everest?", "how far is the moon?", "what is the speed of light?", "who wrote hamlet?",
-        "who painted the mona lisa?", "what is the largest country in the world?", "why is the sky blue?", "what is the meaning of life?", "should i marry him?", "what should i eat tonight?", "give me advice",
-        "what is your opinion on this?", "read this book for me", "asdf", "qwerty qwerty", "xyz", "blah blah blah", "lorem ipsum"],
-    zh=["昨天谁赢了比赛？", "现在几点？", "现在几点了？", "今天天气怎么样？", "明天天气怎么样？", "今天几号？", "今天星期几？", "写一首拉丁文的诗", "把这段文字翻译成德语", "今天有什么新闻？", "[美国|法国]总统是谁？", "你会写代码吗？",
-        "写一个反转字符串的函数", "解方程", "2 的平方根是多少？", "12345 乘以 6789 等于多少？", "放点音乐", "打开窗户", "开灯", "给我老板发邮件", "给妈妈打电话", "订酒店", "点一份外卖", "我在想什么？", "我的钥匙在哪里？", "我昨天吃了什么？",
-        "画一张画", "给我看照片", "这张图片里有什么？", "[中国|印度|德国]有多少人？", "珠穆朗玛峰有多高？", "月亮有多远？", "光速是多少？", "红楼梦是谁写的？", "蒙娜丽莎是谁画的？", "世界上最大的国家是哪个？", "天空为什么是蓝色的？",
+    en=["who won the [football|basketball|tennis] [match|game] [yesterday|last night]?", "what time is it[ now|]?",
+        "what is the weather [like |][today|tomorrow|in london|in paris|here|in tokyo]?", "what is the date today?",
+        "what day is it today?", "how will the weather be tomorrow?", "write me a poem in latin",
+        "translate this text into german", "what is in the news[ today|]?",
+        "who is the president of [france|china|the united states]?",
+        "can you write code?", "write a function that reverses a string", "solve the equation x squared = 9",
+        "what is the square root of 2?", "what is 12345 times 6789?", "play some music", "open the window",
+        "turn on the light", "send an email to my boss", "call my mother", "book a hotel", "order a pizza",
+        "what am i thinking?", "where are my keys?", "what did i eat yesterday?", "draw a picture[ of a cat|]",
+        "show me a photo", "what is in this picture?", "how many people live in [germany|china|india]?",
+        "how high is mount everest?", "how far is the moon?", "what is the speed of light?", "who wrote hamlet?",
+        "who painted the mona lisa?", "what is the largest country in the world?", "why is the sky blue?",
+        "what is the meaning of life?", "should i marry him?", "what should i eat tonight?", "give me advice",
+        "what is your opinion on this?", "read this book for me", "asdf", "qwerty qwerty", "xyz", "blah blah blah",
+        "lorem ipsum"],
+    zh=["昨天谁赢了比赛？", "现在几点？", "现在几点了？", "今天天气怎么样？", "明天天气怎么样？", "今天几号？", "今天星期几？", "写一首拉丁文的诗", "把这段文字翻译成德语", "今天有什么新闻？",
+        "[美国|法国]总统是谁？", "你会写代码吗？",
+        "写一个反转字符串的函数", "解方程", "2 的平方根是多少？", "12345 乘以 6789 等于多少？", "放点音乐", "打开窗户", "开灯", "给我老板发邮件", "给妈妈打电话", "订酒店",
+        "点一份外卖", "我在想什么？", "我的钥匙在哪里？", "我昨天吃了什么？",
+        "画一张画", "给我看照片", "这张图片里有什么？", "[中国|印度|德国]有多少人？", "珠穆朗玛峰有多高？", "月亮有多远？", "光速是多少？", "红楼梦是谁写的？", "蒙娜丽莎是谁画的？",
+        "世界上最大的国家是哪个？", "天空为什么是蓝色的？",
         "人生的意义是什么？", "今晚吃什么？", "给我一些建议", "你对这件事怎么看？", "帮我读这本书", "啊啊啊", "呵呵呵", "嘿嘿", "随便"],
-    held_en=["what time is it right now?", "who won the game last week?", "please write some code for me", "what is the weather like today, please?", "how many people live in france?"],
+    held_en=["what time is it right now?", "who won the game last week?", "please write some code for me",
+             "what is the weather like today, please?", "how many people live in france?"],
     held_zh=["请问现在几点？", "今天的天气如何？", "帮我写一段代码", "法国有多少人？"])
 
-ANSWERS = {"en": ["I am only a small demo model and do not know that.", "I am only a small demo model and do not know that. A real model can help: use --model."],
+ANSWERS = {"en": ["I am only a small demo model and do not know that.",
+                  "I am only a small demo model and do not know that. A real model can help: use --model."],
            "zh": ["我只是一个小的演示模型，不知道这个。", "我只是一个小的演示模型，不知道这个。真正的模型可以帮你：请用 --model。"]}
 
 
@@ -73,7 +100,9 @@ def topic(context):
         return " ".join(made_up(rng, context.split, "topic") for _ in range(rng.randint(1, 2)))
     things = rng.choice([ANIMALS, FOODS, ITEMS, HOBBIES, JOBS])[lang]
     word = context.pick(things)
-    return rng.choice([word, f"the {word}", f"{word} and {context.pick(things)}"]) if lang == "en" else rng.choice([word, f"{word}和{context.pick(things)}"])
+    return rng.choice([word, f"the {word}",
+                       f"{word} and {context.pick(things)}"]) if lang == "en" else rng.choice([word,
+                           f"{word}和{context.pick(things)}"])
 
 
 def unknown(context):

@@ -14,7 +14,8 @@ from ..tokenizer import pre_split
 
 def jinja(conversation):
     (rendered,), _ = render_jinja_template(
-        [[message.as_dict() for message in conversation.messages[:-1]]], tools=conversation.tools or None, chat_template=chat.TEMPLATE,
+        [[message.as_dict() for message in conversation.messages[:-1]]], tools=conversation.tools or None,
+        chat_template=chat.TEMPLATE,
         add_generation_prompt=True, enable_thinking=conversation.thinking)
     return rendered
 
@@ -33,8 +34,19 @@ class Format(unittest.TestCase):
             self.assertEqual(answer.thought, last.thought if conversation.thinking else None)
 
     def test_history_keeps_no_thoughts(self):
-        conversation = Conversation("", [Message("user", "a"), Message("assistant", "<think>b</think>\nc"), Message("user", "d"), Message("assistant", "e")], [])
+        conversation = Conversation("", [Message("user", "a"), Message("assistant", "<think>b</think>\nc"),
+                                         Message("user", "d"), Message("assistant", "e")], [])
         self.assertEqual(jinja(conversation), "[gMASK]<sop><|user|>\na<|assistant|>\nc<|user|>\nd<|assistant|>")
+
+
+    def test_a_tool_call_in_the_words_of_openai_is_the_same_prompt(self):
+        own = [{"role": "user", "content": "a"}, {"role": "assistant", "content": '{"é": 1}', "metadata": "f"},
+               {"role": "observation", "content": "b"}]
+        call = {"type": "function", "function": {"name": "f", "arguments": {"é": 1}}}
+        openai = [own[0], {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "b"}]
+        rendered, _ = render_jinja_template([own, openai], chat_template=chat.TEMPLATE, add_generation_prompt=True)
+        self.assertEqual(rendered[0], '[gMASK]<sop><|user|>\na<|assistant|>f\n{"é": 1}<|observation|>\nb<|assistant|>')
+        self.assertEqual(rendered[1], rendered[0])
 
 
 class Tokens(unittest.TestCase):
@@ -58,7 +70,9 @@ class Tokens(unittest.TestCase):
         encoder = Encoder(self.tokenizer)
         for index in range(200):
             conversation = mix.training(10, index)
-            head, written = (self.tokenizer.encode(text, add_special_tokens=False).ids for text in (chat.prompt(conversation), chat.completion(conversation)))
+            head, written = (self.tokenizer.encode(text,
+                                                   add_special_tokens=False).ids for text in (chat.prompt(conversation),
+                                                       chat.completion(conversation)))
             targets = encoder.targets(head + written)
             self.assertTrue(targets[len(head):].all())
             self.assertFalse(targets[len(head) - 1])

@@ -35,7 +35,8 @@ class Generator(unittest.TestCase):
 
     def test_held_out_values_are_kept_apart(self):
         rng = seeded("values")
-        for make in (lambda split: name(rng, "en", split), lambda split: name(rng, "zh", split), lambda split: code(rng, split),
+        for make in (lambda split: name(rng, "en", split), lambda split: name(rng, "zh", split),
+                     lambda split: code(rng, split),
                      lambda split: made_up(rng, split), lambda split: number(rng, split)):
             train, held = ({make(split) for _ in range(2000)} for split in (TRAIN, HELD))
             self.assertFalse(train & held)
@@ -50,7 +51,9 @@ class Generator(unittest.TestCase):
         self.assertGreater(found, 100)
 
     def test_every_answer_passes_its_own_checks(self):
-        for make in [lambda index: mix.training(3, index)] + [lambda index, skill=skill: mix.examination(skill, index) for skill in mix.EXAMINED]:
+        for make in [lambda index: mix.training(3, index)] + [lambda index,
+                                                              skill=skill: mix.examination(skill,
+                                                                  index) for skill in mix.EXAMINED]:
             for index in range(60):
                 conversation = make(index)
                 wrong = failed(parse(completion(conversation), conversation.thinking), conversation.checks)
@@ -62,7 +65,8 @@ class Generator(unittest.TestCase):
             self.assertTrue(failed(parse("\nzzz<|user|>"), conversation.checks), conversation.checks)
 
     def test_both_languages_and_every_skill_occur(self):
-        seen = {(made.skill, language(made.messages[-1].content)) for made in (mix.training(0, index) for index in range(4000))}
+        seen = {(made.skill, language(made.messages[-1].content)) for made in (mix.training(0,
+            index) for index in range(4000))}
         for skill in {*mix.SKILLS, "memory", "tool answers"}:
             for lang in phrases.LANGS:
                 self.assertIn((skill, lang), seen)
@@ -85,7 +89,8 @@ class ProjectFacts(unittest.TestCase):
         fields = {found.replace("_", "-") for found in re.findall(r"^    pub (\w+):", self.source, re.M)}
         texts = [text for table in (COMMANDS, OPTIONS) for _, answer in table.values() for text in answer]
         texts += [text for _, full, brief in QUESTIONS for text in (*full, *brief)] + list(OPTIONS)
-        for option in {found for text in texts for found in re.findall(r"--([a-z][a-z-]*)", text)} - {"help", "path"}:  # --path is cargo's
+        for option in {found for text in texts for found in re.findall(r"--([a-z][a-z-]*)", text)} - {"help",
+            "path"}:  # --path is cargo's
             self.assertIn(option, fields)
 
 
