@@ -8,6 +8,7 @@ Learning rate: warm-up, constant, then linearly to zero over the last third of t
 
 import argparse
 import csv
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ WARM_UP, DECAY = 0.01, 0.35
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=tok.WORK)
-    parser.add_argument("--tokens", type=float, default=150e6, help="tokens to train on, prompts included")
+    parser.add_argument("--tokens", type=float, default=100e6, help="tokens to train on, prompts included")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rate", type=float, default=3e-3,
                         help="AdamW's learning rate, for embeddings, norms and biases")
@@ -64,6 +65,15 @@ def optimizers(model, args):
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return made
+
+
+def keep_memory():
+    """Lets the C library keep freed memory: giving it back between steps costs a third of the time (glibc only)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 class Loss(torch.nn.Module):
@@ -176,6 +186,7 @@ class Run:
 
 def main():
     logging.set_verbosity_error()
+    keep_memory()
     args = arguments()
     run = Run(args)
     done = run.train()

@@ -97,9 +97,9 @@ def no_tool(context, tool):
 
 
 def tool_exchanges(context):
-    """`(tools, exchanges)`: one to four declarations in any order, and questions for them."""
+    """`(tools, exchanges)`: one to three declarations in any order, and questions for them."""
     rng = context.rng
-    chosen = rng.sample(TOOLS, rng.choice([1, 1, 2, 2, 3, 4]))
+    chosen = rng.sample(TOOLS, rng.choice([1, 1, 1, 2, 2, 3]))
     if rng.random() < 0.55:
         chosen[0] = rng.choice(TOOLS[:3])
         chosen = list({tool.key: tool for tool in chosen}.values())
