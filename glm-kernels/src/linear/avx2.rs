@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::activations::MANY;
 use super::codec::{Codec, Float, with_float, with_quantized};
-use super::gemm::{self, Form, PANELS, PanelChunk, Sums, TileChunk, Unit};
+use super::gemm::{self, NextChunk, PANELS, PanelChunk, Sums, TileChunk, Unit};
 use super::job::Job;
 use super::lanes::Lanes;
 use super::{direct, float};
@@ -71,46 +71,33 @@ unsafe fn float<E: Float>(job: &Job, panels: Range<usize>) {
     float::float::<Ymm<false>, E>(job, panels);
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn multiply_vnni<const HALVES: bool, const MINIMA: bool>(
-    panels: &[PanelChunk; PANELS],
-    x: TileChunk,
-    sums: &mut [Sums; PANELS],
-) {
-    gemm::multiply_vectors::<Ymm<true>, HALVES, MINIMA>(panels, x, sums);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
-    panels: &[PanelChunk; PANELS],
-    x: TileChunk,
-    sums: &mut [Sums; PANELS],
-) {
-    gemm::multiply_vectors::<Ymm<false>, HALVES, MINIMA>(panels, x, sums);
-}
-
-impl<const VNNI: bool> Unit for Ymm<VNNI> {
+impl Unit for Ymm<false> {
     type Lanes = Self;
     const BYTE_BIAS: u8 = 128;
 
-    #[inline(always)]
-    unsafe fn multiply(
-        form: Form,
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     ) {
-        let multiply = match (VNNI, form.halves, form.minima) {
-            (true, false, false) => multiply_vnni::<false, false>,
-            (true, false, true) => multiply_vnni::<false, true>,
-            (true, true, false) => multiply_vnni::<true, false>,
-            (true, true, true) => multiply_vnni::<true, true>,
-            (false, false, false) => multiply::<false, false>,
-            (false, false, true) => multiply::<false, true>,
-            (false, true, false) => multiply::<true, false>,
-            (false, true, true) => multiply::<true, true>,
-        };
-        multiply(panels, x, sums);
+        gemm::multiply_vectors::<Self, HALVES, MINIMA>(panels, x, next, sums);
+    }
+}
+
+impl Unit for Ymm<true> {
+    type Lanes = Self;
+    const BYTE_BIAS: u8 = 128;
+
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
+        panels: &[PanelChunk; PANELS],
+        x: TileChunk,
+        next: NextChunk,
+        sums: &mut [Sums; PANELS],
+    ) {
+        gemm::multiply_vectors::<Self, HALVES, MINIMA>(panels, x, next, sums);
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::activations::MANY;
 use super::avx2;
 use super::codec::{Codec, Float, with_float, with_quantized};
-use super::gemm::{self, Form, PANELS, PanelChunk, Sums, TileChunk, Unit};
+use super::gemm::{self, NextChunk, PANELS, PanelChunk, Sums, TileChunk, Unit};
 use super::job::Job;
 use super::lanes::Lanes;
 use super::{direct, float};
@@ -49,33 +49,18 @@ unsafe fn float<E: Float>(job: &Job, panels: Range<usize>) {
     float::float::<Zmm, E>(job, panels);
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
-    panels: &[PanelChunk; PANELS],
-    x: TileChunk,
-    sums: &mut [Sums; PANELS],
-) {
-    gemm::multiply_vectors::<Zmm, HALVES, MINIMA>(panels, x, sums);
-}
-
 impl Unit for Zmm {
     type Lanes = Self;
     const BYTE_BIAS: u8 = 128;
 
-    #[inline(always)]
-    unsafe fn multiply(
-        form: Form,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     ) {
-        let multiply = match (form.halves, form.minima) {
-            (false, false) => multiply::<false, false>,
-            (false, true) => multiply::<false, true>,
-            (true, false) => multiply::<true, false>,
-            (true, true) => multiply::<true, true>,
-        };
-        multiply(panels, x, sums);
+        gemm::multiply_vectors::<Self, HALVES, MINIMA>(panels, x, next, sums);
     }
 }
 

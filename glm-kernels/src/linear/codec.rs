@@ -70,6 +70,27 @@ macro_rules! with_quantized {
 }
 pub(super) use with_quantized;
 
+/// Evaluates the expression with `$HALVES` and `$MINIMA` the constants that tell the quantised format `$C` apart from others once it is unpacked:
+/// whether scales are those of 16 columns, not 32, and whether there are minima. (A constant of a type parameter cannot be a parameter of a function.)
+macro_rules! with_form {
+    ($C:ident, $HALVES:ident, $MINIMA:ident => $run:expr) => {{
+        use $crate::linear::layout::Minimum;
+        let layout = const { $C::LAYOUT };
+        match (layout.sub_block == 16, layout.minimum != Minimum::None) {
+            (false, false) => $crate::linear::codec::with_form!(@ $HALVES false, $MINIMA false => $run),
+            (false, true) => $crate::linear::codec::with_form!(@ $HALVES false, $MINIMA true => $run),
+            (true, false) => $crate::linear::codec::with_form!(@ $HALVES true, $MINIMA false => $run),
+            (true, true) => $crate::linear::codec::with_form!(@ $HALVES true, $MINIMA true => $run),
+        }
+    }};
+    (@ $HALVES:ident $halves:literal, $MINIMA:ident $minima:literal => $run:expr) => {{
+        const $HALVES: bool = $halves;
+        const $MINIMA: bool = $minima;
+        $run
+    }};
+}
+pub(super) use with_form;
+
 /// Evaluates the expression with `$E` the type of a float format.
 macro_rules! with_float {
     ($format:expr, $E:ident => $run:expr) => {

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{Part, TILE, Tile};
-use super::codec::Codec;
+use super::codec::{Codec, with_form};
 use super::direct::unpack;
 use super::job::Job;
 use super::lanes::Lanes;
@@ -33,13 +33,17 @@ const RUN_TILES: usize = 32;
 
 /// A panel's part of a chunk, unpacked.
 #[repr(C, align(64))]
-pub(super) struct PanelChunk {
-    /// By block: for each of eight quads of columns, the four codes of each row.
-    pub codes: [[u8; PANEL_ROWS * BLOCK_COLS]; CHUNK_BLOCKS],
-    /// By block: of the first and of the last 16 columns, or of all 32 and nothing.
-    pub scales: [[[f32; PANEL_ROWS]; 2]; CHUNK_BLOCKS],
+pub(super) struct PanelChunk(pub [PanelBlock; CHUNK_BLOCKS]);
+
+/// A panel's 32 columns, unpacked.
+#[repr(C, align(64))]
+pub(super) struct PanelBlock {
+    /// For each of eight quads of columns, the four codes of each row.
+    pub codes: [u8; PANEL_ROWS * BLOCK_COLS],
+    /// Of the first and of the last 16 columns, or of all 32 and nothing.
+    pub scales: [[f32; PANEL_ROWS]; 2],
     /// As `scales`: what is multiplied with the sum of the activations.
-    pub minima: [[[f32; PANEL_ROWS]; 2]; CHUNK_BLOCKS],
+    pub minima: [[f32; PANEL_ROWS]; 2],
 }
 
 /// The sums of a tile of tokens for a panel, `[token, row]`.
@@ -50,15 +54,6 @@ pub(super) struct Sums(pub [[f32; PANEL_ROWS]; TILE]);
 struct Scratch {
     chunks: [PanelChunk; PANELS],
     sums: [[Sums; PANELS]; RUN_TILES],
-}
-
-/// What distinguishes the formats once they are unpacked.
-#[derive(Clone, Copy)]
-pub(super) struct Form {
-    /// Whether scales are those of 16 columns, not 32.
-    pub halves: bool,
-    /// Whether there are minima.
-    pub minima: bool,
 }
 
 /// A chunk of columns of a tile.
@@ -72,6 +67,28 @@ pub(super) struct TileChunk {
     pub tokens: usize,
 }
 
+/// Where the weights of the next chunk are.
+///
+/// They are asked for bit by bit between the products, not all at once while a chunk is unpacked: a core has room for a few dozen misses, and with
+/// few tokens memory would idle during the products and the products during the misses.
+#[derive(Clone, Copy)]
+pub(super) struct NextChunk {
+    panels: [*const u8; PANELS],
+    /// Bytes of a block of a panel; 0 if there is nothing to ask for.
+    block_bytes: usize,
+}
+
+impl NextChunk {
+    /// Asks for a block of a panel.
+    #[inline(always)]
+    pub unsafe fn fetch<L: Lanes>(&self, panel: usize, block: usize) {
+        let start = self.panels[panel].wrapping_add(block * self.block_bytes);
+        for line in (0..self.block_bytes).step_by(64) {
+            L::prefetch_far(start.wrapping_add(line));
+        }
+    }
+}
+
 /// What multiplies unpacked weights.
 pub(super) trait Unit {
     /// The vectors that unpack.
@@ -79,11 +96,12 @@ pub(super) trait Unit {
     /// What is added to a signed code to make the byte that the unit takes.
     const BYTE_BIAS: u8;
 
-    /// Adds the product of a tile's chunk with both panels to the sums.
-    unsafe fn multiply(
-        form: Form,
+    /// Adds the product of a tile's chunk with both panels to the sums, and asks for the next chunk meanwhile. For `HALVES` and `MINIMA` see
+    /// [`with_form`].
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     );
 }
@@ -115,11 +133,6 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
     scratch: *mut Scratch,
 ) {
     let Some(x) = &job.x.codes else { return };
-    let layout = const { C::LAYOUT };
-    let form = Form {
-        halves: layout.sub_block == 16,
-        minima: !matches!(layout.minimum, Minimum::None),
-    };
     // SAFETY (of all that follows): nothing is read from `scratch` before it is written: sums are cleared here, and of a chunk no more is read than
     // was unpacked.
     let sums = (&raw mut (*scratch).sums).cast::<[Sums; PANELS]>();
@@ -132,6 +145,20 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
             unpack_chunk::<U, C>(job.panel(pair[p]), chunk.clone(), unpacked.add(p));
         }
         let is_last = chunk.end == blocks;
+        let block_bytes = const { C::LAYOUT.group_bytes() / C::LAYOUT.payloads() };
+        let mut next = NextChunk {
+            panels: pair.map(|panel| {
+                let panel = job.panel(panel);
+                // After the last chunk of a pair comes the first of the next pair.
+                let ahead = if is_last {
+                    PANELS * panel.len()
+                } else {
+                    chunk.end * block_bytes
+                };
+                panel.as_ptr().wrapping_add(ahead)
+            }),
+            block_bytes,
+        };
         for tile in tiles.clone() {
             let first = tile * TILE;
             let tokens = first..(first + TILE).min(job.x.tokens);
@@ -145,7 +172,9 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
                 tokens: tokens.len(),
             };
             let sums = &mut *sums.add(tile - tiles.start);
-            U::multiply(form, &*unpacked.cast(), x, sums);
+            let unpacked = &*unpacked.cast();
+            with_form!(C, HALVES, MINIMA => U::multiply::<HALVES, MINIMA>(unpacked, x, next, sums));
+            next.block_bytes = 0; // the first tile has asked for all of it
             if is_last {
                 for t in tokens {
                     for p in 0..PANELS {
@@ -174,43 +203,48 @@ unsafe fn unpack_chunk<U: Unit, C: Codec>(
     chunk: Range<usize>,
     unpacked: *mut PanelChunk,
 ) {
+    let unpacked = unpacked.cast::<PanelBlock>();
+    for (i, block) in chunk.enumerate() {
+        unpack_block::<U, C>(panel.as_ptr(), block, unpacked.add(i));
+    }
+}
+
+/// Unpacks a block of a panel; what the format has not is left as it was.
+#[inline(always)]
+pub(super) unsafe fn unpack_block<U: Unit, C: Codec>(
+    panel: *const u8,
+    block: usize,
+    unpacked: *mut PanelBlock,
+) {
     let layout = const { C::LAYOUT };
     let zero = match layout.zero_log2 {
         Some(log2) => (1u32 << log2) as u8,
         None => 0,
     };
     let shift = U::Lanes::splat_byte(U::BYTE_BIAS.wrapping_sub(zero));
-    for (i, block) in chunk.enumerate() {
-        let (group, payload) = (block / layout.payloads(), block % layout.payloads());
-        let group = panel.as_ptr().add(group * layout.group_bytes());
-        // The next chunk, while this one is multiplied.
-        let bytes = layout.group_bytes() / layout.payloads();
-        let next = group.wrapping_add(payload * bytes + CHUNK_BLOCKS * bytes);
-        for line in (0..bytes).step_by(64) {
-            U::Lanes::prefetch_far(next.wrapping_add(line));
-        }
-        let scales = (&raw mut (*unpacked).scales[i]).cast::<f32>();
-        let minima = (&raw mut (*unpacked).minima[i]).cast::<f32>();
-        let codes = (&raw mut (*unpacked).codes[i]).cast::<u8>();
-        for lane in (0..PANEL_ROWS).step_by(<U::Lanes as Lanes>::ROWS) {
-            let from = unpack::<U::Lanes, C>(group, lane, payload);
-            for part in 0..32 / layout.sub_block {
-                U::Lanes::store(from.scales[part], scales.add(part * PANEL_ROWS + lane));
-                match layout.minimum {
-                    Minimum::None => {}
-                    Minimum::Direct => {
-                        U::Lanes::store(from.minima[part], minima.add(part * PANEL_ROWS + lane))
-                    }
-                    Minimum::Scaled => {
-                        let negated = U::Lanes::mul(from.minima[part], U::Lanes::splat(-1.0));
-                        U::Lanes::store(negated, minima.add(part * PANEL_ROWS + lane));
-                    }
+    let (group, payload) = (block / layout.payloads(), block % layout.payloads());
+    let group = panel.add(group * layout.group_bytes());
+    let scales = (&raw mut (*unpacked).scales).cast::<f32>();
+    let minima = (&raw mut (*unpacked).minima).cast::<f32>();
+    let codes = (&raw mut (*unpacked).codes).cast::<u8>();
+    for lane in (0..PANEL_ROWS).step_by(<U::Lanes as Lanes>::ROWS) {
+        let from = unpack::<U::Lanes, C>(group, lane, payload);
+        for part in 0..32 / layout.sub_block {
+            U::Lanes::store(from.scales[part], scales.add(part * PANEL_ROWS + lane));
+            match layout.minimum {
+                Minimum::None => {}
+                Minimum::Direct => {
+                    U::Lanes::store(from.minima[part], minima.add(part * PANEL_ROWS + lane))
+                }
+                Minimum::Scaled => {
+                    let negated = U::Lanes::mul(from.minima[part], U::Lanes::splat(-1.0));
+                    U::Lanes::store(negated, minima.add(part * PANEL_ROWS + lane));
                 }
             }
-            for g in 0..8 {
-                let bytes = U::Lanes::add_bytes(from.codes[g], shift);
-                U::Lanes::store_bytes(bytes, codes.add(4 * (PANEL_ROWS * g + lane)));
-            }
+        }
+        for g in 0..8 {
+            let bytes = U::Lanes::add_bytes(from.codes[g], shift);
+            U::Lanes::store_bytes(bytes, codes.add(4 * (PANEL_ROWS * g + lane)));
         }
     }
 }
@@ -227,16 +261,18 @@ fn keep_order() {
 pub(super) unsafe fn multiply_vectors<L: Lanes, const HALVES: bool, const MINIMA: bool>(
     panels: &[PanelChunk; PANELS],
     x: TileChunk,
+    next: NextChunk,
     sums: &mut [Sums; PANELS],
 ) {
     for vector in (0..PANELS * PANEL_ROWS / L::ROWS).step_by(2) {
         let mut t = 0;
         while t < x.tokens {
+            let next = (t == 0).then_some(next);
             if L::CODE_TOKENS >= 8 && x.tokens - t > 4 {
-                multiply_two::<L, 8, HALVES, MINIMA>(panels, x, sums, vector, t);
+                multiply_two::<L, 8, HALVES, MINIMA>(panels, x, next, sums, vector, t);
                 t += 8;
             } else {
-                multiply_two::<L, 4, HALVES, MINIMA>(panels, x, sums, vector, t);
+                multiply_two::<L, 4, HALVES, MINIMA>(panels, x, next, sums, vector, t);
                 t += 4;
             }
         }
@@ -249,6 +285,7 @@ pub(super) unsafe fn multiply_vectors<L: Lanes, const HALVES: bool, const MINIMA
 unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIMA: bool>(
     panels: &[PanelChunk; PANELS],
     x: TileChunk,
+    next: Option<NextChunk>,
     sums: &mut [Sums; PANELS],
     first: usize,
     t: usize,
@@ -258,6 +295,13 @@ unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIM
     let quads = if HALVES { 4 } else { 8 };
     for i in 0..x.blocks {
         let block = x.first_block + i;
+        for v in 0..2 {
+            if let Some(next) = next
+                && lanes[v] == 0
+            {
+                next.fetch::<L>(of[v], i);
+            }
+        }
         let codes = x.tile.codes(block).add(t * BLOCK_COLS);
         let x_scales = x.tile.scales(block).add(t);
         for part in 0..8 / quads {
@@ -277,7 +321,8 @@ unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIM
             }
             for g in part * quads..(part + 1) * quads {
                 let w = [0, 1].map(|v| {
-                    panels[of[v]].codes[i]
+                    panels[of[v]].0[i]
+                        .codes
                         .as_ptr()
                         .add(4 * (PANEL_ROWS * g + lanes[v]))
                 });
@@ -292,14 +337,14 @@ unsafe fn multiply_two<L: Lanes, const T: usize, const HALVES: bool, const MINIM
             let x_sums = x.tile.scaled_sums(name, block).add(t);
             for v in 0..2 {
                 let numbers = |of: &[[f32; PANEL_ROWS]; 2]| of[part][lanes[v]..].as_ptr().cast();
-                let scale = L::load_f32(numbers(&panels[of[v]].scales[i]));
+                let scale = L::load_f32(numbers(&panels[of[v]].0[i].scales));
                 for j in 0..T {
                     let sum = sums[of[v]].0[t + j].as_mut_ptr().add(lanes[v]);
                     let product = L::mul(L::to_f32(dots[v][j]), scale);
                     let mut total = L::load_f32(sum.cast_const().cast());
                     total = L::mul_add(product, L::splat(*x_scales.add(j)), total);
                     if MINIMA {
-                        let minimum = L::load_f32(numbers(&panels[of[v]].minima[i]));
+                        let minimum = L::load_f32(numbers(&panels[of[v]].0[i].minima));
                         total = L::mul_add(minimum, L::splat(*x_sums.add(j)), total);
                     }
                     L::store(total, sum);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::activations::{MANY, Part};
 use super::codec::{Codec, Float, with_float, with_quantized};
-use super::gemm::{self, Form, PANELS, PanelChunk, Sums, TileChunk, Unit};
+use super::gemm::{self, NextChunk, PANELS, PanelBlock, PanelChunk, Sums, TileChunk, Unit};
 use super::job::Job;
 use super::lanes::Lanes;
 use super::layout::{BLOCK_COLS, PANEL_ROWS};
@@ -210,30 +210,31 @@ unsafe fn four(x: *const i8) -> int8x16_t {
 unsafe fn multiply<P: Product, const HALVES: bool, const MINIMA: bool>(
     panels: &[PanelChunk; PANELS],
     x: TileChunk,
+    next: NextChunk,
     sums: &mut [Sums; PANELS],
 ) {
     let mut room = Arranged([0; BLOCK_BYTES]);
-    for (panel, sums) in panels.iter().zip(sums) {
-        for i in 0..x.blocks {
-            let codes = P::arrange(&panel.codes[i], &mut room);
+    for (p, sums) in sums.iter_mut().enumerate() {
+        for (i, panel) in panels[p].0[..x.blocks].iter().enumerate() {
+            next.fetch::<Pair<true>>(p, i);
+            let codes = P::arrange(&panel.codes, &mut room);
             for t in (0..x.tokens).step_by(TOKENS) {
-                multiply_block::<P, HALVES, MINIMA>(panel, codes, x, i, t, sums);
+                multiply_block::<P, HALVES, MINIMA>(panel, codes, x, x.first_block + i, t, sums);
             }
         }
     }
 }
 
-/// Block `i` of a panel, whose codes are arranged at `codes`, times the tokens from `t` on.
+/// A block of a panel, whose codes are arranged at `codes`, times block `block` of the tokens from `t` on.
 #[inline(always)]
 unsafe fn multiply_block<P: Product, const HALVES: bool, const MINIMA: bool>(
-    panel: &PanelChunk,
+    panel: &PanelBlock,
     codes: *const i8,
     x: TileChunk,
-    i: usize,
+    block: usize,
     t: usize,
     sums: &mut Sums,
 ) {
-    let block = x.first_block + i;
     let x_codes = x.tile.codes(block).add(t * BLOCK_COLS);
     let x_scales = x.tile.scales(block).add(t);
     for part in 0..if HALVES { 2 } else { 1 } {
@@ -246,8 +247,8 @@ unsafe fn multiply_block<P: Product, const HALVES: bool, const MINIMA: bool>(
             ),
         };
         let x_sums = x.tile.scaled_sums(name, block).add(t);
-        let scales = panel.scales[i][part].as_ptr();
-        let minima = panel.minima[i][part].as_ptr();
+        let scales = panel.scales[part].as_ptr();
+        let minima = panel.minima[part].as_ptr();
         for v in 0..VECTORS {
             let scale = vld1q_f32(scales.add(4 * v));
             for j in 0..TOKENS {
@@ -263,39 +264,18 @@ unsafe fn multiply_block<P: Product, const HALVES: bool, const MINIMA: bool>(
     }
 }
 
-/// Calls the function with `HALVES` and `MINIMA` of a [`Form`].
-macro_rules! with_form {
-    ($form:expr, $multiply:ident($($arg:expr),*)) => {{
-        let multiply = match ($form.halves, $form.minima) {
-            (false, false) => $multiply::<false, false>,
-            (false, true) => $multiply::<false, true>,
-            (true, false) => $multiply::<true, false>,
-            (true, true) => $multiply::<true, true>,
-        };
-        multiply($($arg),*)
-    }};
-}
-
 impl Unit for Pair<false> {
     type Lanes = Pair<false>;
     const BYTE_BIAS: u8 = 128;
 
-    #[inline(always)]
-    unsafe fn multiply(
-        form: Form,
+    #[target_feature(enable = "neon")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     ) {
-        #[target_feature(enable = "neon")]
-        unsafe fn compiled<const HALVES: bool, const MINIMA: bool>(
-            panels: &[PanelChunk; PANELS],
-            x: TileChunk,
-            sums: &mut [Sums; PANELS],
-        ) {
-            gemm::multiply_vectors::<Pair<false>, HALVES, MINIMA>(panels, x, sums);
-        }
-        with_form!(form, compiled(panels, x, sums));
+        gemm::multiply_vectors::<Self, HALVES, MINIMA>(panels, x, next, sums);
     }
 }
 
@@ -303,22 +283,14 @@ impl Unit for Dot {
     type Lanes = Pair<true>;
     const BYTE_BIAS: u8 = 0;
 
-    #[inline(always)]
-    unsafe fn multiply(
-        form: Form,
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     ) {
-        #[target_feature(enable = "neon,dotprod")]
-        unsafe fn compiled<const HALVES: bool, const MINIMA: bool>(
-            panels: &[PanelChunk; PANELS],
-            x: TileChunk,
-            sums: &mut [Sums; PANELS],
-        ) {
-            multiply::<Dot, HALVES, MINIMA>(panels, x, sums);
-        }
-        with_form!(form, compiled(panels, x, sums));
+        multiply::<Self, HALVES, MINIMA>(panels, x, next, sums);
     }
 }
 
@@ -326,22 +298,14 @@ impl Unit for Matmul {
     type Lanes = Pair<true>;
     const BYTE_BIAS: u8 = 0;
 
-    #[inline(always)]
-    unsafe fn multiply(
-        form: Form,
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    unsafe fn multiply<const HALVES: bool, const MINIMA: bool>(
         panels: &[PanelChunk; PANELS],
         x: TileChunk,
+        next: NextChunk,
         sums: &mut [Sums; PANELS],
     ) {
-        #[target_feature(enable = "neon,dotprod,i8mm")]
-        unsafe fn compiled<const HALVES: bool, const MINIMA: bool>(
-            panels: &[PanelChunk; PANELS],
-            x: TileChunk,
-            sums: &mut [Sums; PANELS],
-        ) {
-            multiply::<Matmul, HALVES, MINIMA>(panels, x, sums);
-        }
-        with_form!(form, compiled(panels, x, sums));
+        multiply::<Self, HALVES, MINIMA>(panels, x, next, sums);
     }
 }
 
