@@ -5,9 +5,9 @@
     …<|assistant|>↵<think>                   (enable_thinking)   → thought</think>↵answer<|user|>
                                                                    thought</think>tool↵{…}<|observation|>
 
-What follows the arrow is what the model writes. `TEMPLATE` is what inference uses; it knows OpenAI's `tool_calls` and role
-`tool` besides GLM's `metadata` and `observation`. `prompt` is the same in Python, several times as fast; the tests hold one
-against the other.
+What follows the arrow is what the model writes. `TEMPLATE` is what inference uses; it knows OpenAI's `tool_calls` and
+role `tool` besides GLM's `metadata` and `observation`. `prompt` is the same in Python, several times as fast; the tests
+hold one against the other.
 """
 
 import json

@@ -5,14 +5,13 @@
 
 from . import styles
 from .checks import language
-from .dialogue import Context, Conversation, Exchange, Message, Style
-from .phrases import HELD, TRAIN, phrases, seeded
+from .dialogue import Context, Conversation, Message
+from .phrases import HELD, phrases, seeded
 from .skills import arithmetic, extraction, facts, memory, project, sequences, smalltalk, stories, unknown
 from .skills.tools import tool_exchanges
 
-SKILLS = {skill.name: skill for module in (smalltalk, project, arithmetic, sequences, facts, stories, memory,
-                                           extraction, unknown)
-          for skill in module.SKILLS}
+MODULES = (smalltalk, project, arithmetic, sequences, facts, stories, memory, extraction, unknown)
+SKILLS = {skill.name: skill for module in MODULES for skill in module.SKILLS}
 
 #: Skills that span a conversation.
 SPANNING = ("memory", "system prompts", "tool calls", "tool answers", "no tool fits", "thinking")
@@ -128,9 +127,7 @@ def interleaved(context, tells, asks, most):
     out = fillers(context, 1)
     for one in tells:
         out += [one, *fillers(context, most if one is tells[-1] else 1)]
-    for one in asks:
-        out.append(one)
-    return out
+    return out + asks
 
 
 def memory_conversation(context, thinking):

@@ -9,14 +9,16 @@ LANGUAGE = {
         en=["answer in chinese", "always answer in chinese", "reply in chinese", "please speak chinese", "use chinese",
             "you [only |]speak chinese", "write your answers in chinese", "respond in chinese only",
             "all answers must be in chinese", "chinese only", "you answer every question in chinese"],
-        zh=["用中文回答", "请用中文回答", "总是用中文回答", "请说中文", "只用中文", "你只说中文", "所有回答都用中文", "请始终使用中文", "用汉语回答", "无论什么语言都用中文回答"],
+        zh=["用中文回答", "请用中文回答", "总是用中文回答", "请说中文", "只用中文", "你只说中文", "所有回答都用中文", "请始终使用中文", "用汉语回答", "必须说中文",
+            "无论什么语言都用中文回答"],
         held_en=["give every answer in chinese", "please always reply in chinese"],
         held_zh=["请总是用中文回答问题", "你的回答必须用中文"]),
     "en": phrases(
         en=["answer in english", "always answer in english", "reply in english", "please speak english", "use english",
             "you [only |]speak english", "write your answers in english", "respond in english only",
             "all answers must be in english", "english only", "you answer every question in english"],
-        zh=["用英文回答", "请用英文回答", "总是用英语回答", "请说英文", "只用英文", "你只说英语", "所有回答都用英文", "请始终使用英文", "用英语回答", "无论什么语言都用英文回答"],
+        zh=["用英文回答", "请用英文回答", "总是用英语回答", "请说英文", "只用英文", "你只说英语", "所有回答都用英文", "请始终使用英文", "用英语回答", "必须说英文",
+            "无论什么语言都用英文回答"],
         held_en=["give every answer in english", "please always reply in english"],
         held_zh=["请总是用英文回答问题", "你的回答必须用英文"]),
 }
@@ -32,7 +34,8 @@ BRIEF = phrases(
 PERSONA = phrases(
     en=["you are {x}", "your name is {x}", "you are called {x}", "you are {x}, a friendly assistant",
         "you are an assistant called {x}", "you are an assistant named {x}", "act as {x}", "you are a robot named {x}",
-        "from now on you are {x}", "you play the part of {x}", "you are {x}, a helpful assistant"],
+        "from now on you are {x}", "you are somebody whose name is {x}", "you play the part of {x}",
+        "you are {x}, a helpful assistant"],
     zh=["你是{x}", "你叫{x}", "你的名字是{x}", "你是助手{x}", "你是一个叫{x}的助手", "你是名叫{x}的机器人", "从现在起你是{x}", "你扮演{x}", "你是{x}，一个友好的助手",
         "你是{x}，一个有用的助手"],
     held_en=["you are a helpful assistant whose name is {x}", "you are a friendly robot called {x}"],
@@ -49,7 +52,7 @@ PREFIX = phrases(
     held_en=["please begin all your answers with {x}"], held_zh=["请在每个回答的开头写上{x}"])
 ADDRESS = phrases(
     en=["the user is called {x}", "the user's name is {x}", "you are talking to {x}", "call the user {x}",
-        "greet the user as {x}", "you speak with {x}"],
+        "greet the user as {x}", "you speak with {x}", "you are now speaking with {x}"],
     zh=["用户叫{x}", "用户的名字是{x}", "你在和{x}说话", "称呼用户为{x}", "和你说话的是{x}"],
     held_en=["you are speaking to a user called {x}"], held_zh=["正在和你说话的用户叫{x}"])
 PLAIN = phrases(

@@ -3,28 +3,30 @@
 from .phrases import TRAIN, Pool, is_held
 
 EN_NAMES = """
-Anna Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paul Quinn Rosa Sam Tina Uma Victor Wendy
-Xavier Yara Zoe Adam Bella Carl Diana Eric Fiona George Hannah Ivan Julia Kevin Laura Mark Nora Olaf Peter Rachel Simon
-Tom Ursula Vera Walter Alice Bob Carol Daniel Elena Felix Gina Hugo Ines James Kate Linda Martin Natalie Otto Petra Robert
-Sara Theo Viola William Amy Bruno Chloe Derek Ella Finn Gloria Harry Ida Jonas Kim Lily Max Nadia Oliver Pia Ralph Stella
-Tara Vincent Alma Boris Cora Dora Edgar Flora Greta Hector Irma Joel Klara Luis Mila Nils Olga Pablo Rita Sven Thea Tariq
-Aisha Omar Priya Ravi Mei Hiro Yuki Fatima Kofi Ada Alan Linus Margaret Donald Barbara Susan Steve Lisa Michael Emily
+Anna Ben Clara David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paul Quinn Rosa Sam Tina Uma Victor
+Wendy Xavier Yara Zoe Adam Bella Carl Diana Eric Fiona George Hannah Ivan Julia Kevin Laura Mark Nora Olaf Peter
+Rachel Simon Tom Ursula Vera Walter Alice Bob Carol Daniel Elena Felix Gina Hugo Ines James Kate Linda Martin Natalie
+Otto Petra Robert Sara Theo Viola William Amy Bruno Chloe Derek Ella Finn Gloria Harry Ida Jonas Kim Lily Max Nadia
+Oliver Pia Ralph Stella Tara Vincent Alma Boris Cora Dora Edgar Flora Greta Hector Irma Joel Klara Luis Mila Nils Olga
+Pablo Rita Sven Thea Tariq Aisha Omar Priya Ravi Mei Hiro Yuki Fatima Kofi Ada Alan Linus Margaret Donald Barbara
+Susan Steve Lisa Michael Emily
 """.split()
 
 ZH_SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗"
 ZH_GIVEN = "明华丽强军芳敏静磊洋艳勇杰娟涛超霞平刚玲桂英建国文辉红玉兰婷雪梅飞宇浩然子轩思雨欣怡晨阳佳琪"
 
 EN_CITIES = """
-Paris London Berlin Rome Madrid Vienna Lisbon Oslo Athens Prague Warsaw Dublin Tokyo Beijing Shanghai Hangzhou Seoul Delhi
-Mumbai Bangkok Hanoi Singapore Sydney Melbourne Toronto Boston Chicago Seattle Denver Dallas Miami Lima Bogota Cairo Nairobi
-Lagos Accra Tunis Rabat Geneva Zurich Munich Hamburg Milan Naples Venice Porto Seville Krakow Riga Tallinn Helsinki Stockholm
-Copenhagen Amsterdam Brussels Lyon Marseille Nice Glasgow York Leeds Bristol Oxford Cambridge Osaka Kyoto Shenzhen Chengdu
-Wuhan Nanjing Suzhou Xiamen Dubai Doha Istanbul Ankara Havana Quito Santiago Austin Phoenix Portland Atlanta Montreal
+Paris London Berlin Rome Madrid Vienna Lisbon Oslo Athens Prague Warsaw Dublin Tokyo Beijing Shanghai Hangzhou Seoul
+Delhi Mumbai Bangkok Hanoi Singapore Sydney Melbourne Toronto Boston Chicago Seattle Denver Dallas Miami Lima Bogota
+Cairo Nairobi Lagos Accra Tunis Rabat Geneva Zurich Munich Hamburg Milan Naples Venice Porto Seville Krakow Riga
+Tallinn Helsinki Stockholm Copenhagen Amsterdam Brussels Lyon Marseille Nice Glasgow York Leeds Bristol Oxford
+Cambridge Osaka Kyoto Shenzhen Chengdu Wuhan Nanjing Suzhou Xiamen Dubai Doha Istanbul Ankara Havana Quito Santiago
+Austin Phoenix Portland Atlanta Montreal
 """.split()
 
 ZH_CITIES = """
-北京 上海 广州 深圳 杭州 南京 苏州 成都 重庆 武汉 西安 长沙 天津 青岛 大连 厦门 福州 昆明 贵阳 南宁 海口 郑州 济南 太原 沈阳 长春
-哈尔滨 兰州 银川 西宁 拉萨 合肥 南昌 宁波 无锡 温州 珠海 桂林 三亚 巴黎 伦敦 东京 柏林 罗马 纽约 香港 台北 澳门 首尔 曼谷 悉尼
+北京 上海 广州 深圳 杭州 南京 苏州 成都 重庆 武汉 西安 长沙 天津 青岛 大连 厦门 福州 昆明 贵阳 南宁 海口 郑州 济南 太原 沈阳 长春 哈尔滨 兰州 银川 西宁 拉萨 合肥 南昌 宁波 无锡 温州 珠海 桂林 三亚
+巴黎 伦敦 东京 柏林 罗马 纽约 香港 台北 澳门 首尔 曼谷 悉尼
 """.split()
 
 EN_ANIMALS = """
@@ -33,8 +35,7 @@ giraffe penguin dolphin whale bee ant spider snail hedgehog squirrel deer parrot
 """.split()
 
 ZH_ANIMALS = """
-小猫 小狗 狐狸 小熊 兔子 老鼠 猫头鹰 青蛙 乌龟 狮子 老虎 大象 长颈鹿 企鹅 海豚 鲸鱼 蜜蜂 蚂蚁 蜘蛛 蜗牛 刺猬 松鼠 小鹿 鹦鹉 乌鸦
-天鹅 骆驼 熊猫 小羊 小猪 小鸭 小马 猴子 水獭
+小猫 小狗 狐狸 小熊 兔子 老鼠 猫头鹰 青蛙 乌龟 狮子 老虎 大象 长颈鹿 企鹅 海豚 鲸鱼 蜜蜂 蚂蚁 蜘蛛 蜗牛 刺猬 松鼠 小鹿 鹦鹉 乌鸦 天鹅 骆驼 熊猫 小羊 小猪 小鸭 小马 猴子 水獭
 """.split()
 
 EN_COLOURS = "red blue green yellow white black orange purple pink brown grey silver gold violet turquoise".split()
@@ -47,8 +48,9 @@ potatoes eggs fish honey strawberries grapes tofu beans popcorn
 ZH_FOODS = "米饭 面条 饺子 包子 火锅 豆腐 鸡蛋 苹果 香蕉 葡萄 西瓜 草莓 蛋糕 巧克力 面包 烤鸭 汤圆 粽子 月饼 咖喱 寿司 披萨 酸奶 玉米".split()
 
 EN_ITEMS = """
-apple pear plum lamp chair table book pen cup plate spoon fork knife bottle bag box coat hat shoe sock ring clock phone
-camera guitar piano drum ball bike car bus train ship plane kite key door window flower tree stone leaf shell candle
+apple pear plum lamp chair table book pen cup plate spoon fork knife bottle bag box coat hat shoe sock ring clock
+phone camera guitar piano drum ball bike car bus train ship plane kite key door window flower tree stone leaf shell
+candle
 """.split()
 ZH_ITEMS = "苹果 梨 桃子 台灯 椅子 桌子 书 笔 杯子 盘子 勺子 瓶子 书包 箱子 外套 帽子 鞋子 袜子 戒指 钟 手机 相机 吉他 钢琴 鼓 球 自行车 汽车 火车 飞机 风筝 钥匙 花 树 石头".split()
 

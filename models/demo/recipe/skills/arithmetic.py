@@ -52,7 +52,8 @@ STORIES = {
             "if i add {b} to {a}, what do i get?",
             "{a} cats and {b} dogs: how many animals?"],
         zh=["我有{a}个苹果，又买了{b}个，现在有几个？", "树上有{a}只鸟，又飞来{b}只，一共有几只？", "小明有{a}本书，又得到{b}本，一共多少本？",
-            "车上有{a}个人，又上来{b}个人，现在有多少人？", "{a}和{b}的和是多少？", "把{a}和{b}加起来", "{a}只猫和{b}只狗，一共多少只动物？", "{a}再加{b}是多少？"],
+            "车上有{a}个人，又上来{b}个人，现在有多少人？", "{a}和{b}的和是多少？", "把{a}和{b}加起来", "{a}只猫和{b}只狗，一共多少只动物？", "{a}再加{b}是多少？",
+            "{a}与{b}相加得多少？"],
         held_en=["i have {a} books and buy {b} more. how many books do i have?",
                  "what is the sum when i add {a} and {b}?"],
         held_zh=["我有{a}本书，又买了{b}本，一共多少本？", "{a}与{b}的和等于多少？"]),
@@ -64,14 +65,14 @@ STORIES = {
             "what is the difference between {a} and {b}?",
             "[tom|anna] has {a} coins and loses {b}. how many are left?"],
         zh=["我有{a}个苹果，吃了{b}个，还剩几个？", "树上有{a}只鸟，飞走了{b}只，还剩几只？", "商店有{a}个蛋糕，卖了{b}个，还剩多少？", "从{a}里减去{b}",
-            "{a}和{b}的差是多少？", "{a}减掉{b}还有多少？", "小明有{a}块糖，送人{b}块，还剩多少？"],
+            "{a}和{b}的差是多少？", "{a}减掉{b}还有多少？", "{a}与{b}相减得多少？", "小明有{a}块糖，送人{b}块，还剩多少？"],
         held_en=["i have {a} cakes and eat {b}. how many are left?", "if i take {b} away from {a}, what is left?"],
         held_zh=["我有{a}块糖，吃了{b}块，还剩多少？", "{a}与{b}的差等于多少？"]),
     "*": phrases(
         en=["what is the product of {a} and {b}?", "multiply {a} by {b}", "multiply {a} and {b}",
             "{a} boxes with {b} pens each: how many pens?",
             "there are {a} bags with {b} apples in each. how many apples?"],
-        zh=["{a}和{b}的积是多少？", "把{a}和{b}相乘", "{a}个盒子，每个有{b}支笔，一共多少支笔？", "有{a}袋苹果，每袋{b}个，一共多少个？"],
+        zh=["{a}和{b}的积是多少？", "把{a}和{b}相乘", "{a}与{b}相乘得多少？", "{a}个盒子，每个有{b}支笔，一共多少支笔？", "有{a}袋苹果，每袋{b}个，一共多少个？"],
         held_en=["there are {a} boxes with {b} apples in each. how many apples?", "the product of {a} and {b}?"],
         held_zh=["有{a}个盒子，每个有{b}个苹果，一共多少个？", "{a}与{b}的积等于多少？"]),
     "/": phrases(
@@ -151,4 +152,4 @@ def arithmetic(context):
     return Exchange("arithmetic", user, context.answers(say), lang)
 
 
-SKILLS = [Skill("arithmetic", arithmetic, 16)]
+SKILLS = [Skill("arithmetic", arithmetic, 20)]

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from ..dialogue import Exchange, Say
-from ..phrases import TRAIN, fill, is_held, phrases
+from ..phrases import TRAIN, fill, phrases
 from ..words import CITIES, COLOURS, FOODS, ITEMS, JOBS, code, made_up, name, number
 from . import Skill
 
@@ -16,6 +16,12 @@ class Field:
     names: tuple
     kind: str
     value: object
+
+
+def email(context):
+    """An address at a made-up host."""
+    host = made_up(context.rng, TRAIN)
+    return f"{made_up(context.rng, context.split)}@{host}.{context.rng.choice(['com', 'org', 'cn'])}"
 
 
 FIELDS = {
@@ -34,8 +40,7 @@ FIELDS = {
         "en": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
         "zh": "周一 周二 周三 周四 周五 周六 周日".split()}[context.lang])),
     "code": Field(("code", "id", "number", "order_id"), "string", lambda context: code(context.rng, context.split)),
-    "email": Field(("email", "mail", "address"), "string",
-                   lambda context: f"{made_up(context.rng, context.split)}@{made_up(context.rng, TRAIN)}.{context.rng.choice(['com', 'org', 'cn'])}"),
+    "email": Field(("email", "mail", "address"), "string", email),
 }
 
 #: the fields that a sentence has, in any order: how it is said
@@ -44,11 +49,13 @@ SENTENCES = [
         en=["{name} is {age} years old.", "{name} is {age}.", "My friend {name} is {age} years old.",
             "At the age of {age}, {name} is still curious.", "{name}, aged {age}, came to visit.",
             "{name} turned {age} yesterday."],
-        zh=["{name}今年{age}岁。", "{name}{age}岁了。", "我的朋友{name}今年{age}岁。", "{age}岁的{name}来了。", "{name}的年龄是{age}岁。"],
+        zh=["{name}今年{age}岁。", "{name}{age}岁了。", "{name}已经{age}岁。", "我的朋友{name}今年{age}岁。", "{age}岁的{name}来了。",
+            "{name}的年龄是{age}岁。"],
         held_en=["My neighbour {name} turned {age} last week."], held_zh=["我的邻居{name}今年{age}岁了。"])),
     (("name", "age", "city"), phrases(
         en=["{name} is {age} years old and lives in {city}.", "{name}, {age}, lives in {city}.",
             "{name} from {city} is {age} years old.", "In {city} lives {name}, who is {age}.",
+            "She is called {name}, lives in {city} and is {age}.",
             "{name} is {age} and comes from {city}.",
             "I know {name} from {city}, {age} years old."],
         zh=["{name}今年{age}岁，住在{city}。", "{name}，{age}岁，来自{city}。", "住在{city}的{name}今年{age}岁。", "{city}的{name}{age}岁了。",
@@ -57,8 +64,9 @@ SENTENCES = [
         held_zh=["{name}住在{city}，今年{age}岁。", "来自{city}的{name}已经{age}岁了。"])),
     (("name", "city"), phrases(
         en=["{name} lives in {city}.", "{name} comes from {city}.", "{name} moved to {city}.",
+            "Our neighbour {name} comes from {city}.",
             "In {city} I met {name}.", "{name} is from {city}."],
-        zh=["{name}住在{city}。", "{name}来自{city}。", "{name}搬到了{city}。", "我在{city}认识了{name}。"],
+        zh=["{name}住在{city}。", "{name}来自{city}。", "{name}搬到了{city}。", "我们的邻居{name}来自{city}。", "我在{city}认识了{name}。"],
         held_en=["My friend {name} moved to {city}."], held_zh=["我的朋友{name}搬到了{city}。"])),
     (("name", "job"), phrases(
         en=["{name} works as a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.",
@@ -72,28 +80,34 @@ SENTENCES = [
         held_en=["{name} lives in {city} and works as a {job}."], held_zh=["{name}住在{city}，是一名{job}。"])),
     (("item", "price"), phrases(
         en=["The {item} costs {price} euros.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.",
-            "{price} dollars for the {item}.", "The price of the {item} is {price} euros."],
+            "{price} dollars for the {item}.", "She paid {price} dollars and got a {item}.",
+            "The price of the {item} is {price} euros."],
         zh=["{item}卖{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。",
-            "{price}元一个{item}。"],
+            "{price}元一个{item}。", "她付了{price}元，得到{item}。"],
         held_en=["She paid {price} euros for the {item}."], held_zh=["她买{item}花了{price}元。"])),
     (("item", "colour", "price"), phrases(
         en=["The {colour} {item} costs {price} euros.", "I bought a {colour} {item} for {price} dollars.",
-            "A {item} in {colour} for {price} euros.", "{price} dollars for a {colour} {item}."],
+            "A {item} in {colour} for {price} euros.", "{price} dollars for a {colour} {item}.",
+            "She paid {price} dollars and got a {item} in {colour}."],
         zh=["{colour}的{item}卖{price}元。", "我花{price}元买了{colour}的{item}。", "这个{colour}{item}要{price}块钱。",
+            "她付了{price}元，得到{colour}的{item}。",
             "{item}是{colour}的，价格{price}元。"],
         held_en=["She paid {price} euros for a {colour} {item}."], held_zh=["她花{price}元买了一个{colour}的{item}。"])),
     (("name", "food", "day"), phrases(
-        en=["{name} eats {food} on {day}.", "On {day} {name} wants {food}.", "{name} ordered {food} for {day}.",
+        en=["{name} eats {food} on {day}.", "On {day} {name} wants {food}.", "We make {food} for {name} on {day}.",
+            "{name} ordered {food} for {day}.",
             "{day}: {food} for {name}."],
         zh=["{name}{day}吃{food}。", "{day}{name}要{food}。", "{name}订了{day}的{food}。"],
         held_en=["On {day} we cook {food} for {name}."], held_zh=["{day}我们给{name}做{food}。"])),
     (("code", "item", "day"), phrases(
         en=["Order {code}: one {item}, delivered on {day}.", "The {item} with the number {code} comes on {day}.",
             "On {day} order {code} arrives, a {item}."],
-        zh=["订单{code}：{item}，{day}送到。", "编号{code}的{item}{day}到。", "{day}送来订单{code}，是{item}。"],
+        zh=["订单{code}：{item}，{day}送到。", "编号{code}的{item}{day}到。", "{item}将在{day}送到，订单{code}。",
+            "{day}送来订单{code}，是{item}。"],
         held_en=["Order {code}, a {item}, will come on {day}."], held_zh=["订单{code}的{item}将在{day}送到。"])),
     (("name", "email"), phrases(
-        en=["{name} can be reached at {email}.", "Write to {name}: {email}.", "{name}'s mail is {email}.",
+        en=["{name} can be reached at {email}.", "Write to {name}: {email}.", "You reach {name} here: {email}.",
+            "{name}'s mail is {email}.",
             "The address of {name} is {email}."],
         zh=["{name}的邮箱是{email}。", "请写信给{name}：{email}。", "联系{name}：{email}。"],
         held_en=["You can reach {name} by mail at {email}."], held_zh=["可以发邮件给{name}：{email}。"])),

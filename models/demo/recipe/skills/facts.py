@@ -9,11 +9,12 @@ from .facts_data import CAPITALS, COLOURS, OPPOSITES, SOUNDS, WORDS
 CAPITAL_OF = phrases(
     en=["what is the capital of {x}?", "what is {x}'s capital[ city|]?", "[which|what] city is the capital of {x}?",
         "capital of {x}?", "tell me the capital of {x}", "the capital of {x} is?",
-        "name the capital of {x}", "do you know the capital of {x}?", "which is the capital of {x}?",
+        "name the capital of {x}", "could you say what the capital of {x} is?", "do you know the capital of {x}?",
+        "which is the capital of {x}?",
         "what is the capital city of {x}?", "{x}: capital?",
         "can you tell me the capital of {x}?", "i am looking for the capital of {x}"],
     zh=["{x}的首都是哪里？", "{x}的首都是什么？", "{x}首都", "{x}的首都在哪？", "哪个城市是{x}的首都？", "告诉我{x}的首都", "{x}的首都叫什么？", "你知道{x}的首都吗？",
-        "说出{x}的首都", "{x}的首都？", "{x}首都是哪个城市？"],
+        "说出{x}的首都", "{x}的首都？", "{x}首都是哪个城市？", "{x}的首都是一座什么城市？"],
     held_en=["could you name the capital of {x}?", "what do you call the capital of {x}?",
              "i want to know the capital of {x}", "where is the capital of {x}?"],
     held_zh=["你能告诉我{x}的首都是哪里吗？", "我想知道{x}的首都", "{x}的首都是哪座城市？"])
@@ -57,7 +58,7 @@ TRANSLATE = {
 }
 SOUND_OF = phrases(
     en=["what does [a|the] {x} say?", "what sound does [a|the] {x} make?", "how does a {x} sound?",
-        "which sound does a {x} make?", "what noise does a {x} make?"],
+        "which sound does a {x} make?", "a {x} makes which sound?", "what noise does a {x} make?"],
     zh=["{x}怎么叫？", "{x}的叫声是什么？", "{x}会怎么叫？", "{x}叫起来是什么声音？"],
     held_en=["tell me what sound a {x} makes"], held_zh=["请问{x}怎么叫？"])
 SEASONS = phrases(

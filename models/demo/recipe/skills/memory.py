@@ -2,7 +2,8 @@
 
 from ..dialogue import Exchange, Say
 from ..phrases import TRAIN, Pool, fill, is_held, phrases
-from ..words import ANIMALS, CITIES, COLOURS, COMMON_HAN, EN_ITEMS, FOODS, HOBBIES, ITEMS, JOBS, ZH_ITEMS, code, made_up, name, number
+from ..words import (CITIES, COLOURS, COMMON_HAN, EN_ITEMS, FOODS, HOBBIES, ITEMS, JOBS, ZH_ITEMS, code, made_up, name,
+                     number)
 from . import Skill
 
 
@@ -22,9 +23,10 @@ NOTHING = {"en": "You have not told me {what} yet.", "zh": "你还没有告诉�
 FACTS = [
     Fact(lambda context: name(context.rng, context.lang, context.split), phrases(
         en=["my name is {x}", "i am called {x}", "call me {x}", "i am {x}", "hi, my name is {x}", "hello, i am {x}",
-            "my name's {x}", "people call me {x}", "this is {x}", "you can call me {x}",
-            "hello! my name is {x}", "i'm {x}", "please call me {x}"],
-        zh=["我叫{x}", "我的名字是{x}", "我是{x}", "叫我{x}", "你好，我叫{x}", "你好，我是{x}", "大家叫我{x}", "你可以叫我{x}", "我的名字叫{x}", "请叫我{x}"],
+            "my name's {x}", "people call me {x}", "everybody says {x} to me", "this is {x}", "you can call me {x}",
+            "hello! my name is {x}", "i'm {x}", "please call me {x}", "my mother calls me {x}"],
+        zh=["我叫{x}", "我的名字是{x}", "我是{x}", "叫我{x}", "你好，我叫{x}", "你好，我是{x}", "大家叫我{x}", "你可以叫我{x}", "我的名字叫{x}", "请叫我{x}",
+            "您好，我是{x}"],
         held_en=["hey, i am called {x}", "everybody calls me {x}", "good day, my name is {x}"],
         held_zh=["嗨，我的名字是{x}", "大家都叫我{x}", "您好，我叫{x}"]),
         {"en": ["Nice to meet you, {x}!", "Hello, {x}! Nice to meet you."], "zh": ["很高兴认识你，{x}！", "你好，{x}！很高兴认识你。"]},
@@ -69,6 +71,7 @@ FACTS = [
         {"en": ["I will remember {x}.", "All right, I will remember {x}."], "zh": ["我记住了{x}。", "好的，我记住了{x}。"]},
         phrases(
             en=["what is my number?", "what was the number?", "which number did i tell you?",
+                "which number have i told you?",
                 "do you remember the number?", "what is the number?", "tell me the number", "what is my lucky number?"],
             zh=["我的号码是多少？", "那个数字是多少？", "我说的数字是什么？", "你记得那个数字吗？", "数字是多少？", "告诉我那个数字", "我的幸运数字是几？"],
             held_en=["do you remember which number i told you?"], held_zh=["你还记得我说的数字吗？"]),
@@ -81,7 +84,8 @@ FACTS = [
         {"en": ["I will remember the code {x}.", "All right, I will remember the code {x}."],
          "zh": ["我记住了密码{x}。", "好的，我记住了密码{x}。"]},
         phrases(
-            en=["what is the code?", "what was the code?", "which code did i tell you?", "do you remember the code?",
+            en=["what is the code?", "what was the code?", "which code did i tell you?", "which code have i told you?",
+                "do you remember the code?",
                 "tell me the code", "what is the password?", "what is the secret word?", "say the code"],
             zh=["密码是什么？", "代码是多少？", "我说的密码是什么？", "你记得密码吗？", "告诉我密码", "暗号是什么？", "口令是什么？"],
             held_en=["do you remember which code i told you?"], held_zh=["你还记得密码是什么吗？"]),
@@ -136,7 +140,7 @@ FACTS = [
         {"en": "Your pet is called {x}.", "zh": "你的宠物叫{x}。"}, {"en": "the name of your pet", "zh": "你宠物的名字"}),
     Fact(lambda context: str(held_age(context)), phrases(
         en=["i am {x} years old", "my age is {x}", "i am {x}", "i turned {x} last week", "i am {x} years of age"],
-        zh=["我{x}岁", "我今年{x}岁", "我的年龄是{x}岁", "我{x}岁了"],
+        zh=["我{x}岁", "我今年{x}岁", "我的年龄是{x}岁", "我{x}岁了", "我已经{x}岁了"],
         held_en=["i have just turned {x}"], held_zh=["我今年已经{x}岁了"]),
         {"en": ["{x} is a good age.", "Good to know: {x} is a good age."], "zh": ["{x}岁，真好。", "知道了，{x}岁，真好。"]},
         phrases(
@@ -148,7 +152,8 @@ FACTS = [
 ]
 
 CORRECTION = phrases(
-    en=["no, {told}", "sorry, {told}", "wait, {told}", "actually, {told}", "i was wrong: {told}", "correction: {told}"],
+    en=["no, {told}", "sorry, {told}", "wait, {told}", "oh, sorry, {told}", "actually, {told}", "i was wrong: {told}",
+        "correction: {told}"],
     zh=["不，{told}", "不对，{told}", "说错了，{told}", "等等，{told}", "其实{told}", "更正一下，{told}"],
     held_en=["oh no, {told}"], held_zh=["哦不，{told}"])
 
@@ -223,8 +228,12 @@ REPEAT = phrases(
     zh=["跟我说：{x}", "重复：{x}", "请说：{x}", "说：{x}", "重复这句话：{x}", "请重复{x}", "写出{x}", "照着说：{x}", "复述：{x}", "请写：{x}",
         "跟我念：{x}"],
     held_en=["please say this after me: {x}", "please copy: {x}"], held_zh=["请跟我重复：{x}", "请照着写：{x}"])
-ALL_ITEMS = {"en": Pool(EN_ITEMS + "river cloud night garden winter letter music number engine silver morning shadow bridge island window".split()),
-             "zh": Pool(ZH_ITEMS + "河流 云彩 夜晚 花园 冬天 音乐 数字 早晨 影子 小桥 海岛 春风 秋月 远山".split())}
+ALL_ITEMS = {
+    "en": Pool(EN_ITEMS + """
+river cloud night garden winter letter music number engine silver morning shadow bridge island window
+""".split()),
+    "zh": Pool(ZH_ITEMS + "河流 云彩 夜晚 花园 冬天 音乐 数字 早晨 影子 小桥 海岛 春风 秋月 远山".split()),
+}
 
 
 def repeated_text(context):

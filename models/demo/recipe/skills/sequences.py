@@ -98,7 +98,7 @@ SORT_UP = phrases(
         "order {list}[ from small to large|]", "sort [the list|the numbers] {list}",
         "sort from [small to large|low to high]: {list}", "can you sort {list}?",
         "arrange these numbers from smallest to largest: {list}",
-        "sort in ascending order: {list}", "sort: {list}"],
+        "sort in ascending order: {list}", "sort: {list}", "sort the following: {list}"],
     zh=["把{list}排序", "给这些数排序：{list}", "从小到大排列：{list}", "把这些数从小到大排：{list}", "排序：{list}", "请把{list}从小到大排列",
         "按升序排列：{list}", "你能给{list}排序吗？"],
     held_en=["please put these in order: {list}", "sort the following numbers: {list}",
@@ -107,7 +107,7 @@ SORT_UP = phrases(
 SORT_DOWN = phrases(
     en=["sort {list} from [large to small|high to low]", "sort these numbers in descending order: {list}",
         "put these in descending order: {list}",
-        "sort backwards: {list}", "order from largest to smallest: {list}",
+        "sort backwards: {list}", "the following in descending order: {list}", "order from largest to smallest: {list}",
         "arrange these numbers from largest to smallest: {list}"],
     zh=["从大到小排列：{list}", "把{list}从大到小排序", "按降序排列：{list}", "把这些数从大到小排：{list}", "请把{list}从大到小排列"],
     held_en=["sort the following numbers in descending order: {list}",
@@ -124,7 +124,7 @@ EXTREME = {
     "smallest": phrases(
         en=["which is the smallest number: {list}?", "what is the smallest of {list}?", "the minimum of {list}?",
             "find the smallest[ number|]: {list}",
-            "which number is the smallest: {list}?", "min of {list}"],
+            "which number is the smallest: {list}?", "min of {list}", "the lowest of {list}?"],
         zh=["哪个数最小：{list}？", "{list}里最小的是哪个？", "找出最小的数：{list}", "{list}的最小值是多少？", "下面最小的数是几：{list}？"],
         held_en=["what is the smallest number in {list}?", "find the lowest, the smallest: {list}"],
         held_zh=["这些数里哪个最小：{list}？", "请找出最小的：{list}"]),
@@ -222,7 +222,7 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth ele
 
 AFTER = phrases(
     en=["[what|which] [day|month] comes after {x}?", "what [day |month |]is after {x}?", "what comes after {x}?",
-        "what is the next [day|month] after {x}?", "what follows {x}?",
+        "what is the next [day|month] after {x}?", "what follows {x}?", "what is {x} followed by?",
         "which one comes after {x}?", "the [day|month] after {x}?", "after {x} comes?"],
     zh=["{x}之后是什么？", "{x}后面是什么？", "{x}的下一个是什么？", "{x}过后是什么？", "什么在{x}后面？", "{x}接下来是什么？"],
     held_en=["tell me what comes after {x}", "{x} is followed by what?"], held_zh=["请问{x}后面是什么？", "{x}再往后是什么？"])

@@ -21,7 +21,7 @@ INTENTS = [
     Intent(phrases(
         en=["hello", "hi", "hey", "hi there", "hello there", "good day", "hello[,| my] friend", "hey you", "greetings",
             "hiya",
-            "hello[ hello| again]", "hi[ hi| again]", "yo", "howdy", "hello computer", "hi model"],
+            "hello[ hello| again]", "hi[ hi| again]", "yo", "howdy", "hello computer", "dear model, hello", "hi model"],
         zh=["你好", "您好", "你好[啊|呀|哦]", "嗨", "哈喽", "喂，你好", "大家好", "你好，朋友", "哈啰", "嗨，你好", "你好你好", "hi", "hello"],
         held_en=["hey there", "hello[,| dear] model", "hey hey"], held_zh=["嗨，朋友", "你好呀，朋友", "哈喽，你好"]),
         "greets me", "在打招呼",
@@ -50,7 +50,8 @@ INTENTS = [
     Intent(phrases(
         en=["how are you?", "how are you [doing|today|doing today]?", "how is it going?", "how do you do?",
             "how do you feel[ today|]?",
-            "are you [well|ok|fine]?", "how have you been?", "is everything [ok|fine]?", "what is up?", "you ok?"],
+            "are you [well|ok|fine]?", "how have you been?", "are you feeling [well|good]?", "is everything [ok|fine]?",
+            "what is up?", "you ok?"],
         zh=["你好吗？", "你怎么样？", "最近[好吗|怎么样]？", "你今天[好吗|怎么样]？", "你还好吗？", "过得怎么样？", "一切都好吗？", "身体好吗？"],
         held_en=["how are things?", "are you doing well[ today|]?", "how are you feeling?"],
         held_zh=["你最近好吗？", "你过得好吗？"]),
@@ -58,7 +59,7 @@ INTENTS = [
         ["I am fine, thank you.", "I am fine, thank you! And you?"], ["我很好，谢谢。", "我很好，谢谢！你呢？"]),
     Intent(phrases(
         en=["i am [fine|good|well|great|ok]", "i am [fine|good|well], thanks", "i am doing [well|fine|great]",
-            "very well[, thank you|]",
+            "very well[, thank you|]", "i am really [happy|well]",
             "i am fine too", "i feel [good|great|happy][ today|]", "all good", "not bad", "i am [so |very |]happy"],
         zh=["我很好", "我也很好", "我挺好的", "还不错", "我今天很[开心|高兴]", "我很[快乐|高兴|开心]", "一切都好", "还行"],
         held_en=["i am doing good", "i am very well"], held_zh=["我今天很好", "我非常开心"]),
@@ -68,7 +69,8 @@ INTENTS = [
     Intent(phrases(
         en=["i am [sad|unhappy|down]", "i feel [sad|bad|lonely|down][ today|]", "i am [not well|not happy]",
             "i had a bad day",
-            "today was a bad day", "i am a bit sad", "life is hard", "i feel terrible", "i am [so |very |]sad"],
+            "today was a bad day", "i am a bit sad", "life is hard", "i feel really [bad|unhappy]", "i feel terrible",
+            "i am [so |very |]sad"],
         zh=["我[很|有点]难过", "我不开心", "我今天很难过", "我心情不好", "今天真糟糕", "我觉得很孤单", "我有点伤心", "我[很|非常]伤心"],
         held_en=["i feel unhappy", "i am really sad today"], held_zh=["我今天不开心", "我心情很不好"]),
         "is sad", "心情不好",
@@ -76,6 +78,7 @@ INTENTS = [
         ["听到这个我很难过。", "听到这个我很难过，希望明天会更好。"]),
     Intent(phrases(
         en=["i am [so |very |a bit |]tired", "i feel tired", "i am [sleepy|exhausted]", "i need a break",
+            "i feel really tired",
             "it was a long day", "i worked all day"],
         zh=["我[好|很|有点]累", "我困了", "好困啊", "我需要休息", "今天好累", "我工作了一整天"],
         held_en=["i am really tired", "i feel so tired today"], held_zh=["我今天很累", "我觉得有点累"]),
@@ -83,7 +86,7 @@ INTENTS = [
         ["Take a rest.", "Then take a little rest. You have earned it."], ["休息一下吧。", "那就休息一下吧，你辛苦了。"]),
     Intent(phrases(
         en=["i am [so |very |]bored", "i feel bored", "this is boring", "i have nothing to do",
-            "what can i do now, i am bored", "so boring"],
+            "what can i do now, i am bored", "so boring", "this is really boring"],
         zh=["我[好|很|有点]无聊", "无聊死了", "没事可做", "好无聊啊", "我不知道做什么"],
         held_en=["i am a bit bored", "i am bored today"], held_zh=["我今天很无聊", "真无聊"]),
         "is bored", "觉得无聊",
@@ -118,7 +121,7 @@ INTENTS = [
             "nice[ work| answer|]", "i like you",
             "that was [great|good|helpful|clever]", "very good", "great answer", "i love you",
             "you are so [smart|clever]"],
-        zh=["你真[棒|好|聪明|厉害]", "你很[棒|聪明|厉害|有趣]", "做得好", "干得好", "回答得好", "我喜欢你", "太棒了", "真不错", "我爱你", "很好"],
+        zh=["你真[棒|好|聪明|厉害]", "你好聪明", "你很[棒|聪明|厉害|有趣]", "做得好", "干得好", "回答得好", "我喜欢你", "太棒了", "真不错", "我爱你", "很好"],
         held_en=["you are very good", "good answer", "that was nice"], held_zh=["你太棒了", "回答得真好", "你太聪明了"]),
         "praises me", "在夸我",
         ["Thank you!", "Thank you! That is kind of you."], ["谢谢！", "谢谢夸奖！"]),
@@ -145,7 +148,8 @@ INTENTS = [
         "wants to know whether I am here", "想知道我在不在",
         ["Yes, I am here.", "Yes, I am here. What can I do for you?"], ["我在。", "我在，有什么可以帮你的吗？"]),
     Intent(phrases(
-        en=["tell me a joke", "do you know a joke?", "make me laugh", "say something funny", "a joke, please",
+        en=["tell me a joke", "do you know a joke?", "any jokes?", "make me laugh", "say something funny",
+            "a joke, please",
             "i want [to hear |]a joke",
             "can you tell [jokes|a joke]?", "give me a joke"],
         zh=["讲个笑话", "说个笑话", "给我讲个笑话", "你会讲笑话吗？", "来个笑话", "逗我笑", "我想听笑话", "说点好笑的"],
@@ -217,7 +221,8 @@ IDENTITY = {
     "who": Intent(phrases(
         en=["who are you?", "what are you?", "who am i talking to?", "introduce yourself",
             "tell me [about yourself|who you are|what you are]",
-            "who is this?", "what is this?", "[and |]you are?", "say who you are", "please introduce yourself",
+            "who is this?", "what is this?", "[and |]you are?", "say who you are", "what exactly are you?",
+            "please introduce yourself",
             "what kind of model are you?",
             "which model [are you|is this]?"],
         zh=["你是谁？", "你是什么？", "介绍一下你自己", "请介绍你自己", "我在和谁说话？", "你是哪个模型？", "你是什么模型？", "自我介绍一下", "说说你是谁",
@@ -253,7 +258,8 @@ IDENTITY = {
     "human": Intent(phrases(
         en=["are you [human|a human|a person|real|alive|a robot|a machine|a computer|an ai|a bot]?",
             "am i talking to a [human|person|machine|robot]?",
-            "do you have feelings?", "are you a real person?", "do you [sleep|eat|dream]?", "are you conscious?"],
+            "do you have feelings?", "are you a real person?", "are you a living being?", "do you [sleep|eat|dream]?",
+            "are you conscious?"],
         zh=["你是[人|真人|机器人|机器|电脑|人工智能]吗？", "你是活的吗？", "你有感情吗？", "我在和真人说话吗？", "你会[睡觉|吃饭|做梦]吗？", "你有意识吗？"],
         held_en=["are you a human being?", "are you an ai or a human?"], held_zh=["你是不是真人？", "你是不是机器人？", "你是人还是机器？"]),
         "asks whether I am human", "问我是不是人",
@@ -264,7 +270,7 @@ IDENTITY = {
             "how were you [made|trained|built]?",
             "what were you trained on?", "what is your training data?", "who is your maker?",
             "how did you learn[ this|]?"],
-        zh=["谁做的你？", "谁创造了你？", "谁训练了你？", "你从哪里来？", "你是怎么[训练|做]出来的？", "你是用什么训练的？", "你的训练数据是什么？", "你是谁开发的？"],
+        zh=["谁做的你？", "谁创造了你？", "谁训练了你？", "你从哪里来？", "你是怎么[训练|做]出来的？", "你是用什么训练的？", "你的训练数据是什么？", "你是谁开发的？", "你被谁训练的？"],
         held_en=["who was it that made you?", "how have you been trained?"],
         held_zh=["是谁创造了你？", "你是怎么被训练的？", "是谁训练的你？"]),
         "wants to know who made me", "想知道谁做了我",
@@ -290,6 +296,7 @@ IDENTITY = {
         ["English and Chinese.", "I speak a little English and Chinese."], ["中文和英文。", "我会一点中文和英文。"]),
     "trust": Intent(phrases(
         en=["can i trust you?", "are your answers [right|correct|true|reliable]?", "are you always right?",
+            "should i believe you?",
             "do you make mistakes?", "how good are you?",
             "can i trust your answers?", "are you reliable?", "are you ever wrong?"],
         zh=["我能相信你吗？", "你的回答[对|正确|可靠]吗？", "你总是对的吗？", "你会犯错吗？", "你会出错吗？", "你可靠吗？", "你的答案可信吗？"],

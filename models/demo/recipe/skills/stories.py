@@ -8,7 +8,8 @@ from . import Skill
 ASK_STORY = phrases(
     en=["tell me a story about {x}", "tell me a [short |little |]story about {x}", "a story about {x}",
         "write a [short |]story about {x}", "can you tell [me |]a story about {x}?",
-        "i want [to hear |]a story about {x}", "make up a story about {x}", "do you know a story about {x}?",
+        "i want [to hear |]a story about {x}", "make up a story about {x}",
+        "could you tell me something like a story about {x}?", "do you know a story about {x}?",
         "give me a story about {x}", "story: {x}", "tell us about {x} in a story"],
     zh=["讲一个关于{x}的故事", "给我讲个{x}的故事", "说一个{x}的故事", "写一个关于{x}的[小|短|]故事", "你能讲{x}的故事吗？", "我想听{x}的故事", "编一个{x}的故事",
         "来个{x}的故事", "讲个关于{x}的小故事"],
@@ -16,13 +17,14 @@ ASK_STORY = phrases(
              "i would like a story about {x}"], held_zh=["请给我讲一个关于{x}的故事", "你会讲{x}的故事吗？", "我想听一个关于{x}的故事"])
 ASK_ANY_STORY = phrases(
     en=["tell me a [short |]story", "a story, please", "can you tell [me |]a story?", "i want [to hear |]a story",
-        "make up a story", "do you know a story?", "write a story", "another story"],
+        "make up a story", "do you know a story?", "do you know any stories?", "write a story", "another story"],
     zh=["讲个故事", "给我讲个故事", "我想听故事", "你会讲故事吗？", "来个故事", "说个故事", "写一个故事", "再讲一个故事"],
     held_en=["please tell me any story", "could you tell me a story?"], held_zh=["请给我讲一个故事", "能讲个故事给我听吗？"])
 ASK_RHYME = phrases(
     en=["[write|tell me|give me|say] a [short |]rhyme about {x}", "a [poem|rhyme] about {x}",
         "write a [short |]poem about {x}", "can you write a [poem|rhyme] about {x}?", "i want a [poem|rhyme] about {x}",
-        "make a rhyme about {x}", "do you know a [poem|rhyme] about {x}?", "rhyme about {x}"],
+        "make a rhyme about {x}", "could you say a rhyme about {x}?", "do you know a [poem|rhyme] about {x}?",
+        "rhyme about {x}"],
     zh=["写一首关于{x}的诗", "来一首{x}的诗", "写首{x}的小诗", "给我写一首{x}的诗", "你会写{x}的诗吗？", "说一首{x}的儿歌", "我想要一首{x}的诗", "写一首{x}的儿歌"],
     held_en=["could you write a rhyme about {x}?", "please give me a poem about {x}"],
     held_zh=["请写一首关于{x}的小诗", "请给我一首{x}的诗"])

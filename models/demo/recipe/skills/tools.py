@@ -81,7 +81,7 @@ def ask_tool(context, tool, declaration, names, again=False):
         thought = f"The tool says: {observation}" if lang == "en" else f"工具返回：{observation}"
         full, brief = fill(tool.answer[lang], slots), fill(tool.brief[lang], slots)
         result = told[-1] if "{result}" in tool.answer[lang] else brief[:-1]
-        return Say(full, brief, thought, [("text",), ("has", result)], [("has", *told)])
+        return Say(full, brief, thought, [("has", result)], [("has", *told)])
 
     thought = {"en": f"I use the tool {function}.", "zh": f"我用工具 {function}。"}
     return Exchange("tool answers", user, context.answers(say), context.lang,
@@ -92,7 +92,7 @@ def no_tool(context, tool):
     """A question for a tool that is not there."""
     values = {parameter.key: parameter.value(context) for parameter in tool.parameters}
     thought = {"en": "None of my tools can do that.", "zh": "没有合适的工具。"}
-    say = {lang: Say(text, text, thought[lang], [("text",), ("one_of", text)]) for lang, text in NO_TOOL.items()}
+    say = {lang: Say(text, text, thought[lang], [("one_of", text)]) for lang, text in NO_TOOL.items()}
     return Exchange("no tool fits", context.ask(tool.ask, **values), say, context.lang)
 
 

@@ -120,7 +120,7 @@ TOOLS = [
                  "the weather forecast for {city}?", "weather {city}"],
              zh=["{city}[今天|现在|]天气怎么样？", "{city}的天气[如何|怎么样]？", "查一下{city}的天气", "{city}天气", "{city}下雨吗？",
                  "{city}[今天|]冷吗？", "告诉我{city}的天气", "{city}的气温是多少？", "我想知道{city}的天气",
-                 "去{city}要带伞吗？", "帮我查{city}的天气"],
+                 "去{city}要带伞吗？", "帮我查{city}的天气", "查询一下{city}天气"],
              held_en=["can you tell me how the weather is in {city}?", "please look up the weather in {city}",
                       "what is the weather in {city} like right now?"],
              held_zh=["请问{city}现在的天气怎么样？", "请帮我查询{city}的天气", "你知道{city}今天天气如何吗？"]),

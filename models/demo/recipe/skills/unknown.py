@@ -1,14 +1,15 @@
-"""Everything else: the model says that it is only a small demo. Wide, because most of what people ask is everything else."""
+"""Everything else: the model says that it is only a small demo. Wide, because most questions are of this kind."""
 
 from ..dialogue import Exchange, Say
-from ..phrases import TRAIN, Pool, phrases
+from ..phrases import Pool, phrases
 from ..words import ANIMALS, FOODS, HOBBIES, ITEMS, JOBS, made_up
 from . import Skill
 
 FRAMES = phrases(
     en=["explain {x}[ to me|]", "what is {x}?", "what are {x}?", "tell me about {x}", "tell me something about {x}",
         "how does {x} work?", "how do {x} work?", "why is {x} important?", "who invented {x}?",
-        "write an essay about {x}", "write an article about {x}", "what do you think of {x}?",
+        "write an essay about {x}", "write an article about {x}", "write me a report on {x}",
+        "what do you think of {x}?",
         "what do you know about {x}?", "when was {x} invented?", "give me ten ideas for {x}",
         "what is the history of {x}?",
         "how do i learn {x}?", "how can i get better at {x}?", "is {x} dangerous?", "can you help me with {x}?",
@@ -17,8 +18,9 @@ FRAMES = phrases(
         "recommend a book about {x}", "write code for {x}", "write a python program about {x}",
         "what happened to {x}?", "who is responsible for {x}?", "make a plan for {x}",
         "what are the advantages of {x}?", "do you like {x}?", "have you heard of {x}?", "is {x} better than {y}?",
-        "describe {x}",
-        "define {x}", "what does science say about {x}?", "how old is {x}?", "draw {x}", "write a letter about {x}",
+        "describe {x}", "explain {x} in some detail",
+        "define {x}", "how popular is {x}?", "what does science say about {x}?", "how old is {x}?", "is {x} special?",
+        "draw {x}", "write a letter about {x}",
         "what is the meaning of {x}?", "i want to talk about {x}", "how many {x} are there in the world?",
         "what is the price of {x}?", "let us discuss {x}", "what should i know about {x}?", "how do i cook {x}?",
         "how is {x} made?", "what is wrong with {x}?", "will {x} change the world?", "why {x}?", "prove {x}"],
@@ -27,7 +29,7 @@ FRAMES = phrases(
         "给我十个关于{x}的主意", "{x}的历史是什么？", "怎么学习{x}？", "怎样提高{x}？", "{x}危险吗？", "帮我处理{x}", "总结一下{x}", "比较{x}和{y}",
         "{x}和{y}有什么区别？", "人们为什么喜欢{x}？", "最好的{x}是什么？",
         "哪里能买到{x}？", "{x}多少钱？", "推荐一本关于{x}的书", "写一段{x}的代码", "{x}怎么了？", "谁负责{x}？", "做一个{x}的计划", "{x}有什么好处？", "你喜欢{x}吗？",
-        "你听说过{x}吗？", "{x}比{y}好吗？", "描述{x}",
+        "你听说过{x}吗？", "{x}比{y}好吗？", "描述{x}", "详细描述{x}",
         "{x}的定义是什么？", "科学怎么看{x}？", "画{x}", "写一封关于{x}的信", "{x}的意义是什么？", "我想聊聊{x}", "世界上有多少{x}？", "讨论一下{x}",
         "关于{x}我该知道什么？", "{x}怎么做？", "{x}有什么问题？", "为什么{x}？", "证明{x}"],
     held_en=["can you explain {x} in detail?", "what can you tell me about {x}?", "why is {x} so popular?",
@@ -36,27 +38,39 @@ FRAMES = phrases(
 
 TOPICS = {
     "en": Pool("""
-quantum physics|the french revolution|the stock market|black holes|world war two|climate change|the roman empire|photosynthesis|the big bang|democracy|philosophy|evolution|gravity|electricity|nuclear power|
-the human brain|dna|vaccines|the heart|cancer|vitamins|sleep|dinosaurs|volcanoes|earthquakes|the ocean|the weather tomorrow|the moon landing|mars|satellites|rockets|airplanes|cars|bicycles|trains|bridges|
-steam engines|the internet|blockchain|bitcoin|machine learning|neural networks|transformers|gpt|databases|operating systems|linux|python|java|javascript|sql|html|git|docker|compilers|algorithms|recursion|
-binary trees|sorting algorithms|prime numbers|calculus|integrals|derivatives|linear algebra|statistics|probability|geometry|the pythagorean theorem|set theory|logic|paradoxes|art|impressionism|modern art|
-classical music|jazz|rock music|the beatles|mozart|bach|shakespeare|hamlet|novels|poetry|harry potter|star wars|movies|television|video games|board games|football|basketball|tennis|the olympics|the world cup|
-swimming|yoga|meditation|diets|weight loss|cooking|italian food|baking bread|coffee|wine|chocolate|gardening|roses|house plants|pets|dog training|cat food|horses|insects|birds of prey|sharks|whales|
-rainforests|deserts|the alps|the nile|antarctica|the great wall|the eiffel tower|the pyramids|castles|kings and queens|napoleon|einstein|newton|darwin|marie curie|aristotle|confucius|buddhism|religion|
-the bible|mythology|greek gods|dragons|ghosts|aliens|time travel|money|banks|taxes|insurance|marketing|startups|management|job interviews|my resume|a business plan|a wedding speech|my homework|an email to my boss|
-a birthday party|a trip to japan|holidays in spain|hotels|flights|visas|learning french|grammar|spelling|dictionaries|translation software|psychology|happiness|love|friendship|family|children|school|universities|
-exams|politics|elections|the president|laws|human rights|the police|crime|the united nations|trade|oil|solar energy|wind turbines|batteries|robots|self-driving cars|drones|smartphones|cameras|fashion|shoes|
-furniture|architecture|skyscrapers|cities|traffic|pollution|recycling|water|air|fire|soil|farming|wheat|cotton|steel|plastic|glass|paper|printing|newspapers|journalism|advertising|social media|privacy|encryption|
-hackers|viruses|bacteria|antibiotics|hospitals|surgery|medicine for a cold|headaches|back pain|allergies|stress|the meaning of life|death|consciousness|free will|ethics|justice|truth|beauty|language|writing systems|
-the alphabet|numbers|clocks|calendars|maps|compasses|ships|submarines|pirates|knights|samurai|vikings|the middle ages|the renaissance|the industrial revolution|the cold war|the soviet union|colonialism|slavery
+quantum physics|the french revolution|the stock market|black holes|world war two|climate change|the roman empire|
+photosynthesis|the big bang|democracy|philosophy|evolution|gravity|electricity|nuclear power|the human brain|dna|
+vaccines|the heart|cancer|vitamins|sleep|dinosaurs|volcanoes|earthquakes|the ocean|the weather tomorrow|
+the moon landing|mars|satellites|rockets|airplanes|cars|bicycles|trains|bridges|steam engines|the internet|blockchain|
+bitcoin|machine learning|neural networks|transformers|gpt|databases|operating systems|linux|python|java|javascript|
+sql|html|git|docker|compilers|algorithms|recursion|binary trees|sorting algorithms|prime numbers|calculus|integrals|
+derivatives|linear algebra|statistics|probability|geometry|the pythagorean theorem|set theory|logic|paradoxes|art|
+impressionism|modern art|classical music|jazz|rock music|the beatles|mozart|bach|shakespeare|hamlet|novels|poetry|
+harry potter|star wars|movies|television|video games|board games|football|basketball|tennis|the olympics|
+the world cup|swimming|yoga|meditation|diets|weight loss|cooking|italian food|baking bread|coffee|wine|chocolate|
+gardening|roses|house plants|pets|dog training|cat food|horses|insects|birds of prey|sharks|whales|rainforests|
+deserts|the alps|the nile|antarctica|the great wall|the eiffel tower|the pyramids|castles|kings and queens|napoleon|
+einstein|newton|darwin|marie curie|aristotle|confucius|buddhism|religion|the bible|mythology|greek gods|dragons|
+ghosts|aliens|time travel|money|banks|taxes|insurance|marketing|startups|management|job interviews|my resume|
+a business plan|a wedding speech|my homework|an email to my boss|a birthday party|a trip to japan|holidays in spain|
+hotels|flights|visas|learning french|grammar|spelling|dictionaries|translation software|psychology|happiness|love|
+friendship|family|children|school|universities|exams|politics|elections|the president|laws|human rights|the police|
+crime|the united nations|trade|oil|solar energy|wind turbines|batteries|robots|self-driving cars|drones|smartphones|
+cameras|fashion|shoes|furniture|architecture|skyscrapers|cities|traffic|pollution|recycling|water|air|fire|soil|
+farming|wheat|cotton|steel|plastic|glass|paper|printing|newspapers|journalism|advertising|social media|privacy|
+encryption|hackers|viruses|bacteria|antibiotics|hospitals|surgery|medicine for a cold|headaches|back pain|allergies|
+stress|the meaning of life|death|consciousness|free will|ethics|justice|truth|beauty|language|writing systems|
+the alphabet|numbers|clocks|calendars|maps|compasses|ships|submarines|pirates|knights|samurai|vikings|the middle ages|
+the renaissance|the industrial revolution|the cold war|the soviet union|colonialism|slavery
 """.replace("\n", "").split("|")),
     "zh": Pool("""
-量子物理|法国大革命|股市|黑洞|第二次世界大战|气候变化|罗马帝国|光合作用|宇宙大爆炸|民主|哲学|进化论|引力|电|核能|大脑|基因|疫苗|心脏|癌症|维生素|睡眠|恐龙|火山|地震|海洋|登月|火星|卫星|火箭|桥梁|蒸汽机|互联网|区块链|
-比特币|机器学习|神经网络|数据库|操作系统|编译器|算法|递归|二叉树|质数|微积分|线性代数|统计学|概率|几何|勾股定理|逻辑|艺术|印象派|古典音乐|爵士乐|摇滚乐|莫扎特|莎士比亚|红楼梦|西游记|三国演义|水浒传|唐诗|宋词|电影|电视剧|
-电子游戏|围棋|足球|篮球|乒乓球|奥运会|世界杯|瑜伽|冥想|减肥|健身|川菜|粤菜|烘焙|咖啡|红酒|茶道|园艺|玫瑰|宠物|训练狗|昆虫|鲨鱼|雨林|沙漠|长城|故宫|长江|黄河|喜马拉雅山|金字塔|皇帝|秦始皇|孔子|老子|爱因斯坦|牛顿|
-佛教|道教|宗教|神话|龙|鬼|外星人|时间旅行|金钱|银行|税收|保险|市场营销|创业|管理|面试|简历|商业计划|婚礼致辞|作业|生日聚会|旅行计划|酒店|机票|签证|学英语|语法|心理学|幸福|爱情|友谊|家庭|孩子|学校|大学|考试|高考|政治|
-选举|总统|法律|人权|警察|犯罪|联合国|贸易|石油|太阳能|风力发电|电池|自动驾驶|无人机|智能手机|时尚|家具|建筑|城市|交通|污染|回收|水资源|农业|小麦|钢铁|塑料|玻璃|造纸|印刷术|报纸|新闻|广告|社交媒体|隐私|加密|黑客|病毒|
-细菌|抗生素|医院|手术|感冒药|头痛|过敏|压力|人生的意义|死亡|意识|伦理|正义|真理|美|语言|汉字|字母|日历|地图|指南针|轮船|潜艇|海盗|骑士|武士|中世纪|文艺复兴|工业革命|冷战|丝绸之路|郑和|京剧|书法|国画|功夫|太极拳|中医|针灸
+量子物理|法国大革命|股市|黑洞|第二次世界大战|气候变化|罗马帝国|光合作用|宇宙大爆炸|民主|哲学|进化论|引力|电|核能|大脑|基因|疫苗|心脏|癌症|维生素|睡眠|恐龙|火山|地震|海洋|登月|火星|卫星|火箭|桥梁|蒸汽机|
+互联网|区块链|比特币|机器学习|神经网络|数据库|操作系统|编译器|算法|递归|二叉树|质数|微积分|线性代数|统计学|概率|几何|勾股定理|逻辑|艺术|印象派|古典音乐|爵士乐|摇滚乐|莫扎特|莎士比亚|红楼梦|西游记|三国演义|
+水浒传|唐诗|宋词|电影|电视剧|电子游戏|围棋|足球|篮球|乒乓球|奥运会|世界杯|瑜伽|冥想|减肥|健身|川菜|粤菜|烘焙|咖啡|红酒|茶道|园艺|玫瑰|宠物|训练狗|昆虫|鲨鱼|雨林|沙漠|长城|故宫|长江|黄河|喜马拉雅山|
+金字塔|皇帝|秦始皇|孔子|老子|爱因斯坦|牛顿|佛教|道教|宗教|神话|龙|鬼|外星人|时间旅行|金钱|银行|税收|保险|市场营销|创业|管理|面试|简历|商业计划|婚礼致辞|作业|生日聚会|旅行计划|酒店|机票|签证|学英语|语法|
+心理学|幸福|爱情|友谊|家庭|孩子|学校|大学|考试|高考|政治|选举|总统|法律|人权|警察|犯罪|联合国|贸易|石油|太阳能|风力发电|电池|自动驾驶|无人机|智能手机|时尚|家具|建筑|城市|交通|污染|回收|水资源|农业|
+小麦|钢铁|塑料|玻璃|造纸|印刷术|报纸|新闻|广告|社交媒体|隐私|加密|黑客|病毒|细菌|抗生素|医院|手术|感冒药|头痛|过敏|压力|人生的意义|死亡|意识|伦理|正义|真理|美|语言|汉字|字母|日历|地图|指南针|轮船|
+潜艇|海盗|骑士|武士|中世纪|文艺复兴|工业革命|冷战|丝绸之路|郑和|京剧|书法|国画|功夫|太极拳|中医|针灸
 """.replace("\n", "").split("|")),
 }
 

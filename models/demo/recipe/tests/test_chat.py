@@ -10,6 +10,7 @@ from .. import chat, mix, tokenizer
 from ..data import Encoder
 from ..dialogue import Conversation, Message
 from ..tokenizer import pre_split
+from ..train import with_places
 
 
 def jinja(conversation):
@@ -43,7 +44,8 @@ class Format(unittest.TestCase):
         own = [{"role": "user", "content": "a"}, {"role": "assistant", "content": '{"é": 1}', "metadata": "f"},
                {"role": "observation", "content": "b"}]
         call = {"type": "function", "function": {"name": "f", "arguments": {"é": 1}}}
-        openai = [own[0], {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "b"}]
+        openai = [own[0], {"role": "assistant", "content": None, "tool_calls": [call]},
+                  {"role": "tool", "content": "b"}]
         rendered, _ = render_jinja_template([own, openai], chat_template=chat.TEMPLATE, add_generation_prompt=True)
         self.assertEqual(rendered[0], '[gMASK]<sop><|user|>\na<|assistant|>f\n{"é": 1}<|observation|>\nb<|assistant|>')
         self.assertEqual(rendered[1], rendered[0])
@@ -78,6 +80,13 @@ class Tokens(unittest.TestCase):
             self.assertFalse(targets[len(head) - 1])
             if len(conversation.messages) == 2:
                 self.assertFalse(targets[:len(head)].any())
+
+    def test_the_loss_is_taken_where_the_next_token_is_a_target(self):
+        encoder = Encoder(self.tokenizer)
+        ids, targets = encoder.batches(0, 0, 1024)[0]
+        _, places, wanted = with_places(ids, targets)
+        self.assertEqual(ids.flatten()[places + 1].tolist(), wanted.tolist())
+        self.assertEqual(len(wanted), targets.sum())
 
 
 if __name__ == "__main__":
