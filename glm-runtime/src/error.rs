@@ -130,6 +130,14 @@ pub enum EngineError {
     /// `max_tokens: 0` asks for nothing.
     #[error("max_tokens must be at least 1")]
     MaxTokens,
+    /// More tokens at least than at most.
+    #[error("min_tokens is {min_tokens}, more than max_tokens, {max_tokens}")]
+    MinTokens {
+        /// Fewest tokens asked for.
+        min_tokens: usize,
+        /// Most tokens asked for.
+        max_tokens: usize,
+    },
     /// A stop string that matches everywhere.
     #[error("a stop string must not be empty")]
     EmptyStop,

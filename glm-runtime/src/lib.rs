@@ -48,7 +48,8 @@ mod text;
 
 pub use engine::{
     Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, KvBudget,
-    KvBudgetReason, LinearShape, ModelInfo, RequestStream, SeqEvent, SeqToken, Trace,
+    KvBudgetReason, LinearShape, ModelInfo, PromptLogprob, RequestStream, SeqEvent, SeqToken,
+    Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};

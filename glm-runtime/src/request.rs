@@ -25,6 +25,8 @@ pub struct GenerateOptions {
     pub sampling: SamplingParams,
     /// Most tokens to generate; `None`: until the context is full.
     pub max_tokens: Option<usize>,
+    /// Fewest tokens to generate: until there are as many, no token id and no stop string ends the answer.
+    pub min_tokens: usize,
     /// The text ends before the first of these; none of it is ever shown. Needs a tokenizer.
     pub stop: Vec<String>,
     /// Token ids that end the answer, besides the checkpoint's own end-of-sequence ids.
@@ -56,6 +58,7 @@ impl Default for GenerateOptions {
         Self {
             sampling: SamplingParams::default(),
             max_tokens: None,
+            min_tokens: 0,
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,

@@ -17,6 +17,8 @@ pub(crate) struct Piece {
 pub(crate) struct TextStream {
     decode: DecodeStream,
     stop: StopFilter,
+    /// Tokens whose text cannot end the answer.
+    before_stop: usize,
 }
 
 impl TextStream {
@@ -24,12 +26,17 @@ impl TextStream {
         Self {
             decode: tokenizer.decode_stream(options.skip_special_tokens),
             stop: StopFilter::new(&options.stop),
+            before_stop: options.min_tokens,
         }
     }
 
     /// One more token.
     pub(crate) fn push(&mut self, id: u32) -> Piece {
         let text = self.decode.push(id).unwrap_or_default();
+        if self.before_stop > 0 {
+            self.before_stop -= 1;
+            return self.stop.pass(&text);
+        }
         self.stop.push(&text)
     }
 
@@ -82,8 +89,9 @@ impl StopFilter {
                 stopped: true,
             };
         }
+        let seen = self.held.len();
         self.held.push_str(text);
-        if let Some(at) = first_stop(&self.held, &self.stops) {
+        if let Some(at) = first_stop(&self.held, &self.stops, seen) {
             self.held.truncate(at);
             self.stopped = true;
             return Piece {
@@ -91,6 +99,17 @@ impl StopFilter {
                 stopped: true,
             };
         }
+        self.show()
+    }
+
+    /// As [`Self::push`] for text that completes no stop string; one may begin in it.
+    fn pass(&mut self, text: &str) -> Piece {
+        self.held.push_str(text);
+        self.show()
+    }
+
+    /// What can no longer become a part of a stop string.
+    fn show(&mut self) -> Piece {
         let keep = self
             .stops
             .iter()
@@ -110,11 +129,13 @@ impl StopFilter {
     }
 }
 
-/// Where the stop string that is complete first begins.
-fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
-    let found = stops
-        .iter()
-        .filter_map(|stop| text.find(stop.as_str()).map(|at| (at + stop.len(), at)));
+/// Where the stop string begins that is complete first, of those that are not complete in the first `seen` bytes.
+fn first_stop(text: &str, stops: &[String], seen: usize) -> Option<usize> {
+    let found = stops.iter().filter_map(|stop| {
+        let first = text.ceil_char_boundary((seen + 1).saturating_sub(stop.len()));
+        let at = first + text[first..].find(stop.as_str())?;
+        Some((at + stop.len(), at))
+    });
     found.min().map(|(_, at)| at)
 }
 
@@ -173,9 +194,37 @@ mod tests {
             pieces in prop::collection::vec("[abc一二]{0,4}", 0..12),
         ) {
             let whole = pieces.concat();
-            let first = first_stop(&whole, &stops);
+            let first = first_stop(&whole, &stops, 0);
             let expected = whole[..first.unwrap_or(whole.len())].to_owned();
             prop_assert_eq!(run(&stops, &pieces), (expected, first.is_some()));
+        }
+
+        #[test]
+        fn a_stop_string_counts_only_if_it_ends_after_the_text_that_cannot_stop(
+            stops in prop::collection::vec("[ab一]{1,4}", 0..3),
+            passed in prop::collection::vec("[ab一]{0,4}", 0..6),
+            pieces in prop::collection::vec("[ab一]{0,4}", 0..6),
+        ) {
+            let before = passed.concat().len();
+            let whole = passed.concat() + &pieces.concat();
+            let places = whole.char_indices().map(|(at, _)| at);
+            let ends = places.flat_map(|at| {
+                let here = stops.iter().filter(|stop| whole[at..].starts_with(stop.as_str()));
+                here.map(|stop| (at + stop.len(), at)).collect::<Vec<_>>()
+            });
+            let first = ends.filter(|&(end, _)| end > before).min();
+            let mut filter = StopFilter::new(&stops);
+            let mut shown: String = passed.iter().map(|piece| filter.pass(piece).text).collect();
+            let mut stopped = false;
+            for piece in &pieces {
+                let piece = filter.push(piece);
+                shown += &piece.text;
+                stopped |= piece.stopped;
+            }
+            shown += &filter.finish();
+            let at = first.map_or(whole.len(), |(_, at)| at);
+            prop_assert_eq!(&shown, &whole[..at]);
+            prop_assert_eq!(stopped, first.is_some());
         }
     }
 }

@@ -100,6 +100,28 @@ fn any_stop_string_ends_the_text_right_before_it() {
 }
 
 #[test]
+fn a_stop_string_does_not_end_an_answer_before_its_fewest_tokens() {
+    let engine = engine("tiny-glm");
+    let whole = engine
+        .generate("Hello", options(48))
+        .unwrap()
+        .wait()
+        .unwrap();
+    let stop = whole.text.chars().next().unwrap().to_string();
+    for min_tokens in [0, 5, 20] {
+        let options = GenerateOptions {
+            stop: vec![stop.clone()],
+            min_tokens,
+            ..options(48)
+        };
+        let stopped = engine.generate("Hello", options).unwrap().wait().unwrap();
+        assert!(stopped.tokens.len() > min_tokens);
+        assert!(whole.text.starts_with(&stopped.text));
+        assert_eq!(stopped.text.is_empty(), min_tokens == 0);
+    }
+}
+
+#[test]
 fn a_stop_token_ends_the_answer_and_is_not_in_its_text() {
     let engine = engine("tiny-glm");
     let whole = engine

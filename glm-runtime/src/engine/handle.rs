@@ -9,27 +9,32 @@ use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
-use super::ModelInfo;
 use super::limits::Limits;
+use super::prompt::{PromptLogprob, check_top};
 use super::stats::EngineStats;
 use super::stream::RequestStream;
+use super::{Engine, ModelInfo};
 use crate::error::EngineError;
 use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
 
+/// Looks at given tokens and tells who asked.
+pub(super) type ScoreJob = Box<dyn FnOnce(&mut Engine) + Send>;
+
 /// A message to the engine thread.
 pub(super) enum Command {
     Submit {
         id: RequestId,
-        request: Request,
+        request: Box<Request>,
         submitted: Instant,
         events: Sender<Event>,
     },
     Cancel(RequestId),
+    /// Runs `job` as soon as enough blocks are free for `len` tokens.
     Score {
-        ids: Vec<u32>,
-        reply: Sender<Result<Vec<f32>, EngineError>>,
+        len: usize,
+        job: ScoreJob,
     },
     Drain {
         reply: Sender<()>,
@@ -169,7 +174,7 @@ impl EngineHandle {
         let prompt = request.prompt.clone().into();
         self.send(Command::Submit {
             id,
-            request,
+            request: Box::new(request),
             submitted,
             events: sender,
         })?;
@@ -209,13 +214,39 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::ContextLength`] if `ids` do not fit into the context: split them into windows.
     pub fn score(&self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
+        self.look(ids, Engine::score)
+    }
+
+    /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
+    /// `ids.len() - 1` values. Runs like [`Self::score`].
+    ///
+    /// # Errors
+    /// [`EngineError::ContextLength`] if `ids` do not fit into the context; [`EngineError::Sampling`] if `top` is more than
+    /// [`MAX_LOGPROBS`](crate::MAX_LOGPROBS).
+    pub fn prompt_logprobs(
+        &self,
+        ids: &[u32],
+        top: usize,
+    ) -> Result<Vec<PromptLogprob>, EngineError> {
+        check_top(top)?;
+        self.look(ids, move |engine, ids| engine.prompt_logprobs(ids, top))
+    }
+
+    fn look<T: Send + 'static>(
+        &self,
+        ids: &[u32],
+        look: impl FnOnce(&mut Engine, &[u32]) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
         self.front.limits.check_score(ids)?;
         self.accepting()?;
         let (reply, answer) = async_channel::bounded(1);
-        self.send(Command::Score {
-            ids: ids.to_vec(),
-            reply,
-        })?;
+        let ids = ids.to_vec();
+        let len = ids.len();
+        let job: ScoreJob = Box::new(move |engine| {
+            // The caller may have given up waiting.
+            let _ = reply.try_send(look(engine, &ids));
+        });
+        self.send(Command::Score { len, job })?;
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
     }
 

@@ -30,6 +30,14 @@ impl Limits {
         if options.max_tokens == Some(0) {
             return Err(EngineError::MaxTokens);
         }
+        if let Some(max_tokens) = options.max_tokens
+            && options.min_tokens > max_tokens
+        {
+            return Err(EngineError::MinTokens {
+                min_tokens: options.min_tokens,
+                max_tokens,
+            });
+        }
         if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&options.priority) {
             return Err(EngineError::Priority(options.priority));
         }
@@ -47,6 +55,7 @@ impl Limits {
                 model: self.model.clone(),
             });
         }
+        self.check_ids(options.sampling.logit_bias.keys())?;
         self.check_ids(&request.prompt)
     }
 
@@ -87,8 +96,9 @@ impl Limits {
         }
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<(), EngineError> {
-        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+    fn check_ids<'a>(&self, ids: impl IntoIterator<Item = &'a u32>) -> Result<(), EngineError> {
+        let mut ids = ids.into_iter();
+        match ids.find(|&&id| id as usize >= self.vocab_size) {
             Some(&id) => Err(EngineError::TokenId {
                 id,
                 vocab_size: self.vocab_size,

@@ -28,7 +28,7 @@ pub use handle::EngineHandle;
 use handle::Front;
 pub use kv_budget::{KvBudget, KvBudgetReason};
 pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
-pub use prompt::Trace;
+pub use prompt::{PromptLogprob, Trace};
 pub use stats::EngineStats;
 pub use stream::{Completion, Events, RequestStream};
 
@@ -147,12 +147,17 @@ impl Engine {
         if !options.ignore_eos {
             stop_token_ids.extend(&self.eos_token_ids);
         }
+        let mut sampler =
+            SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0));
+        if options.min_tokens > 0 {
+            sampler = sampler.forbidding(stop_token_ids.clone(), options.min_tokens);
+        }
         let end = EndConditions {
             max_new_tokens: options.max_tokens.unwrap_or(usize::MAX),
             stop_token_ids,
         };
         let active = Active {
-            sampler: SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0)),
+            sampler,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()

@@ -7,11 +7,22 @@ use super::Engine;
 use crate::batch::ForwardBatch;
 use crate::error::EngineError;
 use crate::kv::{BlockId, blocks_for};
-use crate::sampling::log_sum_exp;
+use crate::sampling::{InvalidSampling, LogProbs, MAX_LOGPROBS, TokenLogprob, log_sum_exp};
 use crate::scheduler::ChunkTokens;
 
 /// Rows of logits held at once: with a vocabulary of 150 000 tokens each takes 600 kB.
 const LOGIT_ROWS: usize = 64;
+
+/// How likely a given token is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptLogprob {
+    /// The token's id.
+    pub id: u32,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// The most likely tokens in its place, most likely first.
+    pub top_logprobs: Vec<TokenLogprob>,
+}
 
 /// Everything a model computes for a text, to compare it with another implementation. T: tokens of the text, all row-major.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,23 +41,54 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::ContextLength`] if `ids` do not fit into the context; [`EngineError::KvCacheFull`] if running
-    /// requests hold the blocks it needs, which cannot happen while the engine is idle.
+    /// requests hold the blocks it needs, which cannot happen while the engine is idle; [`EngineError::NotFinite`].
     pub fn score(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let mut nll = Vec::with_capacity(ids.len().saturating_sub(1));
+        let nll = self.score_with(ids, |row, id| {
+            (log_sum_exp(row) - f64::from(row[id as usize])) as f32
+        })?;
+        all_finite(nll, |&nll| nll)
+    }
+
+    /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
+    /// `ids.len() - 1` values. Running requests are not disturbed.
+    ///
+    /// # Errors
+    /// As [`Self::score`]; [`EngineError::Sampling`] if `top` is more than [`MAX_LOGPROBS`].
+    pub fn prompt_logprobs(
+        &mut self,
+        ids: &[u32],
+        top: usize,
+    ) -> Result<Vec<PromptLogprob>, EngineError> {
+        check_top(top)?;
+        let logprobs = self.score_with(ids, |row, id| {
+            let report = LogProbs::new(row, top);
+            PromptLogprob {
+                id,
+                logprob: report.of(id),
+                top_logprobs: report.into_top(),
+            }
+        })?;
+        all_finite(logprobs, |token| token.logprob)
+    }
+
+    /// What `each` says of every token after the first and the logits that predict it, `[V]`.
+    fn score_with<T>(
+        &mut self,
+        ids: &[u32],
+        each: impl Fn(&[f32], u32) -> T,
+    ) -> Result<Vec<T>, EngineError> {
+        let mut scores = Vec::with_capacity(ids.len().saturating_sub(1));
         self.for_each_chunk(ids, |engine, batch, end| {
             let x = engine
                 .model
                 .hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
             // The row of a token predicts the next one; the last token of all predicts nothing that is known.
             let start = end - batch.token_ids.len();
-            nll.extend(engine.score_rows(&x, &ids[start + 1..ids.len().min(end + 1)])?);
-            Ok(())
+            engine.score_rows(&x, &ids[start + 1..ids.len().min(end + 1)], |row, id| {
+                scores.push(each(row, id));
+            })
         })?;
-        if nll.iter().all(|value| value.is_finite()) {
-            Ok(nll)
-        } else {
-            Err(EngineError::NotFinite)
-        }
+        Ok(scores)
     }
 
     /// Hidden states of every layer and logits of every position. Holds all of them in memory: for short texts.
@@ -102,22 +144,42 @@ impl Engine {
         Ok(result?)
     }
 
-    /// NLL of `next[i]` under the logits of row `i` of `x`, `[T, C]` with T >= `next.len()`.
-    fn score_rows(&self, x: &Tensor, next: &[u32]) -> Result<Vec<f32>, KernelError> {
+    /// Calls `each` with the logits of row `i` of `x`, `[T, C]` with T >= `next.len()`, and `next[i]`.
+    fn score_rows(
+        &self,
+        x: &Tensor,
+        next: &[u32],
+        mut each: impl FnMut(&[f32], u32),
+    ) -> Result<(), KernelError> {
         let vocab_size = self.model.config().vocab_size;
-        let mut nll = Vec::with_capacity(next.len());
         for (i, next) in next.chunks(LOGIT_ROWS).enumerate() {
             let first = (i * LOGIT_ROWS) as u32;
             let rows: Vec<u32> = (first..first + next.len() as u32).collect();
             let logits = self.model.logits(&gather_rows(x, &rows)?)?; // [R, V]
             let logits = logits.as_f32()?.chunks_exact(vocab_size);
-            nll.extend(
-                logits
-                    .zip(next)
-                    .map(|(row, &id)| (log_sum_exp(row) - f64::from(row[id as usize])) as f32),
-            );
+            logits.zip(next).for_each(|(row, &id)| each(row, id));
         }
-        Ok(nll)
+        Ok(())
+    }
+}
+
+/// Refuses to list more than [`MAX_LOGPROBS`] tokens in place of one.
+pub(super) fn check_top(top: usize) -> Result<(), EngineError> {
+    if top <= MAX_LOGPROBS {
+        return Ok(());
+    }
+    Err(EngineError::Sampling(InvalidSampling {
+        name: "top",
+        allowed: "at most 100",
+        found: top as f64,
+    }))
+}
+
+fn all_finite<T>(scores: Vec<T>, value: impl Fn(&T) -> f32) -> Result<Vec<T>, EngineError> {
+    if scores.iter().all(|score| value(score).is_finite()) {
+        Ok(scores)
+    } else {
+        Err(EngineError::NotFinite)
     }
 }
 

@@ -217,6 +217,20 @@ fn answers_end_at_eos_at_max_tokens_and_at_the_end_of_the_context() {
 }
 
 #[test]
+fn an_answer_has_as_many_tokens_as_it_must() {
+    let handle = counter(8).0.spawn().unwrap();
+    let mut at_least = request(&[48], 9);
+    at_least.options.min_tokens = 4;
+    // 49, then 50 is the end of sequence and forbidden: all other logits are equal.
+    let (ids, last) = collect(handle.submit(at_least).unwrap());
+    assert_eq!(
+        (ids, reason(&last)),
+        (vec![49, 0, 1, 2, 3, 4, 5, 6, 7], Some(FinishReason::Length))
+    );
+    assert_idle(&handle);
+}
+
+#[test]
 fn a_request_that_cannot_be_served_is_refused_at_once() {
     let (mut engine, _) = counter(8);
     let bad = |options| Request::new([1]).with_options(options);
@@ -225,6 +239,24 @@ fn a_request_that_cannot_be_served_is_refused_at_once() {
         (request(&[1; 64], 1), ErrorKind::ContextLength),
         (request(&[64], 1), ErrorKind::InvalidRequest),
         (request(&[1], 0), ErrorKind::InvalidRequest),
+        (
+            bad(GenerateOptions {
+                min_tokens: 3,
+                max_tokens: Some(2),
+                ..Default::default()
+            }),
+            ErrorKind::InvalidRequest,
+        ),
+        (
+            bad(GenerateOptions {
+                sampling: SamplingParams {
+                    logit_bias: [(VOCAB as u32, 1.0)].into(),
+                    ..Default::default()
+                },
+                ..Default::default()
+            }),
+            ErrorKind::InvalidRequest,
+        ),
         (
             bad(GenerateOptions {
                 stop: vec!["x".into()],
@@ -429,6 +461,18 @@ fn scoring_waits_for_blocks_and_counts_right() {
     assert_eq!(nll.len(), 39);
     assert!(nll.iter().all(|value| (value - expected).abs() < 1e-6));
     assert_eq!(collect(running).0.len(), 20);
+
+    let logprobs = handle.prompt_logprobs(&[7, 8, 3], 2).unwrap();
+    let of = |token: &PromptLogprob| (token.id, token.top_logprobs[0].id, token.top_logprobs.len());
+    assert_eq!(
+        logprobs.iter().map(of).collect::<Vec<_>>(),
+        [(8, 8, 2), (3, 9, 2)]
+    );
+    assert!((logprobs[0].logprob + expected).abs() < 1e-6);
+    assert_eq!(logprobs[0].top_logprobs[0].logprob, logprobs[0].logprob);
+    assert!((logprobs[1].logprob + expected + 1.0).abs() < 1e-6);
+    let error = handle.prompt_logprobs(&[7, 8], 101).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert_idle(&handle);
 }
 

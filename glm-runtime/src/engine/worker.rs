@@ -12,13 +12,11 @@ use std::time::Instant;
 
 use async_channel::{Receiver, Sender};
 
-use super::handle::{Command, Shared};
+use super::handle::{Command, ScoreJob, Shared};
 use super::{Engine, EngineHandle, SeqEvent, SeqToken};
 use crate::error::{BuildError, EngineError};
 use crate::request::{Event, FinishReason, Finished, Request, RequestId, Token};
 use crate::text::TextStream;
-
-type ScoreReply = Sender<Result<Vec<f32>, EngineError>>;
 
 /// The engine thread's state.
 struct Worker {
@@ -27,7 +25,7 @@ struct Worker {
     shared: Arc<Shared>,
     clients: HashMap<RequestId, Client>,
     /// Texts to score as soon as enough blocks are free.
-    scores: VecDeque<(Vec<u32>, ScoreReply)>,
+    scores: VecDeque<(usize, ScoreJob)>,
     /// Callers that wait for the engine to be idle.
     drains: Vec<Sender<()>>,
     /// Set by the first of them, for good: what was queued before it is served, what comes after it refused.
@@ -127,12 +125,12 @@ impl Worker {
                 request,
                 submitted,
                 events,
-            } => self.submit(id, request, submitted, events),
+            } => self.submit(id, *request, submitted, events),
             Command::Cancel(id) => {
                 let event = self.engine.cancel(id);
                 self.deliver(event);
             }
-            Command::Score { ids, reply } => self.scores.push_back((ids, reply)),
+            Command::Score { len, job } => self.scores.push_back((len, job)),
             Command::HandBack { reply } => {
                 self.draining = true;
                 self.hand_back(&reply);
@@ -203,14 +201,12 @@ impl Worker {
     /// Scores what there is room for. While a text waits for blocks no request is admitted: else the next ones could take
     /// every block that comes free.
     fn answer_scores(&mut self) {
-        while let Some((ids, reply)) = self.scores.pop_front() {
-            if !self.engine.can_score(ids.len()) && self.engine.has_work() {
-                self.scores.push_front((ids, reply));
+        while let Some((len, job)) = self.scores.pop_front() {
+            if !self.engine.can_score(len) && self.engine.has_work() {
+                self.scores.push_front((len, job));
                 break;
             }
-            let result = self.engine.score(&ids);
-            // The caller may have given up waiting.
-            let _ = reply.try_send(result);
+            job(&mut self.engine);
         }
         self.engine.scheduler.set_admitting(self.scores.is_empty());
     }
@@ -355,8 +351,9 @@ mod tests {
         ];
         worker.turn();
         let (reply, answer) = async_channel::bounded(1);
-        let ids = (0..40).collect();
-        worker.accept(Command::Score { ids, reply });
+        let ids: Vec<u32> = (0..40).collect();
+        let job: ScoreJob = Box::new(move |engine| reply.try_send(engine.score(&ids)).unwrap());
+        worker.accept(Command::Score { len: 40, job });
         for _ in 0..50 {
             if worker.engine.stats().waiting == 0 {
                 streams.push(handle.submit(request(&[1; 20], 7)).unwrap());

@@ -1,4 +1,4 @@
-//! Which tokens may be drawn: temperature, then `top_k`, `top_p` and `min_p`.
+//! Which tokens may be drawn: temperature, then `top_k`, `top_p`, `min_p` and `typical_p`.
 
 use std::cmp::Ordering;
 
@@ -63,7 +63,36 @@ pub fn candidates(logits: &[f32], params: &SamplingParams) -> Option<Vec<(u32, f
         }
         keep
     });
+    if params.typical_p < 1.0 {
+        keep_typical(&mut weighted, f64::from(params.typical_p));
+    }
     Some(weighted)
+}
+
+/// Keeps the candidates whose surprise `-ln p` is nearest to its expectation, the entropy, until they hold the share
+/// `typical_p` of the weight; at least one. Their order stays.
+fn keep_typical(candidates: &mut Vec<(u32, f64)>, typical_p: f64) {
+    let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+    let surprise = |weight: f64| -(weight / total).ln();
+    let entropy: f64 = candidates
+        .iter()
+        .map(|&(_, weight)| weight / total * surprise(weight))
+        .sum();
+    let distance = |at: usize| (surprise(candidates[at].1) - entropy).abs();
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    // Stable: of two equally near ones the likelier comes first.
+    order.sort_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+    let mut kept = vec![false; candidates.len()];
+    let mut mass = 0.0;
+    for at in order {
+        if mass >= typical_p * total {
+            break;
+        }
+        kept[at] = true;
+        mass += candidates[at].1;
+    }
+    let mut kept = kept.into_iter();
+    candidates.retain(|_| kept.next().unwrap_or(false));
 }
 
 /// Visits `kept` in order until `visit` says stop. Sorts a head that doubles as needed: a nucleus is usually a handful of

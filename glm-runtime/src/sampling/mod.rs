@@ -1,7 +1,8 @@
 //! Choosing the next token from a row of logits.
 //!
-//! The order is penalties, temperature, `top_k`, `top_p`, `min_p`, draw. Log-probabilities are those of the model itself:
-//! the softmax of the raw logits, before penalties and temperature, so that they mean the same for every request.
+//! The order is bias, penalties, temperature, `top_k`, `top_p`, `min_p`, `typical_p`, draw. Log-probabilities are those of the
+//! model itself: the softmax of the raw logits, before bias, penalties and temperature, so that they mean the same for every
+//! request.
 
 mod filter;
 mod logprobs;
@@ -9,7 +10,7 @@ mod params;
 mod penalties;
 mod rng;
 
-pub(crate) use logprobs::log_sum_exp;
+pub(crate) use logprobs::{LogProbs, log_sum_exp};
 pub use params::{InvalidSampling, MAX_LOGPROBS, SamplingParams};
 use penalties::Penalties;
 
@@ -45,6 +46,8 @@ pub struct SequenceSampler {
     seed: u64,
     num_drawn: u64,
     penalties: Option<Penalties>,
+    /// Ids that cannot be drawn before this many tokens are.
+    forbidden: (Vec<u32>, u64),
 }
 
 impl SequenceSampler {
@@ -57,7 +60,15 @@ impl SequenceSampler {
             seed,
             num_drawn: 0,
             penalties,
+            forbidden: (Vec::new(), 0),
         }
+    }
+
+    /// The same, but none of `ids` is among the first `tokens` tokens.
+    #[must_use]
+    pub fn forbidding(mut self, ids: Vec<u32>, tokens: usize) -> Self {
+        self.forbidden = (ids, tokens as u64);
+        self
     }
 
     /// Chooses the next token. `logits`: `[V]`; they are changed in place.
@@ -69,13 +80,11 @@ impl SequenceSampler {
         let report = self
             .params
             .logprobs
-            .map(|count| logprobs::LogProbs::new(logits, count));
-        if let Some(penalties) = &self.penalties {
-            penalties.apply(logits);
-        }
+            .map(|count| LogProbs::new(logits, count));
+        let changed = self.adjust(logits);
         let id = if !self.params.is_greedy() {
             self.draw(logits)?
-        } else if self.penalties.is_some() {
+        } else if changed {
             filter::argmax(logits).ok_or(NotFinite)?
         } else {
             best
@@ -96,6 +105,30 @@ impl SequenceSampler {
                 top_logprobs: Vec::new(),
             },
         })
+    }
+
+    /// Applies forbidden ids, bias and penalties; false if there are none.
+    fn adjust(&self, logits: &mut [f32]) -> bool {
+        let (forbidden, until) = &self.forbidden;
+        let forbidden = if self.num_drawn < *until {
+            &forbidden[..]
+        } else {
+            &[]
+        };
+        for &id in forbidden {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        for (&id, bias) in &self.params.logit_bias {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(penalties) = &self.penalties {
+            penalties.apply(logits);
+        }
+        !forbidden.is_empty() || !self.params.logit_bias.is_empty() || self.penalties.is_some()
     }
 
     fn draw(&self, logits: &mut [f32]) -> Result<u32, NotFinite> {

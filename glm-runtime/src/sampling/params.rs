@@ -1,11 +1,13 @@
 //! What a request may ask of the sampler, and the ranges that make sense.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// How the next token is chosen from the model's distribution.
 ///
-/// The default is greedy: `temperature` 0 and everything else off. The order of operations is penalties, temperature,
-/// `top_k`, `top_p`, `min_p`.
+/// The default is greedy: `temperature` 0 and everything else off. The order of operations is bias, penalties, temperature,
+/// `top_k`, `top_p`, `min_p`, `typical_p`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SamplingParams {
@@ -17,6 +19,11 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keeps tokens at least `min_p` times as likely as the most likely one. Range: 0 ..= 1; 0 keeps all.
     pub min_p: f32,
+    /// Keeps the tokens whose surprise is nearest to the expected one, until their probabilities sum to `typical_p` (locally
+    /// typical sampling, Meister et al. 2022, arXiv:2202.00666). Range: 0 < p <= 1; 1 keeps all.
+    pub typical_p: f32,
+    /// Added to the logits of these token ids: 100 all but forces a token, -100 all but forbids it. Range: -100 ..= 100.
+    pub logit_bias: BTreeMap<u32, f32>,
     /// Divides positive and multiplies negative logits of every token in prompt and answer. Range: 0 < r <= 100; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted once from the logit of every token in the answer so far. Range: -2 ..= 2; 0 is off.
@@ -39,6 +46,8 @@ impl Default for SamplingParams {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
+            logit_bias: BTreeMap::new(),
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -105,6 +114,20 @@ impl SamplingParams {
             "between 0 and 1",
             self.min_p,
         )?;
+        check(
+            self.typical_p > 0.0 && self.typical_p <= 1.0,
+            "typical_p",
+            "above 0 and at most 1",
+            self.typical_p,
+        )?;
+        for &bias in self.logit_bias.values() {
+            check(
+                (-100.0..=100.0).contains(&bias),
+                "logit_bias",
+                "between -100 and 100",
+                bias,
+            )?;
+        }
         check(
             self.repetition_penalty > 0.0 && self.repetition_penalty <= 100.0,
             "repetition_penalty",

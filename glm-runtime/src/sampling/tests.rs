@@ -230,3 +230,45 @@ proptest! {
         prop_assert!(run(0).iter().all(|id| candidates.iter().any(|(kept, _)| kept == id)));
     }
 }
+
+#[test]
+fn typical_sampling_keeps_the_tokens_of_expected_surprise() {
+    let kept = |logits: &[f32], typical_p| {
+        let params = SamplingParams {
+            temperature: 1.0,
+            typical_p,
+            ..SamplingParams::default()
+        };
+        let kept = filter::candidates(logits, &params).unwrap();
+        kept.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    // Probabilities 0.4, 0.3, 0.3: entropy 1.09 nats; 0.3 (1.20) is nearer than 0.4 (0.92).
+    let logits: Vec<f32> = [0.4f32, 0.3, 0.3].map(f32::ln).to_vec();
+    assert_eq!(kept(&logits, 0.2), [1]);
+    assert_eq!(kept(&logits, 0.5), [1, 2]);
+    assert_eq!(kept(&logits, 0.7), [0, 1, 2]);
+    assert_eq!(kept(&[f32::NEG_INFINITY, 0.0], 0.5), [1]);
+}
+
+#[test]
+fn a_bias_moves_logits_and_forbidden_ids_come_back_later() {
+    let logits = [1.0f32, 3.0, 2.0];
+    for temperature in [0.0, 0.1] {
+        let params = SamplingParams {
+            temperature,
+            logit_bias: [(1, -100.0), (7, 100.0)].into(),
+            logprobs: Some(1),
+            ..SamplingParams::default()
+        };
+        let sampled = sampler(params, &[]).sample(&mut logits.to_vec()).unwrap();
+        assert_eq!(sampled.id, 2);
+        assert_eq!(sampled.top_logprobs[0].id, 1, "the model's own");
+        let params = SamplingParams {
+            temperature,
+            ..SamplingParams::default()
+        };
+        let mut sampler = sampler(params, &[]).forbidding(vec![1, 2, 99], 2);
+        let ids = [(); 3].map(|()| sampler.sample(&mut logits.to_vec()).unwrap().id);
+        assert_eq!(ids, [0, 0, 1]);
+    }
+}

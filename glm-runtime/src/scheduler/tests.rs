@@ -199,12 +199,15 @@ impl Simulation {
         if prefill < plan.num_tokens() {
             assert!(prefill <= config.max_num_prefill_tokens, "answers stall");
         }
-        let stalled = self.decoding.difference(&planned).count();
+        // One that was preempted and started again at once is a prompt like any other.
+        let decodes = plan.chunks.iter().filter(|chunk| !chunk.prefill);
+        let decodes: HashSet<SeqId> = decodes.map(|chunk| chunk.seq).collect();
+        let stalled = self.decoding.difference(&decodes).count();
         assert!(
             stalled as u64 <= preempted,
             "an answer stalls that was not preempted"
         );
-        self.decoding.retain(|id| planned.contains(id));
+        self.decoding.retain(|id| decodes.contains(id));
         // Whoever starts now comes before all who still wait.
         let running = self.scheduler.running.iter();
         let admitted: Vec<SeqId> = running
