@@ -57,7 +57,7 @@ def export(model, tokenizer, folder):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = config_json(tokenizer)
     generation = dict(do_sample=True, eos_token_id=config["eos_token_id"], pad_token_id=config["pad_token_id"],
-                      temperature=0.6, top_p=0.8)
+                      temperature=0.3, top_p=0.8)
     for name, value in {"config.json": config, "generation_config.json": generation}.items():
         (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
     tok.write(tokenizer, folder, CONTEXT)
