@@ -395,6 +395,40 @@ fn cancelling_and_dropping_free_the_blocks() {
 }
 
 #[test]
+fn threads_that_submit_cancel_and_leave_get_every_block_back() {
+    let handle = counter(12).0.spawn().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let handle = handle.clone();
+            scope.spawn(move || {
+                for i in 0..50 {
+                    let token = (thread * 11 + i) % 40;
+                    let prompt = vec![token; 1 + i as usize % 37];
+                    let Ok(stream) = handle.submit(request(&prompt, 1 + i as usize % 9)) else {
+                        continue;
+                    };
+                    match (thread + i) % 4 {
+                        0 => drop(stream),
+                        1 => {
+                            handle.cancel(stream.id());
+                            assert!(reason(&collect(stream).1).is_some());
+                        }
+                        _ => {
+                            let (ids, last) = collect(stream);
+                            let overloaded = kind(&last) == Some(ErrorKind::Overloaded);
+                            assert!(overloaded || ids[0] == token + 1, "{last:?}");
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_idle(&handle);
+    let stats = handle.stats();
+    assert_eq!(stats.accepted, stats.finished);
+}
+
+#[test]
 fn draining_finishes_what_runs_and_refuses_the_rest() {
     let handle = counter(8).0.spawn().unwrap();
     let running = handle.submit(request(&[1], 20)).unwrap();
