@@ -20,9 +20,21 @@
 //! operations on a block of 32 columns, eight of eleven are products on a vector unit (`vpdpbusd`), so 73 % of its peak is the limit. The matrix unit
 //! is limited by storing and scaling products, see `amx`.
 //!
-//! Measured in CPU time on one core of a 2.6 GHz Xeon (2026-11-21, before the commit that says so; other work on the machine): 512 tokens, 12288 x 2048
-//! values, billion multiply-adds per second: AMX Q8_0 335, Q4_K 268, Q6_K 200; AVX-512 Q8_0 212, Q4_K 198, F16 71. One token, two threads on the quiet
-//! machine, of 36 to 39 GB/s: Q8_0 34, Q4_K 34, Q6_K 32, Q4_0 37 GB/s. The bench `linear` prints the share of a machine's limits.
+//! Two to sixteen tokens on a matrix unit: each weight is read once as well, and what overlaps is memory, unpacking and products, see `amx`. Elsewhere
+//! they are a single tile of the above.
+//!
+//! Measured in CPU time on one core of a 2.6 GHz Xeon (2026-11-21, commit a2422d6; other work on the machine): 512 tokens, 12288 x 2048 values,
+//! billion multiply-adds per second: AMX Q8_0 335, Q4_K 268, Q6_K 200; AVX-512 Q8_0 212, Q4_K 198, F16 71. On the quiet machine, two threads, of 36
+//! to 39 GB/s (2026-11-21, commit 548344b):
+//!
+//! | tokens | Q8_0 | Q4_K | Q6_K |
+//! |---|---|---|---|
+//! | 1 | 34 to 37 | 32 to 36 | 31 to 33 |
+//! | 4 | 29 | 25 | 23 |
+//! | 8 | 28 | 23 | 21 |
+//! | 16 | 25 | 18 | 17 |
+//!
+//! The bench `linear` prints the share of a machine's limits.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
