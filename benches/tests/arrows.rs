@@ -73,7 +73,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "glm-server",
-        may_use: &["glm-core", "glm-runtime"],
+        may_use: &[
+            "glm-core",
+            "glm-runtime",
+            "serde",
+            "serde_json",
+            "thiserror",
+        ],
         never: &["glm-cli", "clap"],
         published: true,
     },

@@ -34,6 +34,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Answer one prompt
     Generate(GenerateArgs),
+    /// Answer a file of requests
+    Batch(BatchArgs),
     /// Turn text into token ids and back
     Tokenize(TokenizeArgs),
     /// Show what is in a checkpoint and whether it fits here
@@ -240,6 +242,35 @@ pub struct GenerateArgs {
 
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `batch`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  glm-cli batch --input requests.jsonl --output results.jsonl
+  glm-cli batch --model ./GLM-4-9B-0414 --quantize q4_k --input in.jsonl --output out.jsonl --json
+
+Each line of the input is a request as OpenAI's batches have it:
+  {\"custom_id\": \"a-1\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\",
+   \"body\": {\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"max_tokens\": 64}}
+Results are appended as they are ready, in any order. After Ctrl-C, a crash or a kill the same command
+goes on: it does only what is missing. What is wrong with a line is a result too, and stops nothing.")]
+pub struct BatchArgs {
+    /// Requests, one JSON object a line
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub input: PathBuf,
+
+    /// Results, one JSON object a line; what is there already is kept and not done again
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+
+    /// Print one JSON object about what was done
+    #[arg(long)]
+    pub json: bool,
+
     #[command(flatten)]
     pub model: ModelArgs,
 }

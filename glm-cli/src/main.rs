@@ -37,6 +37,7 @@ fn run(command: Command) -> Result<(), CliError> {
     match command {
         Command::Chat(args) => commands::chat::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
+        Command::Batch(args) => commands::batch::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Perplexity(args) => commands::perplexity::run(&args),

@@ -4,9 +4,10 @@ mod common;
 
 use common::glm;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "chat",
     "generate",
+    "batch",
     "tokenize",
     "inspect",
     "perplexity",

@@ -16,6 +16,7 @@
 //!   [`EngineHandle`], which can be cloned and used from any thread: [`chat`](EngineHandle::chat),
 //!   [`generate`](EngineHandle::generate), [`submit`](EngineHandle::submit), [`score`](EngineHandle::score).
 //! - A [`RequestStream`] is iterated over or polled as a `futures` stream; it ends with exactly one final [`Event`].
+//! - [`batch`] keeps an engine full with more requests than memory holds, and gives the answers as they come.
 //! - [`Engine`] is the same without a thread: token ids in, token ids out, one [`step`](Engine::step) at a time.
 //! - [`mod@bench`], [`inspect`], [`perplexity`] and [`quantize`] are the work behind the commands of `glm-cli`; [`profile`] says
 //!   where an engine's time goes.
@@ -24,12 +25,13 @@
 //! a prompt is cut into chunks, not on preemption.
 #![forbid(unsafe_code)]
 
-mod batch;
+pub mod batch;
 pub mod bench;
 #[cfg(feature = "candle")]
 pub mod candle;
 mod engine;
 mod error;
+mod forward;
 pub mod inspect;
 #[doc(hidden)]
 pub mod internals;

@@ -1,13 +1,13 @@
-//! The service for GLM language models: **not there yet**.
+//! What a service for GLM language models needs above the engine: OpenAI's dialect, and batches. **The service itself is not
+//! there yet**: nothing in here opens a port, and `glm-cli` has no `serve` command.
 //!
-//! The crate holds its place in the workspace, so that the layering is checked from the first day. It exports nothing, opens
-//! no port and answers no request; `glm-cli` has no `serve` command until it does.
+//! - [`openai`]: bodies of chat completions and completions to requests for [`glm_runtime`], and its answers to bodies. This is
+//!   the only crate that knows their JSON: what it hands on are token ids, sampling parameters and limits.
+//! - [`batch`]: a file of requests to a file of results, to be run again after whatever ended it.
 //!
 //! # What it will hold
 //!
-//! - The OpenAI dialect (chat completions, completions, embeddings, responses, files and batches) and the Anthropic messages
-//!   dialect, streaming included. This will be the only crate that knows their JSON: what it hands to
-//!   [`glm_runtime`] are token ids, sampling parameters and limits.
+//! - The rest of the dialect (embeddings, responses, files and batches) and the Anthropic messages dialect, streaming included.
 //! - A bounded queue that answers overload with 429 or 503 and `Retry-After`, a durable queue for asynchronous tasks, and
 //!   a router over several engines.
 //! - Liveness, readiness and startup probes, metrics, traces, and supervision of the engine thread.
@@ -17,3 +17,6 @@
 //!
 //! Kernels, candle, clap or a terminal: see `docs/ARCHITECTURE.md`, and `benches/tests/arrows.rs` which enforces it.
 #![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod openai;

@@ -1,5 +1,6 @@
 //! One file per command: call the libraries, print what they say.
 
+pub mod batch;
 pub mod bench;
 pub mod chat;
 pub mod completions;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use glm_core::Progress;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
@@ -66,4 +67,30 @@ pub fn counter(what: &'static str, total: usize) -> ProgressBar {
     ProgressBar::new(total as u64)
         .with_style(style)
         .with_message(what)
+}
+
+/// A bar over the lines of a batch, `done` of which were done before, with the tokens generated per second; hidden where
+/// nobody would see it.
+pub fn batch(
+    total: u64,
+    done: u64,
+    tokens: impl Fn() -> u64 + Clone + Send + Sync + 'static,
+) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = "{wide_bar} {pos}/{len} {rate:>12} {elapsed:>4} eta {eta:>4}";
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", move |state: &ProgressState, out: &mut dyn Write| {
+            let seconds = state.elapsed().as_secs_f64().max(1e-3);
+            let _ = write!(out, "{:.1} tok/s", tokens() as f64 / seconds);
+        });
+    let bar = ProgressBar::new(total)
+        .with_style(style)
+        .with_position(done);
+    bar.reset_eta();
+    // Answers may take long; the rate should not stand still meanwhile.
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
 }

@@ -287,6 +287,11 @@ impl EngineHandle {
         &self.front.info
     }
 
+    /// Most sequences in one step, see [`EngineOptions::max_num_seqs`](crate::EngineOptions::max_num_seqs).
+    pub fn max_num_seqs(&self) -> usize {
+        self.front.limits.scheduler.max_num_seqs
+    }
+
     /// The checkpoint's recommended sampling (`generation_config.json`); greedy if it names none.
     pub fn default_sampling(&self) -> &SamplingParams {
         &self.front.default_sampling

@@ -30,10 +30,11 @@ pub use kv_budget::{KvBudget, KvBudgetReason};
 pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
 pub use prompt::{PromptLogprob, Trace};
 pub use stats::EngineStats;
+pub(crate) use stream::PartialCompletion;
 pub use stream::{Completion, Events, RequestStream};
 
-use crate::batch::ForwardBatch;
 use crate::error::EngineError;
+use crate::forward::ForwardBatch;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::models::CausalLm;
 use crate::profile::Profiler;

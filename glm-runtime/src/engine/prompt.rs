@@ -4,8 +4,8 @@
 use glm_kernels::{KernelError, Tensor, gather_rows};
 
 use super::Engine;
-use crate::batch::ForwardBatch;
 use crate::error::EngineError;
+use crate::forward::ForwardBatch;
 use crate::kv::{BlockId, blocks_for};
 use crate::sampling::{InvalidSampling, LogProbs, MAX_LOGPROBS, TokenLogprob, log_sum_exp};
 use crate::scheduler::ChunkTokens;

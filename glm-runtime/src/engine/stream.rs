@@ -43,6 +43,32 @@ impl Completion {
     }
 }
 
+/// An answer on its way.
+#[derive(Debug, Default)]
+pub(crate) struct PartialCompletion {
+    text: String,
+    tokens: Vec<Token>,
+}
+
+impl PartialCompletion {
+    /// Takes the next event; the whole answer, or its error, with the final one.
+    pub(crate) fn push(&mut self, event: Event) -> Option<Result<Completion, EngineError>> {
+        match event {
+            Event::Token(token) => {
+                self.text.push_str(&token.text);
+                self.tokens.push(token);
+                None
+            }
+            Event::Finished(finished) => Some(Ok(Completion {
+                text: std::mem::take(&mut self.text),
+                tokens: std::mem::take(&mut self.tokens),
+                finished,
+            })),
+            Event::Failed(error) => Some(Err(error)),
+        }
+    }
+}
+
 impl RequestStream {
     pub(super) fn new(
         id: RequestId,
@@ -83,24 +109,9 @@ impl RequestStream {
     /// # Errors
     /// The error of [`Event::Failed`].
     pub fn wait(self) -> Result<Completion, EngineError> {
-        let (mut text, mut tokens) = (String::new(), Vec::new());
-        for event in self {
-            match event {
-                Event::Token(token) => {
-                    text.push_str(&token.text);
-                    tokens.push(token);
-                }
-                Event::Finished(finished) => {
-                    return Ok(Completion {
-                        text,
-                        tokens,
-                        finished,
-                    });
-                }
-                Event::Failed(error) => return Err(error),
-            }
-        }
-        Err(EngineError::Stopped)
+        let mut partial = PartialCompletion::default();
+        let end = self.into_iter().find_map(|event| partial.push(event));
+        end.unwrap_or(Err(EngineError::Stopped))
     }
 
     /// The pieces of text as they become certain; an error, if any, is the last item.

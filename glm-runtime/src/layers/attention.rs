@@ -3,7 +3,7 @@ use glm_kernels::{
 };
 
 use super::Linear;
-use crate::batch::ForwardBatch;
+use crate::forward::ForwardBatch;
 
 /// Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) over the paged KV cache.
 #[derive(Debug)]

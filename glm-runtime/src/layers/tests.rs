@@ -9,7 +9,7 @@ use glm_kernels::{
 };
 
 use super::*;
-use crate::batch::ForwardBatch;
+use crate::forward::ForwardBatch;
 use crate::kv::{BLOCK_SIZE, BlockId};
 use crate::load::mix;
 use crate::scheduler::ChunkTokens;

@@ -294,7 +294,7 @@ fn draw(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::ForwardBatch;
+    use crate::forward::ForwardBatch;
     use crate::kv::{BlockId, KvPool};
     use crate::models::{CausalLm, Glm4};
     use crate::scheduler::ChunkTokens;

@@ -4,8 +4,8 @@ use glm_core::DenseConfig;
 use glm_kernels::{KernelError, KvLayer, RopeAngles, Tensor};
 
 use super::CausalLm;
-use crate::batch::ForwardBatch;
 use crate::error::BuildError;
+use crate::forward::ForwardBatch;
 use crate::kv::KvPool;
 use crate::layers::{Embedding, Linear, RmsNorm, RotaryEmbedding};
 use crate::load::WeightLoader;

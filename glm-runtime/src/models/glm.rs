@@ -6,8 +6,8 @@
 use glm_kernels::{KernelError, KvLayer, RopeAngles, Tensor, add};
 
 use super::decoder::{Decoder, DecoderLayer};
-use crate::batch::ForwardBatch;
 use crate::error::BuildError;
+use crate::forward::ForwardBatch;
 use crate::layers::{Attention, Mlp, RmsNorm};
 use crate::load::WeightLoader;
 

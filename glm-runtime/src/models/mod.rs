@@ -9,7 +9,7 @@ use glm_core::DenseConfig;
 use glm_kernels::{KernelError, Tensor, gather_rows};
 pub use glm4::Glm4;
 
-use crate::batch::ForwardBatch;
+use crate::forward::ForwardBatch;
 use crate::kv::KvPool;
 
 /// A decoder-only language model over a paged KV cache. A forward pass reads the model, the batch and the pool, nothing else.

@@ -1,0 +1,283 @@
+//! Bodies in, bodies out.
+
+use std::sync::LazyLock;
+
+use glm_runtime::{
+    Engine, EngineHandle,
+    batch::{self, Job},
+};
+use serde_json::{Map, Value, json};
+
+use super::response::split_thinking;
+use super::*;
+
+static ENGINE: LazyLock<EngineHandle> = LazyLock::new(|| Engine::builder("demo").build().unwrap());
+
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(fields) = value else {
+        panic!("{value}")
+    };
+    fields
+}
+
+fn read(endpoint: Endpoint, body: Value) -> Result<Call, ApiError> {
+    Call::read(&ENGINE, endpoint, &object(body))
+}
+
+/// A chat with these fields besides.
+fn chat(fields: Value) -> Result<Call, ApiError> {
+    let mut body = object(json!({"model": "any", "messages": [{"role": "user", "content": "Hi"}]}));
+    body.extend(object(fields));
+    read(Endpoint::ChatCompletions, body.into())
+}
+
+fn completion(fields: Value) -> Result<Call, ApiError> {
+    let mut body = object(json!({"prompt": "Once"}));
+    body.extend(object(fields));
+    read(Endpoint::Completions, body.into())
+}
+
+/// The body of the response that the engine's answers make.
+fn answer(call: Call) -> Value {
+    let Call {
+        requests, n, form, ..
+    } = call;
+    let stamp = Stamp {
+        id: "7".to_owned(),
+        created: 1,
+    };
+    let answered = batch::answers(
+        &ENGINE,
+        [Job {
+            key: (),
+            requests,
+            n,
+        }],
+    )
+    .next()
+    .unwrap();
+    form.response(&ENGINE, &stamp, &answered.answers.unwrap())
+}
+
+#[test]
+fn what_a_body_says_reaches_the_engine() {
+    let call = chat(json!({
+        "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.1,
+        "presence_penalty": 0.2, "frequency_penalty": -0.3, "logit_bias": {"5": -100}, "seed": -1,
+        "max_tokens": 9, "max_completion_tokens": 8, "min_tokens": 2, "stop": "END", "stop_token_ids": [3],
+        "ignore_eos": true, "skip_special_tokens": false, "priority": 4, "cache_salt": "tenant",
+        "n": 3, "logprobs": true, "top_logprobs": 2, "user": "ignored", "unknown": {"ignored": true},
+    }))
+    .unwrap();
+    assert_eq!((call.requests.len(), call.n, call.stream), (1, 3, false));
+    let options = &call.requests[0].options;
+    let sampling = &options.sampling;
+    assert_eq!(
+        (sampling.temperature, sampling.top_p, sampling.top_k),
+        (0.5, 0.9, 7)
+    );
+    assert_eq!((sampling.min_p, sampling.typical_p), (0.1, 0.8));
+    assert_eq!(
+        (
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty
+        ),
+        (1.1, 0.2, -0.3)
+    );
+    assert_eq!(
+        (sampling.logit_bias.get(&5), sampling.seed),
+        (Some(&-100.0), Some(u64::MAX))
+    );
+    assert_eq!(sampling.logprobs, Some(2));
+    assert_eq!((options.max_tokens, options.min_tokens), (Some(8), 2));
+    assert_eq!(
+        (options.stop.as_slice(), options.stop_token_ids.as_slice()),
+        (&["END".to_owned()][..], &[3][..])
+    );
+    assert!(options.ignore_eos && !options.skip_special_tokens);
+    assert_eq!(
+        (options.priority, options.cache_salt.as_deref()),
+        (4, Some("tenant"))
+    );
+}
+
+#[test]
+fn what_a_body_does_not_say_is_the_models_default() {
+    let call = chat(json!({"temperature": null, "top_k": -1, "response_format": {"type": "text"}, "store": false})).unwrap();
+    let sampling = &call.requests[0].options.sampling;
+    assert_eq!(sampling.temperature, ENGINE.default_sampling().temperature);
+    assert_eq!((sampling.top_k, sampling.logprobs), (0, None));
+    assert_eq!(call.requests[0].options.max_tokens, None);
+    assert_eq!(
+        completion(json!({})).unwrap().requests[0]
+            .options
+            .max_tokens,
+        Some(16)
+    );
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_by_name() {
+    let wanted = json!({
+        "response_format": {"type": "json_object"}, "guided_json": {}, "audio": {}, "modalities": ["audio"],
+        "functions": [{}], "function_call": "auto", "parallel_tool_calls": false, "store": true,
+        "tool_choice": "required", "verbosity": "low", "web_search_options": {}, "best_of": 2,
+    });
+    for (field, value) in object(wanted) {
+        let error = chat(json!({&field: value})).expect_err(&field);
+        assert_eq!(
+            (error.status, error.param.as_deref()),
+            (400, Some(field.as_str())),
+            "{error:?}"
+        );
+        assert_eq!(error.code, Some("unsupported_parameter"));
+    }
+    for (field, value) in object(json!({"echo": true, "suffix": "end"})) {
+        assert_eq!(
+            completion(json!({&field: value})).unwrap_err().param,
+            Some(field)
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_name() {
+    let wrong = json!({
+        "messages": [], "temperature": "hot", "n": 0, "stop": 3, "logit_bias": {"five": 1}, "seed": 1.5, "top_logprobs": 3,
+        "tools": [1], "chat_template_kwargs": {"enable_thinking": "yes"}, "stop_token_ids": [-1], "max_tokens": -1,
+    });
+    for (field, value) in object(wrong) {
+        let error = chat(json!({&field: value})).expect_err(&field);
+        assert_eq!(
+            (error.status, error.param.as_deref()),
+            (400, Some(field.as_str())),
+            "{error:?}"
+        );
+    }
+    let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]});
+    let error = chat(image).unwrap_err();
+    assert!(error.message.contains("image_url"), "{error}");
+    assert_eq!(
+        read(Endpoint::ChatCompletions, json!({})).unwrap_err().code,
+        Some("missing_required_parameter")
+    );
+    assert_eq!(
+        read(Endpoint::Completions, json!({}))
+            .unwrap_err()
+            .param
+            .as_deref(),
+        Some("prompt")
+    );
+    for prompt in [json!(3), json!([1.5]), json!(["a", 1]), json!({})] {
+        assert_eq!(
+            completion(json!({"prompt": prompt}))
+                .unwrap_err()
+                .param
+                .as_deref(),
+            Some("prompt")
+        );
+    }
+}
+
+#[test]
+fn tools_and_thinking_go_through_the_template() {
+    let tools =
+        json!([{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]);
+    let prompt = |fields| chat(fields).unwrap().requests[0].prompt.clone();
+    let with = prompt(json!({"tools": tools}));
+    let text = ENGINE.tokenizer().unwrap().decode(&with, false);
+    assert!(text.contains("get_weather"), "{text}");
+    assert_eq!(
+        prompt(json!({"tools": tools, "tool_choice": "none"})),
+        prompt(json!({}))
+    );
+    assert!(chat(json!({"reasoning_effort": "none", "chat_template_kwargs": {"x": 1}})).is_ok());
+}
+
+#[test]
+fn a_chat_is_answered_in_openais_shape() {
+    let call = chat(
+        json!({"max_tokens": 3, "n": 2, "ignore_eos": true, "seed": 1, "logprobs": true, "top_logprobs": 2}),
+    );
+    let body = answer(call.unwrap());
+    assert_eq!(
+        (&body["id"], &body["object"], &body["created"]),
+        (&json!("chatcmpl-7"), &json!("chat.completion"), &json!(1))
+    );
+    let choices = body["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 2);
+    assert_eq!(
+        (&choices[1]["index"], &choices[1]["message"]["role"]),
+        (&json!(1), &json!("assistant"))
+    );
+    assert!(choices[0]["message"]["content"].is_string());
+    let entry = &choices[0]["logprobs"]["content"][0];
+    assert_eq!(entry["top_logprobs"].as_array().unwrap().len(), 2);
+    assert!(entry["token"].is_string() && entry["bytes"].is_array() && entry["logprob"].is_f64());
+    let usage = &body["usage"];
+    let count = |name: &str| usage[name].as_u64().unwrap();
+    assert_eq!(
+        count("total_tokens"),
+        count("prompt_tokens") + count("completion_tokens")
+    );
+    assert!((2..=6).contains(&count("completion_tokens")));
+}
+
+#[test]
+fn completions_take_every_kind_of_prompt() {
+    for (prompt, choices) in [
+        (json!("a"), 2),
+        (json!(["a", "b"]), 4),
+        (json!([1, 2]), 2),
+        (json!([[1], [2], [3]]), 6),
+    ] {
+        let call =
+            completion(json!({"prompt": prompt, "n": 2, "max_tokens": 1, "logprobs": 1})).unwrap();
+        let prompt_tokens: usize = call
+            .requests
+            .iter()
+            .map(|request| request.prompt.len())
+            .sum();
+        let body = answer(call);
+        assert_eq!(body["choices"].as_array().unwrap().len(), choices);
+        assert_eq!(body["usage"]["prompt_tokens"], prompt_tokens);
+        let logprobs = &body["choices"][0]["logprobs"];
+        let entries = |name: &str| logprobs[name].as_array().unwrap().len();
+        assert_eq!(entries("tokens"), entries("token_logprobs"));
+        assert_eq!(entries("top_logprobs"), entries("text_offset"));
+    }
+}
+
+#[test]
+fn thinking_is_told_from_the_answer() {
+    assert_eq!(split_thinking("Hello", false), (None, "Hello"));
+    assert_eq!(
+        split_thinking("\n<think>a\n</think>\n\nb", false),
+        (Some("a"), "b")
+    );
+    assert_eq!(split_thinking("a</think>b", true), (Some("a"), "b"));
+    assert_eq!(
+        split_thinking("still thinking", true),
+        (Some("still thinking"), "")
+    );
+}
+
+#[test]
+fn paths_lead_to_endpoints() {
+    for endpoint in Endpoint::ALL {
+        assert_eq!(Endpoint::from_path(endpoint.path()), Ok(endpoint));
+    }
+    let error = Endpoint::from_path("/v1/embeddings").unwrap_err();
+    assert!(
+        error.status == 404 && error.message.contains("not supported yet"),
+        "{error}"
+    );
+    assert!(
+        Endpoint::from_path("/")
+            .unwrap_err()
+            .message
+            .contains("not an endpoint")
+    );
+    assert_eq!(error.body()["error"]["code"], "unknown_url");
+}
