@@ -201,6 +201,7 @@ pub struct ChatArgs {
 Examples:
   glm-cli generate --prompt 'Name three rivers.' --max-tokens 64 --temperature 0
   glm-cli generate --raw --prompt 'Once upon a time' --max-tokens 100
+  glm-cli generate --prompt 'Is a tomato a fruit?' --choice yes,no
   cat letter.txt | glm-cli generate --model ./GLM-4-9B-0414 --json | jq -r .text")]
 pub struct GenerateArgs {
     /// The prompt; read from stdin when no prompt option is given
@@ -241,9 +242,38 @@ pub struct GenerateArgs {
     pub json: bool,
 
     #[command(flatten)]
+    pub form: FormArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+/// What the answer must look like; behind `</think>` if the model thinks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Form of the answer")]
+pub struct FormArgs {
+    /// Answer in JSON that satisfies the JSON schema in this file
+    #[arg(long, value_name = "FILE", group = "form", value_hint = ValueHint::FilePath)]
+    pub schema: Option<PathBuf>,
+
+    /// Answer with text that this regular expression matches from end to end
+    #[arg(long, value_name = "REGEX", group = "form", allow_hyphen_values = true)]
+    pub regex: Option<String>,
+
+    /// Answer with text of the Lark grammar in this file
+    #[arg(long, value_name = "FILE", group = "form", value_hint = ValueHint::FilePath)]
+    pub grammar: Option<PathBuf>,
+
+    /// Answer with one of these texts, such as yes,no
+    #[arg(
+        long,
+        value_name = "TEXTS",
+        group = "form",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub choice: Vec<String>,
 }
 
 /// `batch`

@@ -7,8 +7,9 @@ use std::time::Duration;
 use glm_core::{LoadError, TemplateError, TokenizerError};
 use glm_kernels::KernelError;
 
+use crate::guide::GrammarError;
 use crate::memory::MemoryShortage;
-use crate::sampling::InvalidSampling;
+use crate::sampling::{InvalidSampling, NotFinite};
 
 /// Why an engine could not be built from a model.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +157,9 @@ pub enum EngineError {
     /// The forward pass failed.
     #[error("the forward pass failed: {0}")]
     Step(Arc<KernelError>),
+    /// The grammar that the answer must follow cannot be used, or could not be followed.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// The model computed something that is not a number, so nothing can be sampled.
     #[error("the model's logits are not finite: the weights are damaged or overflow")]
     NotFinite,
@@ -237,6 +241,12 @@ impl From<TokenizerError> for EngineError {
 impl From<TemplateError> for EngineError {
     fn from(error: TemplateError) -> Self {
         Self::Template(Arc::new(error))
+    }
+}
+
+impl From<NotFinite> for EngineError {
+    fn from(NotFinite: NotFinite) -> Self {
+        Self::NotFinite
     }
 }
 

@@ -32,6 +32,7 @@ pub mod candle;
 mod engine;
 mod error;
 mod forward;
+mod guide;
 pub mod inspect;
 #[doc(hidden)]
 pub mod internals;
@@ -57,6 +58,7 @@ pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
+pub use guide::{Grammar, GrammarError};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{

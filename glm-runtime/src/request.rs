@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
+use crate::guide::Grammar;
 use crate::sampling::{SamplingParams, TokenLogprob};
 
 /// Names a request for the life of its engine.
@@ -33,6 +34,10 @@ pub struct GenerateOptions {
     pub stop_token_ids: Vec<u32>,
     /// Do not end at the checkpoint's end-of-sequence ids.
     pub ignore_eos: bool,
+    /// What the answer must look like; behind `</think>` if it thinks. Needs a tokenizer. What ends an answer from outside can
+    /// cut it short: `max_tokens`, `stop`, `stop_token_ids`. It ends where the grammar leaves nothing else to say, even before
+    /// `min_tokens` and with `ignore_eos`.
+    pub grammar: Option<Grammar>,
     /// Leave special tokens such as `<|user|>` out of the text. Default: true.
     pub skip_special_tokens: bool,
     /// Begin with keys and values that earlier requests left for the same tokens, and leave one's own. Default: true.
@@ -62,6 +67,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             stop_token_ids: Vec::new(),
             ignore_eos: false,
+            grammar: None,
             skip_special_tokens: true,
             prefix_cache: true,
             cache_salt: None,

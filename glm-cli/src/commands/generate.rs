@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use glm_runtime::{
-    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Message, Prompt, RequestStream,
-    Token, Tokenizer,
+    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Grammar, Message, Prompt,
+    RequestStream, Token, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -12,18 +12,20 @@ use super::{
     build_engine, build_text_engine, engine_error, print_remarks, read_text, read_text_file,
     sampling,
 };
-use crate::args::GenerateArgs;
+use crate::args::{FormArgs, GenerateArgs};
 use crate::error::CliError;
 use crate::terminal::output;
 use crate::values::TokenIds;
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
+    let grammar = read_grammar(&args.form)?;
+    let text = !args.sampling.stop.is_empty() || grammar.is_some();
     let engine = match prompt {
-        Prompt::TokenIds(_) if args.sampling.stop.is_empty() => build_engine(&args.model)?,
+        Prompt::TokenIds(_) if !text => build_engine(&args.model)?,
         _ => build_text_engine(&args.model)?,
     };
-    let stream = start(&engine, prompt, args)?;
+    let stream = start(&engine, prompt, grammar, args)?;
     print_remarks(&engine);
     if args.json {
         let prompt_token_ids = stream.prompt_token_ids().to_vec();
@@ -58,6 +60,23 @@ fn read_prompt(args: &GenerateArgs) -> Result<Prompt, CliError> {
     }))
 }
 
+fn read_grammar(args: &FormArgs) -> Result<Option<Grammar>, CliError> {
+    let grammar = if let Some(path) = &args.schema {
+        let schema = serde_json::from_str(&read_text_file(path)?);
+        let not_json = |error| CliError::Usage(format!("{}: {error}", path.display()));
+        Grammar::JsonSchema(schema.map_err(not_json)?)
+    } else if let Some(regex) = &args.regex {
+        Grammar::Regex(regex.clone())
+    } else if let Some(path) = &args.grammar {
+        Grammar::Lark(read_text_file(path)?)
+    } else if !args.choice.is_empty() {
+        Grammar::Choice(args.choice.clone())
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(grammar))
+}
+
 pub(super) fn read_stdin() -> Result<String, CliError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
@@ -77,6 +96,7 @@ fn without_last_line_end(text: &str) -> &str {
 fn start(
     engine: &EngineHandle,
     prompt: Prompt,
+    grammar: Option<Grammar>,
     args: &GenerateArgs,
 ) -> Result<RequestStream, CliError> {
     let mut sampling = sampling(&args.sampling, args.model.seed, engine);
@@ -86,6 +106,7 @@ fn start(
         max_tokens: args.sampling.max_tokens,
         stop: args.sampling.stop.clone(),
         ignore_eos: args.ignore_eos,
+        grammar,
         ..GenerateOptions::default()
     };
     match prompt {

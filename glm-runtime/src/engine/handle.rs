@@ -15,6 +15,7 @@ use super::stats::EngineStats;
 use super::stream::RequestStream;
 use super::{Engine, ModelInfo};
 use crate::error::EngineError;
+use crate::guide::{EndRules, Guide, GuideFactory};
 use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
@@ -67,6 +68,45 @@ pub(super) struct Front {
     pub(super) tokenizer: Option<Tokenizer>,
     pub(super) chat_format: Option<ChatFormat>,
     pub(super) default_sampling: SamplingParams,
+    /// `None` without a tokenizer.
+    pub(super) guides: Option<GuideFactory>,
+}
+
+impl Front {
+    /// Refuses a grammar that cannot be used.
+    fn check_grammar(&self, options: &GenerateOptions) -> Result<(), EngineError> {
+        if let Some(grammar) = &options.grammar {
+            self.guides()?.check(grammar)?;
+        }
+        Ok(())
+    }
+
+    /// The guide of a request that asks for one, to end at `stop_token_ids`.
+    pub(super) fn guide(
+        &self,
+        request: &Request,
+        stop_token_ids: &[u32],
+    ) -> Result<Option<Box<Guide>>, EngineError> {
+        let options = &request.options;
+        let Some(grammar) = &options.grammar else {
+            return Ok(None);
+        };
+        let end = EndRules {
+            stop_token_ids: stop_token_ids.to_vec(),
+            min_tokens: options.min_tokens,
+            ignore_eos: options.ignore_eos,
+        };
+        let guide = self.guides()?.guide(grammar, &request.prompt, end)?;
+        Ok(Some(Box::new(guide)))
+    }
+
+    fn guides(&self) -> Result<&GuideFactory, EngineError> {
+        self.guides
+            .as_ref()
+            .ok_or_else(|| EngineError::NoTokenizer {
+                model: self.info.name.clone(),
+            })
+    }
 }
 
 /// A running engine. Clone it freely and use it from any thread; the engine ends when the last handle and the last
@@ -165,6 +205,7 @@ impl EngineHandle {
         let submitted = Instant::now();
         self.front.limits.check(&request)?;
         self.accepting()?;
+        self.front.check_grammar(&request.options)?;
         let unseen = self.commands.len();
         self.front
             .limits

@@ -35,11 +35,12 @@ pub use stream::{Completion, Events, RequestStream};
 
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
+use crate::guide::{Guide, prepare_during};
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
 use crate::request::{FinishReason, Finished, GenerateOptions, Request, RequestId, Timings, Usage};
-use crate::sampling::{NotFinite, Sampled, SequenceSampler, TokenLogprob};
+use crate::sampling::{Sampled, SequenceSampler, TokenLogprob};
 use crate::scheduler::{
     Committed, EndConditions, NewSequence, Refused, Scheduler, SeqId, StepPlan,
 };
@@ -70,6 +71,8 @@ pub struct Engine {
 /// What the engine keeps of a request besides its sequence.
 struct Active {
     sampler: SequenceSampler,
+    /// For an answer that must follow a grammar.
+    guide: Option<Box<Guide>>,
     usage: Usage,
     /// What was asked for, until a step works on it: it may be handed back.
     unstarted: Option<GenerateOptions>,
@@ -142,15 +145,17 @@ impl Engine {
     ) -> Result<(), EngineError> {
         self.front.limits.check(&request)?;
         self.next_id = self.next_id.max(id.0 + 1);
-        let Request { prompt, options } = request;
-        let unstarted = Some(options.clone());
-        let mut stop_token_ids = options.stop_token_ids;
-        if !options.ignore_eos {
+        let mut stop_token_ids = request.options.stop_token_ids.clone();
+        // Where a grammar leaves nothing else to say its answer ends, whatever is ignored before.
+        if !request.options.ignore_eos || request.options.grammar.is_some() {
             stop_token_ids.extend(&self.eos_token_ids);
         }
+        let guide = self.front.guide(&request, &stop_token_ids)?;
+        let Request { prompt, options } = request;
+        let unstarted = Some(options.clone());
         let mut sampler =
             SequenceSampler::new(options.sampling, &prompt, self.seed.wrapping_add(id.0));
-        if options.min_tokens > 0 {
+        if options.min_tokens > 0 && guide.is_none() {
             sampler = sampler.forbidding(stop_token_ids.clone(), options.min_tokens);
         }
         let end = EndConditions {
@@ -159,6 +164,7 @@ impl Engine {
         };
         let active = Active {
             sampler,
+            guide,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
@@ -281,21 +287,23 @@ impl Engine {
     }
 
     /// The forward pass and one sampled token for each of [`StepPlan::sampled`].
-    fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, NotFinite>>, KernelError> {
+    fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, EngineError>>, KernelError> {
         let batch = ForwardBatch::new(self.scheduler.tokens(plan));
         if batch.logit_rows.is_empty() {
             self.model
                 .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
             return Ok(Vec::new());
         }
-        let mut logits = self.model.forward(&batch, &mut self.kv)?; // [S, V]
+        let guides = guides(&mut self.requests, plan);
+        let forward = || self.model.forward(&batch, &mut self.kv);
+        let mut logits = prepare_during(guides, forward)?; // [S, V]
         let values = logits.as_f32_mut()?;
         let bytes = size_of_val(values);
         let _span = self.device.record(|| Work::moving("sample", bytes));
         let rows = values.chunks_exact_mut(self.model.config().vocab_size);
         let sample = |(seq, row)| match self.requests.get_mut(&seq) {
-            Some(active) => active.sampler.sample(row),
-            None => Err(NotFinite),
+            Some(active) => active.sample(row),
+            None => Err(EngineError::NotFinite),
         };
         Ok(plan.sampled().zip(rows).map(sample).collect())
     }
@@ -303,12 +311,14 @@ impl Engine {
     fn commit(
         &mut self,
         plan: &StepPlan,
-        sampled: Vec<Result<Sampled, NotFinite>>,
+        sampled: Vec<Result<Sampled, EngineError>>,
         events: &mut Vec<SeqEvent>,
     ) {
         for (seq, sampled) in plan.sampled().zip(&sampled) {
-            if sampled.is_err() && self.scheduler.remove(seq, &mut self.blocks) {
-                events.push(self.failed(seq, EngineError::NotFinite));
+            if let Err(error) = sampled
+                && self.scheduler.remove(seq, &mut self.blocks)
+            {
+                events.push(self.failed(seq, error.clone()));
             }
         }
         // A sequence that failed just now is gone from the scheduler, so the 0 in its place is never looked at.
@@ -431,7 +441,29 @@ impl Engine {
     }
 }
 
+/// The guides of the sequences that this step samples for.
+fn guides<'a>(requests: &'a mut HashMap<SeqId, Active>, plan: &StepPlan) -> Vec<&'a mut Guide> {
+    let guided = |(seq, active): (&SeqId, &'a mut Active)| {
+        let guide = active.guide.as_deref_mut()?;
+        plan.sampled()
+            .any(|sampled| sampled == *seq)
+            .then_some(guide)
+    };
+    requests.iter_mut().filter_map(guided).collect()
+}
+
 impl Active {
+    /// The next token: from all, or from those that the grammar allows.
+    fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
+        let Some(guide) = &mut self.guide else {
+            return Ok(self.sampler.sample(logits)?);
+        };
+        let allowed = guide.mask()?;
+        let sampled = self.sampler.sample_among(logits, Some(&allowed))?;
+        guide.advance(sampled.id)?;
+        Ok(sampled)
+    }
+
     fn finish(&self, reason: FinishReason) -> Finished {
         let now = Instant::now();
         let timings = Timings {

@@ -15,6 +15,7 @@ use super::kv_budget::KvBudget;
 use super::limits::Limits;
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
+use crate::guide::GuideFactory;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype};
 use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate};
@@ -311,12 +312,16 @@ impl Front {
             .generation_config()
             .map(default_sampling)
             .unwrap_or_default();
+        let guides = tokenizer.as_ref().map(|tokenizer| {
+            GuideFactory::new(tokenizer.clone(), info.vocab_size, eos_token_ids(source))
+        });
         Self {
             info,
             limits,
             tokenizer,
             chat_format,
             default_sampling,
+            guides,
         }
     }
 }

@@ -126,6 +126,7 @@ fn front(scheduler: SchedulerConfig) -> Front {
         tokenizer: None,
         chat_format: None,
         default_sampling: SamplingParams::greedy(),
+        guides: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Choosing the next token from a row of logits.
 //!
-//! The order is bias, penalties, temperature, `top_k`, `top_p`, `min_p`, `typical_p`, draw. Log-probabilities are those of the
+//! The order is bias, penalties, grammar, temperature, `top_k`, `top_p`, `min_p`, `typical_p`, draw. Log-probabilities are those of the
 //! model itself: the softmax of the raw logits, before bias, penalties and temperature, so that they mean the same for every
 //! request.
 
@@ -13,6 +13,8 @@ mod rng;
 pub(crate) use logprobs::{LogProbs, log_sum_exp};
 pub use params::{InvalidSampling, MAX_LOGPROBS, SamplingParams};
 use penalties::Penalties;
+
+use crate::guide::TokenMask;
 
 /// A token and its log-probability under the model.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -76,12 +78,29 @@ impl SequenceSampler {
     /// # Errors
     /// [`NotFinite`] if the largest logit is not a finite number.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, NotFinite> {
+        self.sample_among(logits, None)
+    }
+
+    /// As [`Self::sample`], but only from `allowed`, which is all tokens if `None`.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn sample_among(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&TokenMask>,
+    ) -> Result<Sampled, NotFinite> {
         let best = filter::argmax(logits).ok_or(NotFinite)?;
         let report = self
             .params
             .logprobs
             .map(|count| LogProbs::new(logits, count));
-        let changed = self.adjust(logits);
+        let adjusted = self.adjust(logits);
+        // Last, so that no bias brings back what it forbids.
+        if let Some(allowed) = allowed {
+            allowed.apply(logits);
+        }
+        let changed = adjusted || allowed.is_some();
         let id = if !self.params.is_greedy() {
             self.draw(logits)?
         } else if changed {

@@ -1,0 +1,59 @@
+//! `generate` with an answer in a given form.
+
+mod common;
+
+use std::fs;
+
+use common::glm;
+
+/// The demo, sampled hot: only the option gives the answer its form.
+fn generate(args: &[&str]) -> common::Run {
+    let rest = ["--temperature", "2", "--seed", "7", "--max-tokens", "120"];
+    glm(&[&["generate", "--raw", "--prompt", "Hello"], args, &rest].concat())
+}
+
+#[test]
+fn an_answer_has_the_form_that_was_asked_for() {
+    let choice = generate(&["--choice", "yes,no", "--json"]).json();
+    assert!(matches!(choice["text"].as_str(), Some("yes" | "no")));
+    assert_eq!(choice["finish_reason"], "stop");
+    let number = generate(&["--regex", "-[0-9]{3}"]).ok();
+    assert!((-999..=0).contains(&number.trim().parse::<i32>().unwrap()));
+    let folder = tempfile::tempdir().unwrap();
+    let schema = folder.path().join("schema.json");
+    fs::write(
+        &schema,
+        r#"{"type": "array", "items": {"type": "boolean"}, "maxItems": 2}"#,
+    )
+    .unwrap();
+    let list = generate(&["--schema", schema.to_str().unwrap()]).ok();
+    serde_json::from_str::<Vec<bool>>(&list).unwrap();
+    let grammar = folder.path().join("grammar.lark");
+    fs::write(&grammar, "start: \"<\" NAME \">\"\nNAME: /[a-c]{3}/").unwrap();
+    let tag = generate(&["--grammar", grammar.to_str().unwrap()]).ok();
+    assert_eq!(tag.trim().len(), 5);
+}
+
+#[test]
+fn a_form_that_cannot_be_followed_is_a_wrong_argument() {
+    assert!(
+        generate(&["--regex", "(a"])
+            .refused()
+            .contains("regular expression")
+    );
+    assert!(
+        generate(&["--schema", "/no/such"])
+            .refused()
+            .contains("/no/such")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("schema.json");
+    let refused = |text: &str| {
+        fs::write(&path, text).unwrap();
+        generate(&["--schema", path.to_str().unwrap()]).refused()
+    };
+    assert!(refused("{").contains("schema.json"));
+    assert!(refused(r#"{"type": "objekt"}"#).contains("objekt"));
+    let both = generate(&["--regex", "a", "--choice", "b"]);
+    assert_eq!(both.code, Some(2));
+}

@@ -1,0 +1,133 @@
+//! [`Guide`]: one answer on its way through a grammar.
+
+use std::sync::Arc;
+
+use llguidance::Matcher;
+
+use super::GrammarError;
+use super::thinking::{self, Phase};
+use super::vocabulary::{TokenMask, Vocabulary};
+
+/// When a request lets its answer end, as far as the grammar leaves a choice.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EndRules {
+    /// Ids that end the answer, those of the checkpoint included.
+    pub(crate) stop_token_ids: Vec<u32>,
+    /// None of them before this many tokens.
+    pub(crate) min_tokens: usize,
+    /// Go on where the grammar could end and could go on as well.
+    pub(crate) ignore_eos: bool,
+}
+
+/// The grammar's side of one sequence. It belongs to the request, not to its blocks: what is computed again after a preemption
+/// was sampled already and does not pass here twice.
+pub(crate) struct Guide {
+    kind: &'static str,
+    vocabulary: Arc<Vocabulary>,
+    matcher: Matcher,
+    phase: Phase,
+    num_tokens: usize,
+    end: EndRules,
+    /// The mask for the next token, if it has been computed ahead.
+    next: Option<Result<TokenMask, GrammarError>>,
+}
+
+impl Guide {
+    pub(super) fn new(
+        kind: &'static str,
+        matcher: Matcher,
+        vocabulary: Arc<Vocabulary>,
+        prompt: &[u32],
+        end: EndRules,
+    ) -> Self {
+        Self {
+            kind,
+            matcher,
+            phase: Phase::after(prompt, &vocabulary),
+            vocabulary,
+            num_tokens: 0,
+            end,
+            next: None,
+        }
+    }
+
+    /// Computes the mask for the next token, so that [`Self::mask`] finds it.
+    pub(crate) fn prepare(&mut self) {
+        if self.next.is_none() {
+            self.next = Some(self.compute());
+        }
+    }
+
+    /// The tokens that may come next; never none.
+    ///
+    /// # Errors
+    /// [`GrammarError::Stuck`].
+    pub(crate) fn mask(&mut self) -> Result<TokenMask, GrammarError> {
+        self.next.take().unwrap_or_else(|| self.compute())
+    }
+
+    fn compute(&mut self) -> Result<TokenMask, GrammarError> {
+        let mut mask = match &self.phase {
+            Phase::Thinking(tail) => thinking::mask(tail, &self.vocabulary),
+            Phase::MayThink(_) | Phase::Answering => {
+                let mask = self.matcher.compute_mask_or_eos();
+                TokenMask(mask.map_err(|error| self.stuck(error))?)
+            }
+        };
+        if let Phase::MayThink(think) = self.phase {
+            mask.add(think);
+        }
+        if self.num_tokens < self.end.min_tokens {
+            mask.remove_if_others_remain(&self.end.stop_token_ids);
+        }
+        if self.end.ignore_eos {
+            mask.remove_if_others_remain(&self.vocabulary.eos_token_ids);
+        }
+        Ok(mask)
+    }
+
+    /// Goes on by the token that was chosen.
+    ///
+    /// # Errors
+    /// [`GrammarError::Stuck`] if it is not one of [`Self::mask`], or the parser reaches a limit.
+    pub(crate) fn advance(&mut self, id: u32) -> Result<(), GrammarError> {
+        self.next = None;
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Answering) {
+            Phase::MayThink(think) if id == think => Phase::Thinking(Vec::new()),
+            Phase::Thinking(tail) => {
+                let bytes = self.vocabulary.tokenizer.token_bytes(id);
+                Phase::think_on(tail, &bytes)
+            }
+            Phase::MayThink(_) | Phase::Answering => {
+                // The end of the answer is nothing that the parser must know; it may have stopped before.
+                if !self.vocabulary.eos_token_ids.contains(&id) {
+                    let consumed = self.matcher.consume_token(id);
+                    consumed.map_err(|error| self.stuck(error))?;
+                }
+                Phase::Answering
+            }
+        };
+        self.num_tokens += 1;
+        Ok(())
+    }
+
+    fn stuck(&self, error: impl std::fmt::Display) -> GrammarError {
+        GrammarError::stuck(self.kind, self.num_tokens, error)
+    }
+}
+
+/// Runs `forward` while another thread computes the masks that its result will need. On a machine with a core to spare, or a
+/// model on a GPU, they cost no time.
+pub(crate) fn prepare_during<T>(guides: Vec<&mut Guide>, forward: impl FnOnce() -> T) -> T {
+    if guides.is_empty() {
+        return forward();
+    }
+    std::thread::scope(|scope| {
+        let prepare = || guides.into_iter().for_each(Guide::prepare);
+        // A thread that does not start costs time only: what is not prepared is computed when it is asked for.
+        let _ = std::thread::Builder::new()
+            .name("glm-guide".to_owned())
+            .spawn_scoped(scope, prepare);
+        forward()
+    })
+}

@@ -1,0 +1,75 @@
+//! Answers that think first: free text up to `</think>`, then the grammar.
+
+use glm_core::Tokenizer;
+
+use super::vocabulary::{TokenMask, Vocabulary};
+
+/// Opens a thought.
+pub(super) const OPEN: &str = "<think>";
+const CLOSE: &[u8] = b"</think>";
+const ASSISTANT: &str = "<|assistant|>";
+/// Tokens at the end of a prompt that are looked at: enough to spell both markers.
+const PROMPT_TAIL: usize = 24;
+
+/// Where an answer stands.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// At its beginning, and the model may open a thought with this token.
+    MayThink(u32),
+    /// In a thought; the last bytes of it, in which `</think>` may have begun.
+    Thinking(Vec<u8>),
+    /// In the text that the grammar is about.
+    Answering,
+}
+
+impl Phase {
+    /// How the answer to `prompt` begins. Templates of models that always think end with `<think>`; those of models that decide
+    /// for themselves end with the assistant's marker, or with an empty thought to switch thinking off.
+    pub(super) fn after(prompt: &[u32], vocabulary: &Vocabulary) -> Self {
+        let tail = tail_text(&vocabulary.tokenizer, prompt);
+        let tail = tail.trim_end();
+        match vocabulary.think {
+            _ if tail.ends_with(OPEN) => Self::Thinking(Vec::new()),
+            Some(think) if tail.ends_with(ASSISTANT) => Self::MayThink(think),
+            _ => Self::Answering,
+        }
+    }
+
+    /// The phase after one more token of a thought.
+    pub(super) fn think_on(mut tail: Vec<u8>, bytes: &[u8]) -> Self {
+        tail.extend(bytes);
+        if rest_behind_close(&tail).is_some() {
+            return Self::Answering;
+        }
+        tail.drain(..tail.len().saturating_sub(CLOSE.len() - 1));
+        Self::Thinking(tail)
+    }
+}
+
+/// Tokens that a thought may go on with: not the end of the answer, and none that holds `</think>` and the beginning of the answer,
+/// which the grammar would not see. White space there is lost on nobody.
+pub(super) fn mask(tail: &[u8], vocabulary: &Vocabulary) -> TokenMask {
+    let mut mask = vocabulary.all_but_the_end();
+    for (id, bytes) in &vocabulary.thought_enders {
+        let text = [tail, bytes].concat();
+        if rest_behind_close(&text).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
+            mask.remove(&[*id]);
+        }
+    }
+    mask
+}
+
+/// Whether a token with these bytes can be the last of a thought and have more than white space behind its `</think>`.
+pub(super) fn may_end_a_thought_too_late(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|&byte| byte == b'>');
+    end.is_some_and(|at| !bytes[at + 1..].trim_ascii().is_empty())
+}
+
+fn rest_behind_close(text: &[u8]) -> Option<&[u8]> {
+    let at = text.windows(CLOSE.len()).position(|part| part == CLOSE)?;
+    Some(&text[at + CLOSE.len()..])
+}
+
+fn tail_text(tokenizer: &Tokenizer, prompt: &[u32]) -> String {
+    tokenizer.decode(&prompt[prompt.len().saturating_sub(PROMPT_TAIL)..], false)
+}
