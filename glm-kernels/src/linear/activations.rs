@@ -6,8 +6,6 @@
 //! Tokens lie in tiles, as the kernels take them: a block of all tokens of a tile, then the next block. So a tile's block is one operand of a matrix
 //! unit, and what a vector unit broadcasts lies side by side.
 
-use std::ops::Range;
-
 use crate::memory::Buffer;
 use crate::parallel::SharedMut;
 use crate::{Device, Isa, KernelError};
@@ -77,10 +75,7 @@ impl QuantizedRows {
             .for_each_range(tokens * blocks, MIN_BLOCKS_PER_TASK, |range| match isa {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the token is the proof that the CPU has these instructions.
-                Isa::Avx2(_) => unsafe { rounding.run_avx2(range) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: as above.
-                Isa::Avx512(_) | Isa::Amx(_) => unsafe { rounding.run_avx512(range) },
+                Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { rounding.run_avx2(range) },
                 Isa::Scalar => rounding.run(range),
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon(_) => rounding.run(range),
@@ -167,38 +162,24 @@ impl Rounding<'_> {
     /// The same code, compiled for wider vectors. (No fused operation occurs in it, so the result is the same to the bit.)
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    unsafe fn run_avx2(&self, range: Range<usize>) {
-        self.run(range);
-    }
-
-    /// As [`Self::run_avx2`].
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn run_avx512(&self, range: Range<usize>) {
+    unsafe fn run_avx2(&self, range: std::ops::Range<usize>) {
         self.run(range);
     }
 
     /// Rounds blocks `range`, counted row by row.
     #[inline(always)]
-    fn run(&self, range: Range<usize>) {
+    fn run(&self, range: std::ops::Range<usize>) {
         let source = self.x.as_chunks::<BLOCK_COLS>().0;
-        let mut start = range.start;
-        while start < range.end {
-            let (t, first_block) = (start / self.blocks, start % self.blocks);
-            let row = &source[start..range.end.min((t + 1) * self.blocks)];
-            let tile = t / self.height * self.blocks;
-            let mut at = (tile + first_block) * self.height + t % self.height;
-            for x in row {
-                // SAFETY: `at` is different for each block, and a block is rounded by one task.
-                let codes = unsafe { self.codes.slice(at * BLOCK_COLS, BLOCK_COLS) };
-                let numbers = round(x, &mut codes.as_chunks_mut().0[0]);
-                for (kind, number) in numbers.into_iter().enumerate() {
-                    // SAFETY: as above.
-                    unsafe { self.numbers.slice(kind * self.kind_len + at, 1)[0] = number };
-                }
-                at += self.height;
+        for index in range {
+            let (t, block) = (index / self.blocks, index % self.blocks);
+            let at = ((t / self.height) * self.blocks + block) * self.height + t % self.height;
+            // SAFETY: `at` is different for each block, and a block is rounded by one task.
+            let codes = unsafe { self.codes.slice(at * BLOCK_COLS, BLOCK_COLS) };
+            let numbers = round(&source[index], &mut codes.as_chunks_mut().0[0]);
+            for (kind, number) in numbers.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { self.numbers.slice(kind * self.kind_len + at, 1)[0] = number };
             }
-            start += row.len();
         }
     }
 }
@@ -212,17 +193,15 @@ fn round(x: &[f32; BLOCK_COLS], codes: &mut [i8; BLOCK_COLS]) -> [f32; KINDS] {
         .fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
     let scale = f32::from_bits(largest) / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let mut rounded = [0i32; BLOCK_COLS];
-    for (rounded, x) in rounded.iter_mut().zip(x) {
-        // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-        let bits = (x * inverse + 12_582_912.0).to_bits();
-        *rounded = i32::from(bits as i8);
+    let mut sums = [0i32; 2];
+    for (half, sum) in sums.iter_mut().enumerate() {
+        for i in 16 * half..16 * (half + 1) {
+            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+            codes[i] = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
+            *sum += i32::from(codes[i]);
+        }
     }
-    for (code, rounded) in codes.iter_mut().zip(rounded) {
-        *code = rounded as i8;
-    }
-    let (low, high) = rounded.split_at(BLOCK_COLS / 2);
-    let (low, high): (i32, i32) = (low.iter().sum(), high.iter().sum());
+    let [low, high] = sums;
     let scaled = |sum: i32| scale * sum as f32;
     let bias = |sum: i32| f32::from_bits((-128 * sum) as u32);
     [

@@ -23,16 +23,11 @@
 //! Two to sixteen tokens on a matrix unit: each weight is read once as well, and what overlaps is memory, unpacking and products, see `amx`. Elsewhere
 //! they are a single tile of the above.
 //!
-//! Measured in CPU time on one core of a 2.6 GHz Xeon (2026-11-21, commit a2422d6; other work on the machine): 512 tokens, 12288 x 2048 values,
-//! billion multiply-adds per second: AMX Q8_0 335, Q4_K 268, Q6_K 200; AVX-512 Q8_0 212, Q4_K 198, F16 71. On the quiet machine, two threads, of 36
-//! to 39 GB/s (2026-11-21, commit 548344b):
+//! Measured in CPU time on one core of a Xeon (2026-11-21, commit a2422d6; other work on the machine): 512 tokens, 12288 x 2048 values, billion
+//! multiply-adds per second: AMX Q8_0 335, Q4_K 268, Q6_K 200; AVX-512 Q8_0 212, Q4_K 198, F16 71.
 //!
-//! | tokens | Q8_0 | Q4_K | Q6_K |
-//! |---|---|---|---|
-//! | 1 | 34 to 37 | 32 to 36 | 31 to 33 |
-//! | 4 | 29 | 25 | 23 |
-//! | 8 | 28 | 23 | 21 |
-//! | 16 | 25 | 18 | 17 |
+//! In GLM-Edge-1.5B, two threads, of 37 GB/s (`glm-cli bench --profile`, the same day): one token, `gate_up_proj`, Q8_0 33, Q4_K_M 31 GB/s; sixteen
+//! tokens (`--batch 16`, commit 548344b), Q8_0, 19 to 24 GB/s.
 //!
 //! The bench `linear` prints the share of a machine's limits.
 

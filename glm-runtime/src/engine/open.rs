@@ -29,8 +29,8 @@ const DEFAULT_MAX_MODEL_LEN: usize = 8192;
 const DEFAULT_MAX_NUM_SEQS: usize = 64;
 /// Long enough that a prompt is computed at the speed of matrix products.
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
-/// Short enough that running answers do not stall: on two cores with AMX a token of GLM-Edge-1.5B (Q8_0) takes 2.7 ms in a
-/// prompt and 56 ms while decoding, so these take as long as three decode steps. Weights that are read once for both make
+/// Short enough that running answers do not stall: on two cores with AMX a token of GLM-Edge-1.5B (Q8_0) takes 2.5 ms in a
+/// prompt and 53 ms while decoding, so these take as long as three decode steps. Weights that are read once for both make
 /// up for most of what small chunks cost.
 const DEFAULT_MAX_NUM_PREFILL_TOKENS: usize = 64;
 /// Requests that a person waits for come before a batch of lower priority for as long as a person waits.
