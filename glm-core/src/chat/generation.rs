@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::CallFormat;
+
 /// Which prompt format a checkpoint was trained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -80,6 +82,19 @@ impl Generation {
             Self::ChatGlm2 => &["</s>"],
             Self::ChatGlm3 => &["</s>", "<|user|>", "<|observation|>"],
             _ => &["<|endoftext|>", "<|user|>", "<|observation|>"],
+        }
+    }
+
+    /// How tools are called; `None` if they are not.
+    pub fn call_format(self) -> Option<CallFormat> {
+        match self {
+            Self::ChatGlm2 => None,
+            Self::ChatGlm3 => Some(CallFormat::Python),
+            Self::Glm4 | Self::GlmEdge | Self::Glm4_0414 | Self::GlmZ1 | Self::Glm4v => {
+                Some(CallFormat::Json)
+            }
+            Self::Glm45 => Some(CallFormat::Tagged { lines: true }),
+            Self::Glm47 | Self::Glm52 => Some(CallFormat::Tagged { lines: false }),
         }
     }
 

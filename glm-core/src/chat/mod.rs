@@ -4,6 +4,7 @@
 //! of their [`Generation`]. [`ChatFormat::render`] gives the text that transformers' `apply_chat_template` gives, byte for byte, and
 //! [`ChatFormat::encode`] the ids.
 
+mod answer;
 mod capabilities;
 mod chatglm;
 mod complexity;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+pub use self::answer::{Answer, AnswerCall, AnswerEvent, AnswerParser, CallFormat, is_only_text};
 pub use self::error::TemplateError;
 pub use self::generation::{Generation, GenerationHints};
 pub use self::message::{ChatRequest, Content, FunctionCall, Message, ToolCall};
@@ -218,6 +220,22 @@ impl ChatFormat {
             .iter()
             .filter_map(|token| tokenizer.token_to_id(token))
             .collect()
+    }
+
+    /// A parser for the answer to a prompt that offers `tools`, as OpenAI has them; `opens_think`: see [`prompt_opens_think`].
+    pub fn answer_parser(&self, tools: &[Json], opens_think: bool) -> AnswerParser {
+        AnswerParser::new(self.generation.call_format(), tools, opens_think)
+    }
+
+    /// Whether the text of an answer has to show special tokens, so that the parser sees all it needs: the marks of thoughts, and
+    /// with tools those of calls.
+    pub fn needs_special_tokens(&self, tokenizer: &Tokenizer, with_tools: bool) -> bool {
+        let calls = self.generation.call_format().filter(|_| with_tools);
+        let mut markers = answer::markers(calls);
+        markers.any(|marker| {
+            let id = tokenizer.token_to_id(marker);
+            id.is_some_and(|id| tokenizer.is_special(id))
+        })
     }
 
     fn pieces(&self, request: &ChatRequest) -> Result<Vec<chatglm::Piece>, TemplateError> {
