@@ -51,6 +51,13 @@ impl Simd for Avx2 {
         mul_add(a, b, c) = _mm256_fmadd_ps(a, b, c);
         max(a, b) = _mm256_max_ps(a, b);
         min(a, b) = _mm256_min_ps(a, b);
+        max_magnitude(a, b) = {
+            let magnitude = _mm256_set1_epi32(i32::MAX);
+            let a = _mm256_and_si256(_mm256_castps_si256(a), magnitude);
+            let b = _mm256_and_si256(_mm256_castps_si256(b), magnitude);
+            _mm256_castsi256_ps(_mm256_max_epi32(a, b))
+        };
+        with_sign_of(magnitude, sign) = _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0)));
         round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         exp2_of_integer(a) = {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
@@ -101,6 +108,20 @@ impl Simd for Avx2 {
         assert!(to.len() >= 8, "store of 8 to {}", to.len());
         // SAFETY: there is room for 8 values (checked above); the CPU has AVX (`self`).
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, value: __m256, to: &mut [i8]) {
+        assert!(to.len() >= 8, "store of 8 to {}", to.len());
+        // SAFETY: there is room for 8 bytes (checked above); the CPU has AVX2 (`self`).
+        unsafe {
+            // The low byte of each integer: four in front of each half, then both side by side.
+            let low = _mm256_set1_epi32(0x0c08_0400);
+            let bytes = _mm256_shuffle_epi8(_mm256_cvttps_epi32(value), low);
+            let halves = _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, halves);
+            _mm_storel_epi64(to.as_mut_ptr().cast(), _mm256_castsi256_si128(bytes));
+        }
     }
 
     #[inline(always)]

@@ -47,6 +47,13 @@ impl Simd for Avx512 {
         mul_add(a, b, c) = _mm512_fmadd_ps(a, b, c);
         max(a, b) = _mm512_max_ps(a, b);
         min(a, b) = _mm512_min_ps(a, b);
+        max_magnitude(a, b) = {
+            let magnitude = _mm512_set1_epi32(i32::MAX);
+            let a = _mm512_and_si512(_mm512_castps_si512(a), magnitude);
+            let b = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
+            _mm512_castsi512_ps(_mm512_max_epi32(a, b))
+        };
+        with_sign_of(magnitude, sign) = _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0)));
         round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         exp2_of_integer(a) = {
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
@@ -97,6 +104,16 @@ impl Simd for Avx512 {
         assert!(to.len() >= 16, "store of 16 to {}", to.len());
         // SAFETY: there is room for 16 values (checked above); the CPU has AVX-512 F (`self`).
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, value: __m512, to: &mut [i8]) {
+        assert!(to.len() >= 16, "store of 16 to {}", to.len());
+        // SAFETY: there is room for 16 bytes (checked above); the CPU has AVX-512 F (`self`).
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(value));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
     }
 
     #[inline(always)]

@@ -34,6 +34,8 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, from: &[bf16]) -> Self::F32;
     fn load_i8(self, from: &[i8]) -> Self::F32;
     fn store(self, value: Self::F32, to: &mut [f32]);
+    /// Integers from -128 to 127: what is behind the point is cut off, and NaN becomes 0.
+    fn store_i8(self, value: Self::F32, to: &mut [i8]);
     /// At most [`Simd::LANES`] values, the rest zero.
     fn load_partial(self, from: &[f32]) -> Self::F32;
     /// As many lanes as `to` takes.
@@ -48,6 +50,10 @@ pub(crate) trait Simd: Copy {
     /// The larger of each pair; `b` where either is NaN. Likewise [`Simd::min`].
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The larger magnitude of each pair, compared as integers: NaN is the largest.
+    fn max_magnitude(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `magnitude`, which is positive, with the signs of `sign`.
+    fn with_sign_of(self, magnitude: Self::F32, sign: Self::F32) -> Self::F32;
     /// To the nearest integer.
     fn round(self, a: Self::F32) -> Self::F32;
     /// 2 to an integer power from -126 to 127.

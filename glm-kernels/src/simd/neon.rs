@@ -45,6 +45,13 @@ impl Simd for Neon {
         // Not `fmax` and `fmin`: those give NaN where either is.
         max(a, b) = vbslq_f32(vcgtq_f32(a, b), a, b);
         min(a, b) = vbslq_f32(vcltq_f32(a, b), a, b);
+        max_magnitude(a, b) = {
+            let magnitude = vdupq_n_u32(0x7fff_ffff);
+            let a = vandq_u32(vreinterpretq_u32_f32(a), magnitude);
+            let b = vandq_u32(vreinterpretq_u32_f32(b), magnitude);
+            vreinterpretq_f32_u32(vmaxq_u32(a, b))
+        };
+        with_sign_of(magnitude, sign) = vbslq_f32(vdupq_n_u32(0x8000_0000), sign, magnitude);
         round(a) = vrndnq_f32(a);
         exp2_of_integer(a) = {
             let exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));
@@ -115,6 +122,17 @@ impl Simd for Neon {
         unsafe {
             vst1q_f32(to, value.0);
             vst1q_f32(to.add(4), value.1);
+        }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, value: Pair, to: &mut [i8]) {
+        assert!(to.len() >= 8, "store of 8 to {}", to.len());
+        // SAFETY: there is room for 8 bytes (checked above); the CPU has NEON (`self`).
+        unsafe {
+            let low = vmovn_s32(vcvtq_s32_f32(value.0));
+            let high = vmovn_s32(vcvtq_s32_f32(value.1));
+            vst1_s8(to.as_mut_ptr(), vmovn_s16(vcombine_s16(low, high)));
         }
     }
 

@@ -6,12 +6,16 @@
 //! run along contiguous memory with no sum across a vector: scores of a block's tokens side by side,
 //! then outputs of a head's elements side by side.
 
+mod q8_0;
+
+use std::ops::Range;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::memory::{Buffer, Element};
 use crate::parallel::SharedMut;
-use crate::{Device, KernelError};
+use crate::{Device, Isa, KernelError};
 
 const OP: &str = "KvLayer::new";
 
@@ -199,6 +203,98 @@ impl KvLayer {
         self.keys.len() + self.values.len() + self.key_scales.len() + self.value_scales.len()
     }
 
+    /// The bytes of one block: keys, values and scales of all its tokens and heads.
+    pub fn block_bytes(&self) -> usize {
+        self.byte_len() / self.num_blocks
+    }
+
+    /// Copies a block out, bit for bit: head by head its keys, its values and, for
+    /// [`KvDType::Q8_0`], the scales of both, in this machine's byte order. [`KvLayer::write_block`]
+    /// puts it back, into any block of a layer of the same type and sizes.
+    ///
+    /// # Errors
+    /// [`KernelError::Index`] for a block that is not there, [`KernelError::Length`] unless `out`
+    /// has [`KvLayer::block_bytes`] bytes.
+    pub fn read_block(&self, block: usize, out: &mut [u8]) -> Result<(), KernelError> {
+        self.check_block("KvLayer::read_block", block, out.len())?;
+        let mut rest = out;
+        for head in 0..self.num_kv_heads {
+            for plane in self.planes() {
+                let (part, after) = rest.split_at_mut(self.part_bytes(plane));
+                part.copy_from_slice(&plane.as_bytes()[self.part(plane, block, head)]);
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    /// Overwrites a block with what [`KvLayer::read_block`] copied out.
+    ///
+    /// # Errors
+    /// As [`KvLayer::read_block`].
+    pub fn write_block(&mut self, block: usize, bytes: &[u8]) -> Result<(), KernelError> {
+        self.check_block("KvLayer::write_block", block, bytes.len())?;
+        let mut rest = bytes;
+        for head in 0..self.num_kv_heads {
+            for plane in 0..self.planes().len() {
+                let (part, after) = rest.split_at(self.part_bytes(self.planes()[plane]));
+                let range = self.part(self.planes()[plane], block, head);
+                self.planes_mut()[plane].as_bytes_mut()[range].copy_from_slice(part);
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_block(&self, op: &'static str, block: usize, len: usize) -> Result<(), KernelError> {
+        if block >= self.num_blocks {
+            return Err(KernelError::Index {
+                op,
+                name: "block",
+                index: block,
+                len: self.num_blocks,
+            });
+        }
+        if len != self.block_bytes() {
+            return Err(KernelError::Length {
+                op,
+                name: "bytes",
+                expected: self.block_bytes(),
+                found: len,
+            });
+        }
+        Ok(())
+    }
+
+    /// What a block consists of; scales are empty but for [`KvDType::Q8_0`].
+    fn planes(&self) -> [&Buffer; 4] {
+        [
+            &self.keys,
+            &self.values,
+            &self.key_scales,
+            &self.value_scales,
+        ]
+    }
+
+    fn planes_mut(&mut self) -> [&mut Buffer; 4] {
+        [
+            &mut self.keys,
+            &mut self.values,
+            &mut self.key_scales,
+            &mut self.value_scales,
+        ]
+    }
+
+    /// Bytes of one head of one block.
+    fn part_bytes(&self, plane: &Buffer) -> usize {
+        plane.len() / (self.num_blocks * self.num_kv_heads)
+    }
+
+    fn part(&self, plane: &Buffer, block: usize, head: usize) -> Range<usize> {
+        let start = self.area(block, head) * self.part_bytes(plane);
+        start..start + self.part_bytes(plane)
+    }
+
     /// The keys of a block's head, `[D, block_size]`; `T` must be the stored type.
     pub(crate) fn keys<T: Element>(&self, block: usize, head: usize) -> &[T] {
         let len = self.head_dim * self.block_size;
@@ -275,6 +371,7 @@ impl KvLayer {
             },
         };
         KvWriter {
+            isa: self.device.isa(),
             planes,
             num_blocks: self.num_blocks,
             block_size: self.block_size,
@@ -289,6 +386,7 @@ impl KvLayer {
 
 /// Stores keys and values; made by [`KvLayer::writer`].
 pub(crate) struct KvWriter<'a> {
+    isa: Isa,
     planes: Planes<'a>,
     num_blocks: usize,
     block_size: usize,
@@ -353,11 +451,16 @@ impl KvWriter<'_> {
                     value_scales,
                 } => {
                     let scale_at = place.area * self.block_size + place.offset;
-                    let (key_scale, value_scale) = (byte_scale(key), byte_scale(value));
-                    key_scales.slice(scale_at, 1)[0] = key_scale;
-                    value_scales.slice(scale_at, 1)[0] = value_scale;
-                    self.store_key(keys, place, key, |x, out| to_bytes(x, key_scale, out));
-                    self.store_value(values, place, value, |x, out| to_bytes(x, value_scale, out));
+                    let scale = q8_0::scale(self.isa, key);
+                    key_scales.slice(scale_at, 1)[0] = scale;
+                    self.store_key(keys, place, key, |x, out| {
+                        q8_0::to_bytes(self.isa, x, scale, out)
+                    });
+                    let scale = q8_0::scale(self.isa, value);
+                    value_scales.slice(scale_at, 1)[0] = scale;
+                    self.store_value(values, place, value, |x, out| {
+                        q8_0::to_bytes(self.isa, x, scale, out)
+                    });
                 }
             }
         }
@@ -418,33 +521,6 @@ fn narrow_to_f16(x: &[f32], out: &mut [f16]) {
             *finite = x.clamp(-largest, largest);
         }
         out.convert_from_f32_slice(finite);
-    }
-}
-
-/// `x / scale`, at most 127 in magnitude, to the nearest integer, halves away from zero.
-fn to_bytes(x: &[f32], scale: f32, out: &mut [i8]) {
-    /// The largest number below 0.5. Adding 0.5 itself would carry what is just below a half to the
-    /// next integer. As `f32::round`, without a call.
-    const HALF: f32 = 0.499_999_97;
-    for (out, x) in out.iter_mut().zip(x) {
-        let x = x / scale;
-        *out = (x + HALF.copysign(x)) as i32 as i8;
-    }
-}
-
-/// The scale that maps the largest magnitude to 127; not 0, so that zeros can be divided by it.
-fn byte_scale(x: &[f32]) -> f32 {
-    // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so what is
-    // read back, instead of vanishing.
-    let largest = x
-        .iter()
-        .fold(0u32, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
-    let scale = f32::from_bits(largest) / 127.0;
-    // Not `max`, which would lose a NaN.
-    if scale < f32::MIN_POSITIVE {
-        f32::MIN_POSITIVE
-    } else {
-        scale
     }
 }
 
@@ -546,19 +622,41 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_rounded_to_the_nearest_and_halves_away_from_zero() {
-        let just_below = |half: f32| f32::from_bits(half.to_bits() - 1);
-        let mut x: Vec<f32> = (-2540..=2540).map(|i| i as f32 * 0.05).collect();
-        for whole in -127..127 {
-            let half = whole as f32 + 0.5;
-            x.extend([half, just_below(half), -just_below(half)]);
+    fn a_block_that_was_copied_out_comes_back_to_the_bit_and_alone() {
+        let device = devices(1).remove(0);
+        let (blocks, heads, head_dim) = (3, 2, 24);
+        for dtype in ALL {
+            let new = || KvLayer::new(&device, dtype, blocks, 16, heads, head_dim).unwrap();
+            let (mut from, mut to) = (new(), new());
+            let mut random = Random::new(3);
+            let writer = from.writer();
+            for slot in 0..blocks * 16 {
+                for head in 0..heads {
+                    let (key, value) = (random.values(head_dim), random.values(head_dim));
+                    // SAFETY: one thread.
+                    unsafe { writer.store(slot, head, &key, &value) };
+                }
+            }
+            let mut bytes = vec![0xa5; from.block_bytes()];
+            from.read_block(2, &mut bytes).unwrap();
+            to.write_block(1, &bytes).unwrap();
+            let everywhere = (0..heads).flat_map(|h| (0..16).map(move |t| (h, t)));
+            for ((head, token), d) in
+                everywhere.flat_map(|place| (0..head_dim).map(move |d| (place, d)))
+            {
+                let key = |layer: &KvLayer, block| layer.key(block, head, token, d).to_bits();
+                let value = |layer: &KvLayer, block| layer.value(block, head, token, d).to_bits();
+                assert_eq!(key(&to, 1), key(&from, 2), "{dtype}");
+                assert_eq!(value(&to, 1), value(&from, 2), "{dtype}");
+                for untouched in [0, 2] {
+                    assert_eq!((key(&to, untouched), value(&to, untouched)), (0, 0));
+                }
+            }
+            let short = from.read_block(0, &mut bytes[1..]);
+            assert!(matches!(short, Err(KernelError::Length { .. })));
+            let beyond = to.write_block(blocks, &bytes);
+            assert!(matches!(beyond, Err(KernelError::Index { .. })));
         }
-        let mut bytes = vec![i8::MAX; x.len()];
-        to_bytes(&x, 1.0, &mut bytes);
-        let rounded: Vec<i8> = x.iter().map(|x| x.round() as i8).collect();
-        assert_eq!(bytes, rounded);
-        to_bytes(&[f32::NAN], 1.0, &mut bytes[..1]);
-        assert_eq!(bytes[0], 0);
     }
 
     #[test]
