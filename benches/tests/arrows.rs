@@ -42,6 +42,7 @@ const RULES: &[Rule] = &[
             "memmap2",
             "minijinja",
             "minijinja-contrib",
+            "regex",
             "safetensors",
             "serde",
             "serde_json",

@@ -196,6 +196,28 @@ pub enum LoadError {
         /// What would hold one.
         looked_for: &'static str,
     },
+    /// The directory holds no adapter in PEFT's layout.
+    #[error("{path} is not a LoRA adapter: {found}; {hint}", path = path.display())]
+    NotAnAdapter {
+        /// The directory.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+        /// What would work.
+        hint: &'static str,
+    },
+    /// An adapter changes the model in a way that this version does not compute.
+    #[error("{file}: {field} is {found}, and this version computes {expected}; merge the adapter into the model with PEFT's merge_and_unload instead", file = file.display())]
+    AdapterNotSupported {
+        /// The file that asks for it.
+        file: PathBuf,
+        /// The field or the tensor.
+        field: String,
+        /// What it says.
+        found: String,
+        /// What would work.
+        expected: &'static str,
+    },
     /// The tokenizer's files cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -224,12 +246,14 @@ impl LoadError {
     /// The coarse kind of this error.
     pub fn kind(&self) -> LoadErrorKind {
         match self {
-            Self::UnknownModel { .. } | Self::NotACheckpoint { .. } | Self::NotCached { .. } => {
-                LoadErrorKind::NotFound
-            }
-            Self::Architecture { .. } | Self::NotYet { .. } | Self::TensorType { .. } => {
-                LoadErrorKind::Unsupported
-            }
+            Self::UnknownModel { .. }
+            | Self::NotACheckpoint { .. }
+            | Self::NotAnAdapter { .. }
+            | Self::NotCached { .. } => LoadErrorKind::NotFound,
+            Self::Architecture { .. }
+            | Self::NotYet { .. }
+            | Self::TensorType { .. }
+            | Self::AdapterNotSupported { .. } => LoadErrorKind::Unsupported,
             Self::Download { .. } => LoadErrorKind::Network,
             Self::Io { .. } => LoadErrorKind::Io,
             _ => LoadErrorKind::Corrupt,
