@@ -96,6 +96,15 @@ pub struct ModelArgs {
     pub offline: bool,
 }
 
+/// Where the prefix cache is kept between two runs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model and machine")]
+pub struct CacheFileArgs {
+    /// Begin with the prefix cache in this file, and write it at the end; it holds what was asked and answered
+    #[arg(long, value_name = "FILE", conflicts_with = "no_prefix_cache", value_hint = ValueHint::FilePath)]
+    pub prefix_cache_file: Option<PathBuf>,
+}
+
 /// How keys and values are stored, as written after `--kv-dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvChoice {
@@ -193,6 +202,8 @@ pub struct ChatArgs {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub cache: CacheFileArgs,
 }
 
 /// `generate`
@@ -247,6 +258,8 @@ pub struct GenerateArgs {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub cache: CacheFileArgs,
 }
 
 /// What the answer must look like; behind `</think>` if the model thinks.
@@ -297,12 +310,19 @@ pub struct BatchArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
 
+    /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
+    /// computing it again
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
+    pub swap_space: u64,
+
     /// Print one JSON object about what was done
     #[arg(long)]
     pub json: bool,
 
     #[command(flatten)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    pub cache: CacheFileArgs,
 }
 
 /// `tokenize`

@@ -75,6 +75,28 @@ pub fn whole(text: &str) -> Result<usize, String> {
         .map_err(|_| format!("expected a whole number of at least 0, found `{text}`"))
 }
 
+/// A size in bytes: a whole number, alone or with a unit, B to TiB or KB to TB.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 9] = [
+        ("b", 1),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+    ];
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = text[digits.len()..].trim().to_ascii_lowercase();
+    let unit = UNITS
+        .iter()
+        .find(|(name, _)| *name == unit || unit.is_empty());
+    let size = unit.and_then(|(_, unit)| digits.parse::<u64>().ok()?.checked_mul(*unit));
+    size.ok_or_else(|| format!("expected a size such as 0, 512MiB or 4GiB, found `{text}`"))
+}
+
 /// A seed.
 pub fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
@@ -154,6 +176,17 @@ mod tests {
             "1 2,3",
         ] {
             assert!(wrong.parse::<TokenIds>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_with_and_without_units() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(bytes("4 gb"), Ok(4_000_000_000));
+        assert_eq!(bytes("12B"), Ok(12));
+        for wrong in ["", "GiB", "-1", "1.5GiB", "4 apples", "99999999TiB", "0x10"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -758,10 +758,14 @@ fn doctor_finds_the_machine_and_the_model_usable() {
         .iter()
         .map(|check| check["name"].as_str().unwrap())
         .collect();
-    for name in ["isa", "threads", "memory", "cuda", "hub", "model"] {
+    for name in [
+        "isa", "threads", "memory", "cuda", "hub", "model", "kv cache",
+    ] {
         assert!(names.contains(&name), "{names:?}");
     }
-    assert!(glm(&["doctor"]).ok().contains("model"));
+    let text = glm(&["doctor", "--max-model-len", "64"]).ok();
+    assert!(text.contains("model"));
+    assert!(text.contains("blocks x 16 tokens x "), "{text}");
 }
 
 #[test]

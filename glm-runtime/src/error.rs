@@ -8,6 +8,7 @@ use glm_core::{LoadError, TemplateError, TokenizerError};
 use glm_kernels::KernelError;
 
 use crate::guide::GrammarError;
+use crate::kv::file::PrefixCacheError;
 use crate::memory::MemoryShortage;
 use crate::sampling::{InvalidSampling, NotFinite};
 
@@ -24,6 +25,9 @@ pub enum BuildError {
     /// The weights and the KV cache do not fit into the free memory.
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
+    /// The file of the prefix cache is another kind of file, or cannot be read.
+    #[error(transparent)]
+    PrefixCache(#[from] PrefixCacheError),
     /// `random:NAME` with a name that is not a preset.
     #[error("`random:{name}` is not a preset; presets: {known}")]
     UnknownPreset {

@@ -59,6 +59,7 @@ pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use guide::{Grammar, GrammarError};
+pub use kv::file::{PrefixCacheError, SavedPrefixCache};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{

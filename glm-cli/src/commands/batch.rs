@@ -4,7 +4,7 @@ use glm_runtime::EngineHandle;
 use glm_server::batch::{Batch, BatchError, BatchOptions, Progress};
 use serde_json::json;
 
-use super::{builder, print_remarks};
+use super::{answering_builder, keep_prefix_cache, print_remarks};
 use crate::args::BatchArgs;
 use crate::error::CliError;
 use crate::terminal::{interrupt, output, progress};
@@ -38,12 +38,14 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
 
 /// Loads the model and runs what is missing.
 fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
-    let engine = builder(&args.model)?
+    let engine = answering_builder(&args.model, &args.cache)?
+        .swap_space(args.swap_space)
         // Nobody reads along: a step is filled with prompts, whatever that does to the pace of the answers beside them.
         .max_num_prefill_tokens(usize::MAX)
         .build()
         .map_err(CliError::usage)?;
     print_remarks(&engine);
+    output::note(&engine.model_info().kv_budget.to_string());
     let before = *batch.progress();
     let options = BatchOptions {
         seed: args.model.seed,
@@ -59,6 +61,7 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
         bar.set_position(progress.done);
     });
     bar.finish_and_clear();
+    keep_prefix_cache(&engine, &args.cache);
     after.map_err(CliError::failed)
 }
 

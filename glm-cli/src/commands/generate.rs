@@ -9,8 +9,8 @@ use glm_runtime::{
 use serde_json::{Value, json};
 
 use super::{
-    build_engine, build_text_engine, engine_error, print_remarks, read_text, read_text_file,
-    sampling,
+    answering_builder, build_for_text, engine_error, keep_prefix_cache, print_remarks, read_text,
+    read_text_file, sampling,
 };
 use crate::args::{FormArgs, GenerateArgs};
 use crate::error::CliError;
@@ -21,17 +21,28 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
     let grammar = read_grammar(&args.form)?;
     let text = !args.sampling.stop.is_empty() || grammar.is_some();
+    let builder = answering_builder(&args.model, &args.cache)?;
     let engine = match prompt {
-        Prompt::TokenIds(_) if !text => build_engine(&args.model)?,
-        _ => build_text_engine(&args.model)?,
+        Prompt::TokenIds(_) if !text => builder.build().map_err(CliError::usage)?,
+        _ => build_for_text(builder)?,
     };
     let stream = start(&engine, prompt, grammar, args)?;
     print_remarks(&engine);
+    let done = print_answer(&engine, stream, args);
+    keep_prefix_cache(&engine, &args.cache);
+    done
+}
+
+fn print_answer(
+    engine: &EngineHandle,
+    stream: RequestStream,
+    args: &GenerateArgs,
+) -> Result<(), CliError> {
     if args.json {
         let prompt_token_ids = stream.prompt_token_ids().to_vec();
         let completion = stream.wait().map_err(engine_error)?;
         return output::print_json(&report(
-            &engine,
+            engine,
             &prompt_token_ids,
             &completion,
             args.logprobs.is_some(),
@@ -161,6 +172,7 @@ fn report(
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
         },
         "timings": {
             "ttft_ms": timings.time_to_first_token.as_secs_f64() * 1e3,

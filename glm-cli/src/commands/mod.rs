@@ -21,7 +21,7 @@ use glm_runtime::{
     Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams,
 };
 
-use crate::args::{ModelArgs, SamplingArgs};
+use crate::args::{CacheFileArgs, ModelArgs, SamplingArgs};
 use crate::error::CliError;
 use crate::terminal::{output, progress};
 use crate::values::DeviceChoice;
@@ -50,6 +50,21 @@ fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
         .progress(progress::for_terminal()))
 }
 
+/// An engine that answers, not built yet: with the prefix cache of the last run.
+fn answering_builder(args: &ModelArgs, cache: &CacheFileArgs) -> Result<EngineBuilder, CliError> {
+    Ok(builder(args)?.prefix_cache_file(cache.prefix_cache_file.clone()))
+}
+
+/// Writes the prefix cache if there is a file for it. What was asked for is done by now, so that this fails is a remark.
+fn keep_prefix_cache(engine: &EngineHandle, cache: &CacheFileArgs) {
+    if cache.prefix_cache_file.is_some() {
+        engine.drain();
+        if let Some(error) = engine.stats().prefix_cache_error {
+            output::note(&error);
+        }
+    }
+}
+
 /// Loads the model; whatever is wrong with it or does not fit is a wrong argument.
 fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
     builder(args)?.build().map_err(CliError::usage)
@@ -57,7 +72,11 @@ fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
 
 /// Loads a model that text goes into; one without a tokenizer is refused before its weights are read.
 fn build_text_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
-    builder(args)?
+    build_for_text(builder(args)?)
+}
+
+fn build_for_text(builder: EngineBuilder) -> Result<EngineHandle, CliError> {
+    builder
         .require_tokenizer(true)
         .build()
         .map_err(CliError::usage)

@@ -1,5 +1,6 @@
 //! [`EngineHandle`]: what the rest of a program holds of an engine that runs on its own thread.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,6 +17,7 @@ use super::stream::RequestStream;
 use super::{Engine, ModelInfo};
 use crate::error::EngineError;
 use crate::guide::{EndRules, Guide, GuideFactory};
+use crate::kv::file::{PrefixCacheError, SavedPrefixCache};
 use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
@@ -303,7 +305,8 @@ impl EngineHandle {
         unstarted.recv_blocking().unwrap_or_default()
     }
 
-    /// Takes no new requests from now on and waits until every one that was accepted has ended.
+    /// Takes no new requests from now on and waits until every one that was accepted has ended, and the prefix cache is in its file
+    /// if the engine was built with one.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
         let (reply, done) = async_channel::bounded(1);
@@ -311,6 +314,29 @@ impl EngineHandle {
             // An error means that the engine thread has ended: nothing is running.
             let _ = done.recv_blocking();
         }
+    }
+
+    /// Writes the prefix cache to a file, between two steps; also while the engine drains and after that. See
+    /// [`Engine::save_prefix_cache`].
+    ///
+    /// # Errors
+    /// [`PrefixCacheError`]: the file cannot be written, or is there and no prefix cache.
+    pub fn save_prefix_cache(
+        &self,
+        path: impl Into<PathBuf>,
+    ) -> Result<SavedPrefixCache, PrefixCacheError> {
+        let (reply, saved) = async_channel::bounded(1);
+        let path = path.into();
+        let job: ScoreJob = Box::new(move |engine| {
+            // The caller may have given up waiting.
+            let _ = reply.try_send(engine.save_prefix_cache(&path));
+        });
+        // No block is needed for it.
+        self.send(Command::Score { len: 0, job })
+            .map_err(|_| PrefixCacheError::Stopped)?;
+        saved
+            .recv_blocking()
+            .unwrap_or(Err(PrefixCacheError::Stopped))
     }
 
     /// A snapshot taken after the latest step.

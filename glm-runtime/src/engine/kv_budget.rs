@@ -6,8 +6,11 @@ use glm_core::DenseConfig;
 use glm_kernels::KvDType;
 use serde::Serialize;
 
+use super::EngineOptions;
+use super::open::Sizes;
 use crate::error::BuildError;
 use crate::kv::{BLOCK_SIZE, auto_kv_dtype, blocks_for};
+use crate::load::{ModelSource, Quantization, weight_bytes};
 use crate::memory::{Bytes, available_memory, kv_bytes_per_token};
 
 /// Full contexts the cache holds when no size is asked for and memory allows.
@@ -99,6 +102,19 @@ impl KvBudget {
             (one, KvBudgetReason::OneContext)
         };
         Ok(budget(blocks, free, reason))
+    }
+
+    /// The KV cache that an engine with these options would get here and now, without loading the model. Adapters and a draft model
+    /// are left out.
+    ///
+    /// # Errors
+    /// [`BuildError`] if an option is out of range.
+    pub fn plan(source: &ModelSource, options: &EngineOptions) -> Result<Self, BuildError> {
+        let quantize = options.quantize.map(Quantization::checked).transpose()?;
+        let swap_space = options.swap_space.unwrap_or(0);
+        let weights = weight_bytes(source, quantize).saturating_add(swap_space);
+        let (_, budget) = Sizes::decide(source.config().dense(), options, weights)?;
+        Ok(budget)
     }
 
     /// Tokens the cache holds.

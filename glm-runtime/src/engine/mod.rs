@@ -12,9 +12,11 @@ mod kv_budget;
 mod limits;
 mod open;
 mod options;
+mod prefix_cache;
 mod prompt;
 mod stats;
 mod stream;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -28,6 +30,7 @@ pub use handle::EngineHandle;
 use handle::Front;
 pub use kv_budget::{KvBudget, KvBudgetReason};
 pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
+use prefix_cache::PrefixCacheKeeper;
 pub use prompt::{PromptLogprob, Trace};
 pub use stats::EngineStats;
 pub(crate) use stream::PartialCompletion;
@@ -36,6 +39,7 @@ pub use stream::{Completion, Events, RequestStream};
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
 use crate::guide::{Guide, prepare_during};
+use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
@@ -51,6 +55,8 @@ pub struct Engine {
     device: Device,
     model: Box<dyn CausalLm>,
     kv: KvPool,
+    /// Host memory for the blocks of preempted sequences.
+    swap_store: Option<SwapStore>,
     blocks: BlockAllocator,
     scheduler: Scheduler,
     requests: HashMap<SeqId, Active>,
@@ -59,6 +65,7 @@ pub struct Engine {
     eos_token_ids: Vec<u32>,
     max_num_batched_tokens: usize,
     prefix_cache: bool,
+    keeper: PrefixCacheKeeper,
     /// For requests that bring no seed of their own.
     seed: u64,
     next_id: u64,
@@ -266,6 +273,7 @@ impl Engine {
     fn holds_nothing(&self) -> bool {
         self.blocks.num_free() == self.blocks.num_blocks()
             && self.blocks.is_consistent()
+            && self.scheduler.swap_space().num_free() == self.scheduler.swap_space().num_slots()
             && self.requests.is_empty()
     }
 
@@ -288,6 +296,7 @@ impl Engine {
 
     /// The forward pass and one sampled token for each of [`StepPlan::sampled`].
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, EngineError>>, KernelError> {
+        self.copy_blocks(plan)?;
         let batch = ForwardBatch::new(self.scheduler.tokens(plan));
         if batch.logit_rows.is_empty() {
             self.model
@@ -421,6 +430,10 @@ impl Engine {
             prefix_cache_queries: scheduled.prefix_queries,
             prefix_cache_hits: scheduled.prefix_hits,
             preemptions: scheduled.preemptions,
+            swapped_out: scheduled.swapped_out,
+            swapped_tokens: scheduled.swapped_tokens,
+            swap_blocks_total: self.scheduler.swap_space().num_slots(),
+            swap_blocks_free: self.scheduler.swap_space().num_free(),
             ..self.counters.clone()
         }
     }

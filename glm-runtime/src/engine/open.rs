@@ -13,6 +13,7 @@ use glm_kernels::{CpuOptions, Device, KvDType};
 use super::handle::Front;
 use super::kv_budget::KvBudget;
 use super::limits::Limits;
+use super::prefix_cache::{KvSource, PrefixCacheKeeper};
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
 use crate::guide::GuideFactory;
@@ -49,11 +50,13 @@ impl Engine {
     /// Opens MODEL and loads it.
     pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
         let quantize = options.quantize.map(Quantization::checked).transpose()?;
+        check_prefix_cache(options)?;
         let device = open_device(options)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         // Whatever is wrong with the text side is said before minutes of loading weights.
         let text = TextSide::open(&source, options.require_tokenizer)?;
-        let weights = weight_bytes(&source, quantize);
+        let weights =
+            weight_bytes(&source, quantize).saturating_add(options.swap_space.unwrap_or(0));
         let (sizes, kv_budget) = Sizes::decide(source.config().dense(), options, weights)?;
         sizes
             .estimate(source.config(), weights)
@@ -80,14 +83,32 @@ impl Engine {
             &loaded,
             quantize,
         );
-        Self::assemble(
+        let kv_dtype = sizes.kv_dtype;
+        let engine = Self::assemble(
             device,
             model,
             sizes,
             front,
             eos_token_ids(&source),
             options.seed,
-        )
+        )?;
+        let kv_source = KvSource::Model {
+            source,
+            quantize,
+            kv_dtype,
+        };
+        engine.with_kept_blocks(options, kv_source)
+    }
+
+    /// Adds the places outside of the KV cache where blocks are kept, if they are asked for.
+    fn with_kept_blocks(
+        mut self,
+        options: &EngineOptions,
+        kv_source: KvSource,
+    ) -> Result<Self, BuildError> {
+        self.keeper = PrefixCacheKeeper::new(options.prefix_cache_file.clone(), kv_source);
+        self.restore_prefix_cache()?;
+        self.with_swap_space(options.swap_space.unwrap_or(0))
     }
 
     /// Puts a model and its cache together.
@@ -103,11 +124,13 @@ impl Engine {
             kv: KvPool::new(&device, model.config(), sizes.kv_dtype, sizes.num_blocks)?,
             blocks: BlockAllocator::new(sizes.num_blocks as u32),
             scheduler: Scheduler::new(sizes.scheduler),
+            swap_store: None,
             requests: HashMap::new(),
             front: Arc::new(front),
             eos_token_ids,
             max_num_batched_tokens: sizes.scheduler.max_num_batched_tokens,
             prefix_cache: sizes.prefix_cache,
+            keeper: PrefixCacheKeeper::default(),
             // The standard library seeds its hash maps from the operating system's random numbers.
             seed: seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             next_id: 0,
@@ -121,7 +144,7 @@ impl Engine {
 }
 
 impl Sizes {
-    fn decide(
+    pub(super) fn decide(
         config: &DenseConfig,
         options: &EngineOptions,
         weights: u64,
@@ -198,6 +221,18 @@ fn at_least_one(
             found: "0".to_owned(),
         }),
         asked => Ok(asked.unwrap_or(default)),
+    }
+}
+
+/// Refuses a file for a cache that is switched off.
+fn check_prefix_cache(options: &EngineOptions) -> Result<(), BuildError> {
+    match &options.prefix_cache_file {
+        Some(path) if options.prefix_cache == Some(false) => Err(BuildError::Option {
+            option: "prefix_cache_file",
+            allowed: "left out where prefix_cache is off",
+            found: path.display().to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

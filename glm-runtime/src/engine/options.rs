@@ -48,6 +48,14 @@ pub struct EngineOptions {
     /// Keep the keys and values of requests that have ended, and begin later ones that start with the same tokens where
     /// those differ; default: yes. They take only memory that nobody needs.
     pub prefix_cache: Option<bool>,
+    /// Begin with the prefix cache that is in this file, if it is there and was written by an engine that computes the same, and
+    /// write it when the engine drains or ends. It holds the tokens of prompts and answers; default: none. See
+    /// [`Engine::save_prefix_cache`].
+    pub prefix_cache_file: Option<PathBuf>,
+    /// Bytes of host memory for requests that lose their blocks to others: what they have computed is copied there and back, instead
+    /// of being computed again. Memory is taken as it is needed. Default: 0, because on a CPU the same memory prevents the loss if the
+    /// KV cache gets it ([`Self::kv_cache_tokens`]).
+    pub swap_space: Option<u64>,
     /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
     pub seed: Option<u64>,
     /// Refuse a model without a tokenizer before its weights are loaded.
@@ -76,6 +84,8 @@ impl std::fmt::Debug for EngineOptions {
             .field("max_waiting_tokens", &self.max_waiting_tokens)
             .field("priority_aging", &self.priority_aging)
             .field("prefix_cache", &self.prefix_cache)
+            .field("prefix_cache_file", &self.prefix_cache_file)
+            .field("swap_space", &self.swap_space)
             .field("seed", &self.seed)
             .field("require_tokenizer", &self.require_tokenizer)
             .field("offline", &self.offline)
@@ -149,6 +159,10 @@ impl EngineBuilder {
         priority_aging: Duration,
         /// See [`EngineOptions::prefix_cache`].
         prefix_cache: bool,
+        /// See [`EngineOptions::prefix_cache_file`].
+        prefix_cache_file: PathBuf,
+        /// See [`EngineOptions::swap_space`].
+        swap_space: u64,
         /// See [`EngineOptions::seed`].
         seed: u64,
         /// See [`EngineOptions::cache_dir`].

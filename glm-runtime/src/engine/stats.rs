@@ -28,8 +28,20 @@ pub struct EngineStats {
     pub prefix_cache_hits: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Requests that lost their blocks to others and had to be computed again.
+    /// Tokens that came from the file of the prefix cache when the engine was built.
+    pub prefix_cache_restored: u64,
+    /// Why the prefix cache could not be written to its file, if the latest attempt failed.
+    pub prefix_cache_error: Option<String>,
+    /// Requests that lost their blocks to others and had to be computed again, or copied back.
     pub preemptions: u64,
+    /// Those of them whose blocks were copied to host memory.
+    pub swapped_out: u64,
+    /// Tokens whose keys and values were copied back from there.
+    pub swapped_tokens: u64,
+    /// Blocks for which there is room in host memory.
+    pub swap_blocks_total: usize,
+    /// How many more it could take now.
+    pub swap_blocks_free: usize,
     /// Requests accepted: those waiting or running now, finished, failed and handed back together.
     pub accepted: u64,
     /// Requests that ended with [`Event::Finished`](crate::Event::Finished).

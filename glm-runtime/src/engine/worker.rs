@@ -91,7 +91,7 @@ impl Worker {
             if !self.has_work() {
                 match self.commands.recv_blocking() {
                     Ok(command) => self.accept(command),
-                    Err(_) => return,
+                    Err(_) => return self.engine.keep_prefix_cache(),
                 }
             }
             self.turn();
@@ -107,6 +107,9 @@ impl Worker {
         self.answer_scores();
         let events = self.engine.step();
         self.deliver(events);
+        if !self.engine.has_work() && !self.drains.is_empty() {
+            self.engine.keep_prefix_cache();
+        }
         // Before anybody hears that the engine is idle: the statistics they look at must say so too.
         *self.shared.stats() = self.engine.stats();
         if !self.engine.has_work() && self.scores.is_empty() {

@@ -1,5 +1,10 @@
 //! Who holds which block of the KV cache. Arithmetic on ids; the bytes are [`KvPool`](super::KvPool)'s.
 
+mod forecast;
+mod known;
+
+pub use known::{KnownBlock, Origin};
+
 use super::free_queue::FreeQueue;
 use super::prefix::{Before, CacheSalt, Prefix, PrefixId, PrefixIndex};
 
@@ -92,10 +97,14 @@ impl BlockAllocator {
         self.num_cached
     }
 
-    /// How many of these blocks would be free if their holder released them: those that nobody else holds.
-    pub fn num_released_with(&self, block_table: &[BlockId]) -> usize {
-        let alone = |block: &&BlockId| self.blocks[block.0 as usize].holders == 1;
-        block_table.iter().filter(alone).count()
+    /// How many of a sequence's blocks somebody else holds too; they are its first ones.
+    pub fn num_held_by_others(&self, block_table: &[BlockId]) -> usize {
+        let by_others = |block: &&BlockId| self.blocks[block.0 as usize].holders > 1;
+        block_table.iter().take_while(by_others).count()
+    }
+
+    fn is_idle(&self, block: BlockId) -> bool {
+        self.blocks[block.0 as usize].holders == 0
     }
 
     /// Takes `count` blocks, or none at all if fewer are free.
@@ -112,9 +121,9 @@ impl BlockAllocator {
         let reusable = tokens.len().saturating_sub(1);
         let mut block_table = self.index.longest(&tokens[..reusable], salt);
         let num_cached_tokens = block_table.len() * BLOCK_SIZE;
-        let idle = |block: &&BlockId| self.blocks[block.0 as usize].holders == 0;
+        let idle = block_table.iter().filter(|block| self.is_idle(**block));
         let missing = blocks_for(tokens.len()) - block_table.len();
-        if missing > self.free.len() - block_table.iter().filter(idle).count() {
+        if missing > self.free.len() - idle.count() {
             return None;
         }
         // Known blocks first: they must not be handed out as fresh ones.

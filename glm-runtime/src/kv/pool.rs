@@ -3,7 +3,7 @@
 use glm_core::DenseConfig;
 use glm_kernels::{Device, KernelError, KvDType, KvLayer};
 
-use super::BLOCK_SIZE;
+use super::{BLOCK_SIZE, BlockId};
 
 /// A cache of at most this many bytes is kept in f32 when nothing else is asked for: the memory does not matter then,
 /// and short contexts of small models keep every bit.
@@ -41,6 +41,40 @@ impl KvPool {
                 .map(layer)
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The bytes of a block over all layers.
+    pub fn block_bytes(&self) -> usize {
+        self.layers.iter().map(KvLayer::block_bytes).sum()
+    }
+
+    /// Copies a block out, bit for bit, layer after layer ([`KvLayer::read_block`]). With [`Self::write_block`] this is all that
+    /// those know of the pool's memory who keep blocks elsewhere.
+    ///
+    /// # Errors
+    /// [`KernelError`] for a block that is not there, or unless `out` has [`Self::block_bytes`] bytes.
+    pub fn read_block(&self, block: BlockId, mut out: &mut [u8]) -> Result<(), KernelError> {
+        for layer in &self.layers {
+            let len = layer.block_bytes().min(out.len());
+            let (part, rest) = out.split_at_mut(len);
+            layer.read_block(block.0 as usize, part)?;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Overwrites a block with what [`Self::read_block`] copied out.
+    ///
+    /// # Errors
+    /// As [`Self::read_block`].
+    pub fn write_block(&mut self, block: BlockId, mut bytes: &[u8]) -> Result<(), KernelError> {
+        for layer in &mut self.layers {
+            let len = layer.block_bytes().min(bytes.len());
+            let (part, rest) = bytes.split_at(len);
+            layer.write_block(block.0 as usize, part)?;
+            bytes = rest;
+        }
+        Ok(())
     }
 
     /// The layers in order, to read from and write to.

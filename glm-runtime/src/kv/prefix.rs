@@ -20,8 +20,15 @@ impl From<Option<String>> for CacheSalt {
     }
 }
 
-/// Names a full block for as long as it is known; never given twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+impl CacheSalt {
+    /// The tenant, for those who keep blocks outside of this engine: `None` if they must not.
+    pub fn tenant(&self) -> Option<Option<&str>> {
+        Some(self.0.as_deref())
+    }
+}
+
+/// Names a full block for as long as it is known; never given twice, and the later the larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PrefixId(u64);
 
 /// What comes before a block.
@@ -64,8 +71,17 @@ impl PrefixIndex {
         self.blocks.remove(prefix);
     }
 
+    pub(super) fn clear(&mut self) {
+        self.blocks.clear();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// How many names were given so far.
+    pub(super) fn num_named(&self) -> u64 {
+        self.named
     }
 
     /// The known blocks that `tokens` begin with, in order.

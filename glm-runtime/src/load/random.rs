@@ -70,6 +70,11 @@ impl RandomWeights {
         &self.0.name
     }
 
+    /// What the weights are drawn from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.0.config

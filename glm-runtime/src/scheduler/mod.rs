@@ -13,11 +13,13 @@
 //! of it are free. When a decoding sequence needs a block and none is free, the last in line of those that run is preempted,
 //! and so are those of lower priority when the first in the queue could then start. A preempted sequence releases its blocks
 //! and is computed again from its tokens, which are all known, when there is room; what of it is still in the prefix cache
-//! then need not be. The first in line is never preempted, and a whole context fits into the cache, so every sequence ends.
+//! then need not be, nor what was copied to host memory ([`swap`]). The first in line is never preempted, and a whole context
+//! fits into the cache, so every sequence ends.
 
 mod plan;
 mod queue;
 mod sequence;
+mod swap;
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -27,6 +29,7 @@ use queue::{Queue, Rank};
 use sequence::Sequence;
 pub use sequence::{EndConditions, NewSequence, SeqId};
 
+use crate::kv::swap::SwapSpace;
 use crate::kv::{Allocated, BlockAllocator, Prefix, blocks_for};
 use crate::request::FinishReason;
 
@@ -76,8 +79,12 @@ pub struct Committed {
 /// What a scheduler has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SchedulerCounters {
-    /// Sequences that lost their blocks and had to be computed again.
+    /// Sequences that lost their blocks.
     pub preemptions: u64,
+    /// How many of them were copied to host memory.
+    pub swapped_out: u64,
+    /// Tokens that were copied back from there instead of being computed again.
+    pub swapped_tokens: u64,
     /// Tokens of sequences that started (again) and looked for them in the prefix cache.
     pub prefix_queries: u64,
     /// How many of them were there.
@@ -95,6 +102,8 @@ pub struct Scheduler {
     deadlines: BTreeSet<(Duration, SeqId)>,
     /// Whether waiting sequences may start.
     admitting: bool,
+    /// For those that are preempted.
+    swap_space: SwapSpace,
     counters: SchedulerCounters,
 }
 
@@ -107,6 +116,7 @@ impl Scheduler {
             running: Vec::new(),
             deadlines: BTreeSet::new(),
             admitting: true,
+            swap_space: SwapSpace::default(),
             counters: SchedulerCounters::default(),
         }
     }
@@ -183,9 +193,9 @@ impl Scheduler {
     pub fn plan(&mut self, blocks: &mut BlockAllocator) -> Option<StepPlan> {
         // Sorted already, but for those that were admitted last.
         self.running.sort_by_key(|seq| seq.rank);
-        self.grow_decoding(blocks);
-        self.make_way(blocks);
         let mut plan = StepPlan::default();
+        self.grow_decoding(&mut plan, blocks);
+        self.make_way(&mut plan, blocks);
         for (at, seq) in self.running.iter().enumerate() {
             if seq.is_decoding() {
                 plan.chunks.push(chunk(at, seq, 1, false));
@@ -193,6 +203,8 @@ impl Scheduler {
         }
         self.plan_prefill(&mut plan, blocks);
         debug_assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
+        // Somebody is preempted only for somebody who runs.
+        debug_assert!(plan.copies.is_empty() || !plan.chunks.is_empty());
         (!plan.chunks.is_empty()).then_some(plan)
     }
 
@@ -215,7 +227,7 @@ impl Scheduler {
                 take_prefill(at, &self.running[at], last, &mut budget, plan);
             }
         }
-        while budget > 0 && self.can_admit() && self.admit(blocks) {
+        while budget > 0 && self.can_admit() && self.admit(plan, blocks) {
             let at = self.running.len() - 1;
             if !must_wait(&self.running[at], blocks, &mut in_work) {
                 let last = !self.can_admit();
@@ -227,7 +239,7 @@ impl Scheduler {
 
     /// Gives every decoding sequence the block its next token needs, in order of rank, preempting the last in line as long
     /// as none is free.
-    fn grow_decoding(&mut self, blocks: &mut BlockAllocator) {
+    fn grow_decoding(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
         let mut next = 0;
         while let Some(seq) = self.running.get_mut(next) {
             let missing = blocks_for(seq.tokens.len()) - seq.block_table.len();
@@ -237,36 +249,40 @@ impl Scheduler {
                 seq.block_table.extend(fresh);
                 next += 1;
             } else {
-                self.preempt_last(blocks);
+                self.preempt_last(plan, blocks);
             }
         }
     }
 
     /// Preempts running sequences of lower priority than the first in the queue if that is enough for it to start.
-    fn make_way(&mut self, blocks: &mut BlockAllocator) {
+    fn make_way(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
         let Some(first) = self.waiting.first().filter(|_| self.admitting) else {
             return;
         };
-        let needed = blocks_for(first.tokens.len());
-        let mut free = blocks.num_free();
+        let below = |seq: &&Sequence| seq.priority < first.priority && seq.rank > first.rank;
+        let mut lower = self.running.iter().rev().take_while(below).peekable();
+        if lower.peek().is_none() {
+            return;
+        }
+        let mut forecast = blocks.forecast(&first.tokens, first.cache.as_ref());
         let mut seats = self.config.max_num_seqs - self.running.len();
         let mut victims = 0;
-        let below = |seq: &&Sequence| seq.priority < first.priority && seq.rank > first.rank;
-        for seq in self.running.iter().rev().take_while(below) {
-            if seats > 0 && free >= needed {
+        for seq in lower {
+            if seats > 0 && forecast.fits() {
                 break;
             }
             victims += 1;
             seats += 1;
-            free += blocks.num_released_with(&seq.block_table);
+            forecast.release(&seq.block_table);
         }
-        if seats > 0 && free >= needed {
-            (0..victims).for_each(|_| self.preempt_last(blocks));
+        if seats > 0 && forecast.fits() {
+            (0..victims).for_each(|_| self.preempt_last(plan, blocks));
         }
     }
 
-    fn preempt_last(&mut self, blocks: &mut BlockAllocator) {
+    fn preempt_last(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
         if let Some(mut seq) = self.running.pop() {
+            self.swap_out(&mut seq, plan, blocks);
             blocks.release(seq.block_table.drain(..));
             seq.num_computed = 0;
             self.waiting.push(seq);
@@ -279,7 +295,7 @@ impl Scheduler {
     }
 
     /// Moves the first of the queue to the running sequences if the blocks for all its tokens are free.
-    fn admit(&mut self, blocks: &mut BlockAllocator) -> bool {
+    fn admit(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) -> bool {
         let Some(first) = self.waiting.first() else {
             return false;
         };
@@ -300,6 +316,7 @@ impl Scheduler {
             }
             seq.block_table = allocated.block_table;
             seq.num_computed = allocated.num_cached_tokens;
+            self.swap_in(&mut seq, plan, blocks);
             seq.started = true;
             self.running.push(seq);
         }
@@ -397,6 +414,7 @@ impl Scheduler {
             None => self.waiting.remove(id),
         };
         let Some(mut seq) = seq else { return false };
+        self.drop_swapped(&mut seq);
         blocks.release(seq.block_table.drain(..));
         forget_deadline(&mut self.deadlines, &seq);
         true

@@ -2,12 +2,15 @@
 
 use super::SeqId;
 use crate::kv::BlockId;
+use crate::kv::swap::BlockCopies;
 
 /// The work of one step: at most one chunk per sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepPlan {
     /// Chunks in the order of the batch: decoding sequences first.
     pub chunks: Vec<Chunk>,
+    /// Blocks to be copied before anything is computed.
+    pub copies: BlockCopies,
 }
 
 /// Which tokens of one sequence. [`Scheduler::tokens`](super::Scheduler::tokens) has the tokens themselves.

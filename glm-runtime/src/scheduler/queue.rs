@@ -75,6 +75,10 @@ impl Queue {
         Some(seq)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.sequences.values_mut()
+    }
+
     /// Takes out everybody who never ran, in order.
     pub(super) fn take_unstarted(&mut self) -> Vec<Sequence> {
         let unstarted = self.sequences.values().filter(|seq| !seq.started);

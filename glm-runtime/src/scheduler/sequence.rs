@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::queue::Rank;
+use super::swap::Swapped;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt, Prefix};
 use crate::request::FinishReason;
 
@@ -54,6 +55,8 @@ pub(super) struct Sequence {
     pub(super) ended: bool,
     end: EndConditions,
     pub(super) cache: Option<CacheSalt>,
+    /// While it waits after a preemption.
+    pub(super) swapped: Option<Swapped>,
 }
 
 impl Sequence {
@@ -71,6 +74,7 @@ impl Sequence {
             ended: false,
             end: new.end,
             cache: new.cache,
+            swapped: None,
         }
     }
 

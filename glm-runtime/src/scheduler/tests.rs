@@ -1,8 +1,11 @@
+mod swap;
+
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::kv::swap::BlockCopies;
 use crate::kv::{BLOCK_SIZE, BlockId, CacheSalt};
 use crate::load::mix;
 
@@ -14,6 +17,8 @@ const AGING: Duration = Duration::from_secs(1);
 /// token and the value before, wherever the block table says that this is.
 struct FakeModel {
     kv: Vec<u64>,
+    /// Blocks in host memory.
+    host: Vec<[u64; BLOCK_SIZE]>,
 }
 
 /// The value after one more token.
@@ -30,6 +35,19 @@ impl FakeModel {
     fn new(num_blocks: usize) -> Self {
         Self {
             kv: vec![0; num_blocks * BLOCK_SIZE],
+            host: Vec::new(),
+        }
+    }
+
+    /// Copies blocks to host memory and back; what was copied out is gone from where it was.
+    fn copy(&mut self, copies: &BlockCopies) {
+        let place = |block: BlockId| block.slot(0) as usize..block.slot(0) as usize + BLOCK_SIZE;
+        for &(block, slot) in &copies.out {
+            self.host[slot.0 as usize].copy_from_slice(&self.kv[place(block)]);
+        }
+        for &(slot, block) in &copies.back {
+            self.kv[place(block)].copy_from_slice(&self.host[slot.0 as usize]);
+            self.host[slot.0 as usize] = [0; BLOCK_SIZE];
         }
     }
 
@@ -113,6 +131,8 @@ struct Simulation {
     decoding: HashSet<SeqId>,
     /// Tokens computed before a sequence decodes.
     prefilled: usize,
+    /// Tokens computed.
+    computed: usize,
 }
 
 impl Simulation {
@@ -129,7 +149,14 @@ impl Simulation {
             ended: HashMap::new(),
             decoding: HashSet::new(),
             prefilled: 0,
+            computed: 0,
         }
+    }
+
+    fn with_swap_space(mut self, num_slots: u32) -> Self {
+        self.scheduler = self.scheduler.with_swap_space(num_slots);
+        self.model.host = vec![[0; BLOCK_SIZE]; num_slots as usize];
+        self
     }
 
     fn add(&mut self, new: NewSequence) -> Result<(), Refused> {
@@ -168,6 +195,8 @@ impl Simulation {
             &running,
             self.scheduler.counters.preemptions - preemptions,
         );
+        self.computed += plan.num_tokens();
+        self.model.copy(&plan.copies);
         let tokens = self.scheduler.tokens(&plan);
         let answers = tokens.map(|chunk| (chunk.samples, self.model.run(&chunk)));
         let sampled: Vec<u32> = answers
@@ -183,6 +212,7 @@ impl Simulation {
             }
         }
         assert!(self.blocks.is_consistent());
+        assert!(self.scheduler.no_slot_is_lost());
         true
     }
 
@@ -246,6 +276,8 @@ impl Simulation {
         assert!(self.scheduler.deadlines.is_empty());
         assert_eq!(self.scheduler.num_waiting_tokens(), 0);
         assert_eq!(self.blocks.num_free(), self.blocks.num_blocks());
+        let swap_space = self.scheduler.swap_space();
+        assert_eq!(swap_space.num_free(), swap_space.num_slots());
     }
 
     /// Everything generated so far is what the model would have said to each prompt alone.
@@ -325,9 +357,10 @@ proptest! {
     fn every_sequence_ends_once_with_its_own_answer_and_every_block_comes_back(
         config in any_config(),
         spare_blocks in 0usize..6,
+        swap_slots in prop_oneof![Just(0), 1u32..12],
         arrivals in prop::collection::vec(arrival(), 1..12),
     ) {
-        let mut simulation = Simulation::new(config, spare_blocks);
+        let mut simulation = Simulation::new(config, spare_blocks).with_swap_space(swap_slots);
         for (id, arrival) in (0..).zip(&arrivals) {
             // Refusals are counted as ends.
             let _ = simulation.add(NewSequence { id: SeqId(id), ..arrival.new.clone() });

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, IsTerminal};
 
 use self::session::Session;
 use self::slash::Slash;
-use super::{build_text_engine, engine_error, print_remarks};
+use super::{answering_builder, build_for_text, engine_error, keep_prefix_cache, print_remarks};
 use crate::args::ChatArgs;
 use crate::error::CliError;
 use crate::terminal::editor::{Input, TurnEditor};
@@ -15,15 +15,17 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_text_engine(&args.model)?;
+    let engine = build_for_text(answering_builder(&args.model, &args.cache)?)?;
     engine.chat_format().map_err(engine_error)?;
     print_remarks(&engine);
-    let mut session = Session::new(engine, args);
-    if io::stdin().is_terminal() {
+    let mut session = Session::new(engine.clone(), args);
+    let done = if io::stdin().is_terminal() {
         converse(&mut session)
     } else {
         answer_lines(&mut session)
-    }
+    };
+    keep_prefix_cache(&engine, &args.cache);
+    done
 }
 
 /// Each line of stdin is one turn of the user, to the letter.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use glm_core::OpenOptions;
 use glm_runtime::bench::Machine;
 use glm_runtime::inspect::{InspectOptions, inspect};
-use glm_runtime::{Isa, available_memory};
+use glm_runtime::{EngineOptions, Isa, KvBudget, KvBudgetReason, available_memory};
 use indicatif::BinaryBytes;
 
 use crate::args::ModelArgs;
@@ -278,6 +278,30 @@ pub fn model(args: &ModelArgs) -> Result<Check, CliError> {
             (None, None) => Check::well("model", found),
         },
     )
+}
+
+/// How large the KV cache would be, and why: the arithmetic of a load.
+///
+/// # Errors
+/// The model cannot be opened, or an option is out of its range.
+pub fn kv_cache(args: &ModelArgs) -> Result<Check, CliError> {
+    let options = EngineOptions {
+        quantize: args.quantize,
+        kv_dtype: args.kv_dtype.dtype(),
+        max_model_len: args.max_model_len,
+        ..EngineOptions::default()
+    };
+    let budget = KvBudget::plan(&open_source(args)?, &options).map_err(CliError::usage)?;
+    let text = budget.to_string();
+    let found = text.strip_prefix("KV cache: ").unwrap_or(&text);
+    Ok(match budget.reason {
+        KvBudgetReason::OneContext => Check::note(
+            "kv cache",
+            found,
+            "only one long answer at a time: try --kv-dtype q8_0, --quantize or a shorter --max-model-len",
+        ),
+        _ => Check::well("kv cache", found),
+    })
 }
 
 /// The check of a model that could not be opened.

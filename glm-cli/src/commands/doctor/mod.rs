@@ -21,12 +21,18 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
         checks::cuda(),
         checks::hub(&super::open_options(&args.model)),
     ]);
-    let model = checks::model(&args.model);
-    let (model_check, model_error) = match model {
-        Ok(check) => (check, None),
-        Err(error) => (checks::unusable_model(&error), Some(error)),
+    let model =
+        checks::model(&args.model).and_then(|model| Ok([model, checks::kv_cache(&args.model)?]));
+    let model_error = match model {
+        Ok(found) => {
+            checks.extend(found);
+            None
+        }
+        Err(error) => {
+            checks.push(checks::unusable_model(&error));
+            Some(error)
+        }
     };
-    checks.push(model_check);
     output::print(&if args.json {
         report(&checks)
     } else {

@@ -240,6 +240,51 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_forecast_comes_true(
+        num_blocks in 1u32..24,
+        actions in prop::collection::vec(action(), 0..40),
+        leaves in prop::collection::vec(any::<bool>(), 16),
+        tokens in prompt(),
+        tenant in prop::option::weighted(0.9, 0u8..2),
+    ) {
+        let mut model = Model::new(num_blocks);
+        actions.into_iter().for_each(|action| model.run(action));
+        let salt = tenant.map(salt);
+        let mut forecast = model.blocks.forecast(&tokens, salt.as_ref());
+        let mut blocks = model.blocks.clone();
+        for (holder, _) in model.holders.iter().zip(leaves).filter(|(_, leaves)| *leaves) {
+            forecast.release(&holder.table);
+            blocks.release(holder.table.clone());
+        }
+        let starts = match &salt {
+            Some(salt) => blocks.allocate_for(&tokens, salt).is_some(),
+            None => blocks.allocate(blocks_for(tokens.len())).is_some(),
+        };
+        prop_assert_eq!(forecast.fits(), starts);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_found_and_the_rest_goes_on(actions in prop::collection::vec(action(), 0..40)) {
+        let mut model = Model::new(16);
+        let (before, after) = actions.split_at(actions.len() / 2);
+        before.iter().cloned().for_each(|action| model.run(action));
+        model.blocks.forget_all();
+        model.check();
+        prop_assert_eq!(model.blocks.num_cached(), 0);
+        prop_assert!(model.blocks.known_blocks().is_empty());
+        // Nothing follows what is forgotten, so these may not share any more.
+        model.holders.iter_mut().for_each(|holder| holder.shares = false);
+        for action in after {
+            model.run(action.clone());
+            model.check();
+        }
+    }
+}
+
 fn share(
     blocks: &mut BlockAllocator,
     table: &mut [BlockId],
