@@ -1,14 +1,23 @@
 //! Blocks that are kept outside of the KV cache, in host memory and in a file, come back to the bit: answers stay the same.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use glm_runtime::{
     BuildError, Engine, EngineBuilder, GenerateOptions, KvDType, PrefixCacheError, Request,
-    SamplingParams,
+    SamplingParams, SeqEvent,
 };
+use proptest::prelude::*;
 
 mod common;
 use common::{Tokens, run, run_to_end, tiny};
+
+/// Lengths of prompts, one for each seed.
+const LENGTHS: [u32; 6] = [5, 40, 17, 90, 33, 64];
+
+/// Layers of tiny-glm4, its KV heads, their size, keys and values, bytes of an f16, tokens of a block.
+const BLOCK_BYTES: u64 = 3 * 2 * 16 * 2 * 2 * 16;
 
 const TYPES: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0];
 
@@ -40,7 +49,7 @@ fn request(seed: u32, len: u32) -> Request {
 
 /// The answers to prompts of very different lengths, submitted together.
 fn answers(engine: &mut Engine) -> Tokens {
-    for (seed, len) in (0..).zip([5, 40, 17, 90, 33, 64]) {
+    for (seed, len) in (0..).zip(LENGTHS) {
         engine.submit(request(seed, len)).unwrap();
     }
     let mut tokens = run(engine);
@@ -71,9 +80,9 @@ fn a_swapped_request_equals_an_undisturbed_one() {
             assert_eq!(stats.swap_blocks_free, stats.swap_blocks_total);
             if !prefix_cache {
                 // Nothing is computed twice: of each that comes back one token is computed as if it were of a prompt.
-                let prompts = 5 + 40 + 17 + 90 + 33 + 64;
+                let prompts: u32 = LENGTHS.iter().sum();
                 assert!(
-                    stats.prefill_tokens <= prompts + stats.preemptions,
+                    stats.prefill_tokens <= u64::from(prompts) + stats.preemptions,
                     "{stats:?}"
                 );
             }
@@ -82,6 +91,75 @@ fn a_swapped_request_equals_an_undisturbed_one() {
         let two_blocks = 2 * 16 * roomy.model_info().kv_bytes_per_token;
         let mut tight = crowded().swap_space(two_blocks).build_engine().unwrap();
         assert_eq!(answers(&mut tight), undisturbed, "{dtype}");
+    }
+}
+
+type Answer = Vec<(u32, Option<u32>)>;
+
+/// What each prompt of [`LENGTHS`] is answered when nothing else runs.
+fn undisturbed() -> &'static [Answer] {
+    static ANSWERS: OnceLock<Vec<Answer>> = OnceLock::new();
+    ANSWERS.get_or_init(|| {
+        let mut engine = builder("tiny-glm4", KvDType::F16).build_engine().unwrap();
+        let mut alone = |(seed, &len): (u32, &u32)| {
+            engine.submit(request(seed, len)).unwrap();
+            let tokens = run(&mut engine);
+            tokens.into_iter().map(|(_, id, bits)| (id, bits)).collect()
+        };
+        (0..).zip(&LENGTHS).map(&mut alone).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whoever_is_swapped_cancelled_or_preferred_the_answers_stay(
+        arrivals in prop::collection::vec((0..LENGTHS.len(), -1i32..=1, 0usize..9, prop::bool::weighted(0.1)), 1..9),
+        swap_blocks in 0u64..12,
+        prefix_cache in any::<bool>(),
+    ) {
+        // The longest context, and one block more.
+        let crowded = builder("tiny-glm4", KvDType::F16).kv_cache_tokens(144);
+        let crowded = crowded.max_num_seqs(4).prefix_cache(prefix_cache);
+        let mut engine = crowded.swap_space(swap_blocks * BLOCK_BYTES).build_engine().unwrap();
+        let mut asked = HashMap::new();
+        let mut answers = HashMap::<u64, Answer>::new();
+        let mut ended = Vec::new();
+        let mut hear = |event: SeqEvent| match event {
+            SeqEvent::Token(token) => {
+                let answer = answers.entry(token.request.0).or_default();
+                answer.push((token.id, token.logprob.map(f32::to_bits)));
+            }
+            SeqEvent::Finished(id, _) => ended.push(id.0),
+            SeqEvent::Failed(id, error) => panic!("request {id}: {error}"),
+        };
+        for (seed, priority, steps, cancelled) in arrivals {
+            let mut request = request(seed as u32, LENGTHS[seed]);
+            request.options.priority = priority;
+            let id = engine.submit(request).unwrap();
+            asked.insert(id.0, seed);
+            for _ in 0..steps {
+                engine.step().into_iter().for_each(&mut hear);
+            }
+            if cancelled {
+                engine.cancel(id).into_iter().for_each(&mut hear);
+            }
+        }
+        while engine.has_work() {
+            engine.step().into_iter().for_each(&mut hear);
+        }
+        for (id, answer) in &answers {
+            prop_assert_eq!(&answer[..], &undisturbed()[asked[id]][..answer.len()]);
+        }
+        let mut ids: Vec<u64> = asked.into_keys().collect();
+        ids.sort_unstable();
+        ended.sort_unstable();
+        prop_assert_eq!(ended, ids);
+        let stats = engine.stats();
+        prop_assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
+        prop_assert_eq!(stats.swap_blocks_free, stats.swap_blocks_total);
+        prop_assert_eq!(stats.swap_blocks_total, swap_blocks as usize);
     }
 }
 
