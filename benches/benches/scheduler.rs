@@ -79,7 +79,7 @@ impl Load {
     }
 
     fn commit(&mut self, plan: &StepPlan) {
-        let sampled = vec![1; plan.sampled().count()];
+        let sampled = vec![[1]; plan.sampled().count()];
         let committed = self.scheduler.commit(plan, &sampled, &mut self.blocks);
         let ended = committed.iter().filter(|c| c.finish_reason.is_some());
         (0..ended.count()).for_each(|_| self.arrive());

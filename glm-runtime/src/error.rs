@@ -70,6 +70,18 @@ pub enum BuildError {
         /// Canonical tensor name.
         tensor: String,
     },
+    /// A draft model that does not speak the model's language.
+    #[error(
+        "{draft} cannot guess for {model}: the vocabularies differ ({difference}); a draft model needs the same tokenizer"
+    )]
+    DraftVocabulary {
+        /// Name of the draft model.
+        draft: String,
+        /// Name of the model.
+        model: String,
+        /// The first difference, in words.
+        difference: String,
+    },
     /// `max_model_len` is outside what the model was made for.
     #[error(
         "max-model-len {asked} is outside 1 to {max}, the context this checkpoint was made for"

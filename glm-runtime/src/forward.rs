@@ -27,7 +27,8 @@ pub struct ForwardBatch {
 }
 
 impl ForwardBatch {
-    /// The batch of a step, one chunk per sequence; logits are wanted for the last row of those that are sampled.
+    /// The batch of a step, one chunk per sequence; logits are wanted for the last token of those that are sampled, and for each
+    /// guess after it.
     pub fn new<'a>(chunks: impl Iterator<Item = ChunkTokens<'a>> + Clone) -> Self {
         let lens = chunks.clone().map(|chunk| chunk.block_table.len());
         let max_blocks_per_seq = lens.max().unwrap_or(0);
@@ -37,8 +38,10 @@ impl ForwardBatch {
             ..Self::default()
         };
         for chunk in chunks {
-            let end = chunk.start + chunk.tokens.len();
-            batch.token_ids.extend(chunk.tokens);
+            let end = chunk.start + chunk.tokens.len() + chunk.draft.len();
+            batch
+                .token_ids
+                .extend(chunk.tokens.iter().chain(chunk.draft));
             batch.positions.extend(chunk.start as u32..end as u32);
             let slot = |position: usize| {
                 chunk.block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE)
@@ -52,7 +55,9 @@ impl ForwardBatch {
                 .extend(chunk.block_table.iter().map(|block| block.0));
             batch.block_tables.resize(row_end, 0);
             if chunk.samples {
-                batch.logit_rows.push(batch.token_ids.len() as u32 - 1);
+                let row_end = batch.token_ids.len() as u32;
+                let first = row_end - 1 - chunk.draft.len() as u32;
+                batch.logit_rows.extend(first..row_end);
             }
         }
         batch
@@ -76,27 +81,28 @@ mod tests {
 
     #[test]
     fn a_mixed_step_becomes_flat_arrays() {
-        let chunk = |start, tokens, block_table, samples| ChunkTokens {
+        let chunk = |start, tokens, draft, block_table, samples| ChunkTokens {
             start,
             tokens,
+            draft,
             block_table,
             samples,
         };
         let tables = [vec![BlockId(3), BlockId(1)], vec![BlockId(2)]];
         let chunks = [
-            chunk(16, &[5], &tables[0], true),
-            chunk(0, &[6, 7, 8], &tables[1], false),
+            chunk(15, &[5], &[9], &tables[0], true),
+            chunk(0, &[6, 7, 8], &[], &tables[1], false),
         ];
         let batch = ForwardBatch::new(chunks.into_iter());
         let expected = ForwardBatch {
-            token_ids: vec![5, 6, 7, 8],
-            positions: vec![16, 0, 1, 2],
-            slot_mapping: vec![16, 32, 33, 34],
-            query_start: vec![0, 1, 4],
+            token_ids: vec![5, 9, 6, 7, 8],
+            positions: vec![15, 16, 0, 1, 2],
+            slot_mapping: vec![63, 16, 32, 33, 34],
+            query_start: vec![0, 2, 5],
             context_lens: vec![17, 3],
             block_tables: vec![3, 1, 2, 0],
             max_blocks_per_seq: 2,
-            logit_rows: vec![0],
+            logit_rows: vec![0, 1],
         };
         assert_eq!(batch, expected);
     }

@@ -47,6 +47,7 @@ pub mod quantize;
 mod request;
 mod sampling;
 mod scheduler;
+mod speculate;
 mod text;
 
 pub use engine::{
@@ -67,3 +68,4 @@ pub use request::{
     RequestId, Timings, Token, Usage,
 };
 pub use sampling::{InvalidSampling, MAX_LOGPROBS, SamplingParams, TokenLogprob};
+pub use speculate::{DraftLength, Speculation};

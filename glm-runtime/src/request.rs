@@ -46,6 +46,12 @@ pub struct GenerateOptions {
     /// Shares them only among requests with the same salt, so that nobody else can tell from the time of an answer what was
     /// asked before: one per tenant.
     pub cache_salt: Option<String>,
+    /// Guess its next tokens if the engine does that at all ([`Speculation`](crate::Speculation)). Default: true. The answer is the
+    /// same either way; only its time differs.
+    pub speculation: bool,
+    /// Token ids of a text that the answer may resemble, such as the one that it is to edit. Prompt lookup guesses from it; what it gets
+    /// wrong costs time only.
+    pub prediction: Vec<u32>,
     /// Higher is served first, and may preempt what runs with less. Who waits moves up with time, so nobody waits for ever:
     /// see [`EngineOptions::priority_aging`](crate::EngineOptions::priority_aging). Range: -[`MAX_PRIORITY`] ..=
     /// [`MAX_PRIORITY`]; default 0.
@@ -71,6 +77,8 @@ impl Default for GenerateOptions {
             skip_special_tokens: true,
             prefix_cache: true,
             cache_salt: None,
+            speculation: true,
+            prediction: Vec::new(),
             priority: 0,
             timeout: None,
         }

@@ -56,6 +56,7 @@ impl Limits {
             });
         }
         self.check_ids(options.sampling.logit_bias.keys())?;
+        self.check_ids(&options.prediction)?;
         self.check_ids(&request.prompt)
     }
 

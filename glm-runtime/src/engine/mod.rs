@@ -7,6 +7,7 @@
 //! [`EngineHandle`] is the part that programs use: `worker` runs the engine on its own thread and turns ids into text at
 //! the edge.
 
+mod draft;
 mod handle;
 mod kv_budget;
 mod limits;
@@ -14,6 +15,7 @@ mod open;
 mod options;
 mod prefix_cache;
 mod prompt;
+mod speculation;
 mod stats;
 mod stream;
 mod swap;
@@ -48,6 +50,7 @@ use crate::sampling::{Sampled, SequenceSampler, TokenLogprob};
 use crate::scheduler::{
     Committed, EndConditions, NewSequence, Refused, Scheduler, SeqId, StepPlan,
 };
+use crate::speculate::Speculator;
 
 /// A loaded model with its KV cache and scheduler, driven by [`Self::step`]. Most programs want it on a thread of its own:
 /// [`EngineBuilder::build`].
@@ -59,6 +62,8 @@ pub struct Engine {
     swap_store: Option<SwapStore>,
     blocks: BlockAllocator,
     scheduler: Scheduler,
+    /// For an engine that guesses several tokens ahead.
+    speculator: Option<Speculator>,
     requests: HashMap<SeqId, Active>,
     front: Arc<Front>,
     /// Ids that end every answer unless a request ignores them.
@@ -80,6 +85,10 @@ struct Active {
     sampler: SequenceSampler,
     /// For an answer that must follow a grammar.
     guide: Option<Box<Guide>>,
+    /// Whether its tokens may be guessed ahead.
+    speculates: bool,
+    /// See [`GenerateOptions::prediction`].
+    prediction: Vec<u32>,
     usage: Usage,
     /// What was asked for, until a step works on it: it may be handed back.
     unstarted: Option<GenerateOptions>,
@@ -88,6 +97,9 @@ struct Active {
     started: Option<Instant>,
     first_token: Option<Instant>,
 }
+
+/// The next tokens of a sequence, at least one, or why it has to end.
+type SampledRun = Result<Vec<Sampled>, EngineError>;
 
 /// What one step did to one request. Any number of tokens, then exactly one of the other two.
 #[derive(Debug, Clone)]
@@ -172,6 +184,8 @@ impl Engine {
         let active = Active {
             sampler,
             guide,
+            speculates: options.speculation,
+            prediction: options.prediction,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
@@ -226,16 +240,17 @@ impl Engine {
         }
     }
 
-    /// One iteration: plan, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
+    /// One iteration: plan, guess ahead, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
     /// is no work.
     pub fn step(&mut self) -> Vec<SeqEvent> {
         let started = self.profiler.step_started();
         let mut events = self.expire();
-        let Some(plan) = self.plan() else {
+        let Some(mut plan) = self.plan() else {
             return events;
         };
         self.note_start(&plan);
-        match self.run(&plan) {
+        self.speculate(&mut plan);
+        match self.run_timed(&plan) {
             Ok(sampled) => self.commit(&plan, sampled, &mut events),
             Err(error) => self.fail(&plan, &error.into(), &mut events),
         }
@@ -275,6 +290,10 @@ impl Engine {
             && self.blocks.is_consistent()
             && self.scheduler.swap_space().num_free() == self.scheduler.swap_space().num_slots()
             && self.requests.is_empty()
+            && self
+                .speculator
+                .as_ref()
+                .is_none_or(Speculator::holds_nothing)
     }
 
     fn note_start(&mut self, plan: &StepPlan) {
@@ -294,8 +313,8 @@ impl Engine {
         }
     }
 
-    /// The forward pass and one sampled token for each of [`StepPlan::sampled`].
-    fn run(&mut self, plan: &StepPlan) -> Result<Vec<Result<Sampled, EngineError>>, KernelError> {
+    /// The forward pass and the next tokens of each of [`StepPlan::sampled`].
+    fn run(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
         self.copy_blocks(plan)?;
         let batch = ForwardBatch::new(self.scheduler.tokens(plan));
         if batch.logit_rows.is_empty() {
@@ -309,20 +328,18 @@ impl Engine {
         let values = logits.as_f32_mut()?;
         let bytes = size_of_val(values);
         let _span = self.device.record(|| Work::moving("sample", bytes));
-        let rows = values.chunks_exact_mut(self.model.config().vocab_size);
-        let sample = |(seq, row)| match self.requests.get_mut(&seq) {
-            Some(active) => active.sample(row),
-            None => Err(EngineError::NotFinite),
+        let mut rows = values.chunks_exact_mut(self.model.config().vocab_size);
+        let sample = |(seq, draft): (SeqId, &[u32])| {
+            let rows: Vec<_> = rows.by_ref().take(1 + draft.len()).collect();
+            match self.requests.get_mut(&seq) {
+                Some(active) => active.sample_run(draft, rows),
+                None => Err(EngineError::NotFinite),
+            }
         };
-        Ok(plan.sampled().zip(rows).map(sample).collect())
+        Ok(plan.sampled().zip(plan.drafts()).map(sample).collect())
     }
 
-    fn commit(
-        &mut self,
-        plan: &StepPlan,
-        sampled: Vec<Result<Sampled, EngineError>>,
-        events: &mut Vec<SeqEvent>,
-    ) {
+    fn commit(&mut self, plan: &StepPlan, sampled: Vec<SampledRun>, events: &mut Vec<SeqEvent>) {
         for (seq, sampled) in plan.sampled().zip(&sampled) {
             if let Err(error) = sampled
                 && self.scheduler.remove(seq, &mut self.blocks)
@@ -330,14 +347,15 @@ impl Engine {
                 events.push(self.failed(seq, error.clone()));
             }
         }
-        // A sequence that failed just now is gone from the scheduler, so the 0 in its place is never looked at.
-        let ids: Vec<u32> = sampled
-            .iter()
-            .map(|sampled| sampled.as_ref().map_or(0, |s| s.id))
-            .collect();
+        // A sequence that failed just now is gone from the scheduler, so what is in its place is never looked at.
+        let ids = |run: &SampledRun| -> Vec<u32> {
+            let run = run.as_deref().unwrap_or_default();
+            run.iter().map(|sampled| sampled.id).collect()
+        };
+        let ids: Vec<Vec<u32>> = sampled.iter().map(ids).collect();
         let committed = self.scheduler.commit(plan, &ids, &mut self.blocks);
         // In the same order, and without those that failed.
-        let sampled = sampled.into_iter().filter_map(Result::ok);
+        let sampled = sampled.into_iter().filter_map(Result::ok).flatten();
         for (committed, sampled) in committed.iter().zip(sampled) {
             self.note_token(committed, sampled, events);
         }
@@ -375,12 +393,14 @@ impl Engine {
 
     fn failed(&mut self, seq: SeqId, error: EngineError) -> SeqEvent {
         self.requests.remove(&seq);
+        self.forget_drafts(seq);
         self.counters.failed += 1;
         SeqEvent::Failed(RequestId(seq.0), error)
     }
 
     fn finished(&mut self, seq: SeqId, reason: FinishReason) -> Option<SeqEvent> {
         let active = self.requests.remove(&seq)?;
+        self.forget_drafts(seq);
         self.counters.finished += 1;
         self.counters.cancelled += u64::from(reason == FinishReason::Cancelled);
         Some(SeqEvent::Finished(RequestId(seq.0), active.finish(reason)))
@@ -420,6 +440,8 @@ impl Engine {
     /// What the engine is doing and has done.
     pub fn stats(&self) -> EngineStats {
         let scheduled = self.scheduler.counters();
+        let speculated = self.speculator.as_ref().map(Speculator::counters);
+        let speculated = speculated.unwrap_or_default();
         EngineStats {
             waiting: self.scheduler.num_waiting(),
             waiting_tokens: self.scheduler.num_waiting_tokens(),
@@ -434,6 +456,9 @@ impl Engine {
             swapped_tokens: scheduled.swapped_tokens,
             swap_blocks_total: self.scheduler.swap_space().num_slots(),
             swap_blocks_free: self.scheduler.swap_space().num_free(),
+            drafted_tokens: speculated.drafted,
+            accepted_tokens: speculated.accepted,
+            drafter_failures: speculated.failures,
             ..self.counters.clone()
         }
     }
@@ -466,6 +491,24 @@ fn guides<'a>(requests: &'a mut HashMap<SeqId, Active>, plan: &StepPlan) -> Vec<
 }
 
 impl Active {
+    /// The tokens that come next: what was guessed as far as the sampler draws the same, and what it draws then. `rows`: `[V]` each,
+    /// one more than guesses.
+    fn sample_run(&mut self, draft: &[u32], rows: Vec<&mut [f32]>) -> SampledRun {
+        let mut run = Vec::with_capacity(1);
+        for (at, row) in rows.into_iter().enumerate() {
+            match self.sample(row) {
+                Ok(sampled) => run.push(sampled),
+                // Those before it come first; the next step meets this one again.
+                Err(_) if at > 0 => break,
+                Err(error) => return Err(error),
+            }
+            if draft.get(at) != Some(&run[at].id) {
+                break;
+            }
+        }
+        Ok(run)
+    }
+
     /// The next token: from all, or from those that the grammar allows.
     fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
         let Some(guide) = &mut self.guide else {

@@ -10,6 +10,7 @@ use glm_core::{
 };
 use glm_kernels::{CpuOptions, Device, KvDType};
 
+use super::draft::OpenedDraft;
 use super::handle::Front;
 use super::kv_budget::KvBudget;
 use super::limits::Limits;
@@ -24,6 +25,7 @@ use crate::models::{CausalLm, Glm, Glm4};
 use crate::profile::Profiler;
 use crate::sampling::SamplingParams;
 use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::speculate::Speculator;
 
 /// Context size when none is asked for: enough for a conversation, and the KV cache of a 9B model stays below 1 GiB.
 const DEFAULT_MAX_MODEL_LEN: usize = 8192;
@@ -51,29 +53,27 @@ impl Engine {
     pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
         let quantize = options.quantize.map(Quantization::checked).transpose()?;
         check_prefix_cache(options)?;
+        options.speculation.check()?;
         let device = open_device(options)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         // Whatever is wrong with the text side is said before minutes of loading weights.
         let text = TextSide::open(&source, options.require_tokenizer)?;
-        let weights =
-            weight_bytes(&source, quantize).saturating_add(options.swap_space.unwrap_or(0));
+        let draft = OpenedDraft::open(options, &source, text.tokenizer.as_ref())?;
+        let draft_weights = draft.as_ref().map_or(0, OpenedDraft::weight_bytes);
+        let own_weights = weight_bytes(&source, quantize);
+        let weights = own_weights
+            .saturating_add(draft_weights)
+            .saturating_add(options.swap_space.unwrap_or(0));
         let (sizes, kv_budget) = Sizes::decide(source.config().dense(), options, weights)?;
+        let draft_kv = draft.as_ref().map_or(0, |draft| draft.kv_bytes(&sizes));
         sizes
-            .estimate(source.config(), weights)
+            .estimate(source.config(), weights.saturating_add(draft_kv))
             .check(quantize.is_some())?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
-        let model: Box<dyn CausalLm> = match source.config() {
-            ModelConfig::Glm(_) => Box::new(Glm::load(&mut loader)?),
-            ModelConfig::Glm4(_) => Box::new(Glm4::load(&mut loader)?),
-            other => {
-                let found = other.architecture().to_owned();
-                return Err(BuildError::NotSupported {
-                    what: "architecture",
-                    found,
-                });
-            }
-        };
+        let model = load_model(&source, &mut loader)?;
+        let draft = draft.map(|draft| draft.load(&device, &sizes, own_weights, options));
+        let speculator = Speculator::new(&options.speculation, draft.transpose()?);
         let loaded = loader.finish();
         let front = Front::new(
             &source,
@@ -84,7 +84,7 @@ impl Engine {
             quantize,
         );
         let kv_dtype = sizes.kv_dtype;
-        let engine = Self::assemble(
+        let mut engine = Self::assemble(
             device,
             model,
             sizes,
@@ -92,6 +92,7 @@ impl Engine {
             eos_token_ids(&source),
             options.seed,
         )?;
+        engine.speculator = speculator;
         let kv_source = KvSource::Model {
             source,
             quantize,
@@ -125,6 +126,7 @@ impl Engine {
             blocks: BlockAllocator::new(sizes.num_blocks as u32),
             scheduler: Scheduler::new(sizes.scheduler),
             swap_store: None,
+            speculator: None,
             requests: HashMap::new(),
             front: Arc::new(front),
             eos_token_ids,
@@ -141,6 +143,24 @@ impl Engine {
             model,
         })
     }
+}
+
+/// Reads the weights of a model into what its configuration says it is.
+pub(super) fn load_model(
+    source: &ModelSource,
+    loader: &mut WeightLoader<'_>,
+) -> Result<Box<dyn CausalLm>, BuildError> {
+    Ok(match source.config() {
+        ModelConfig::Glm(_) => Box::new(Glm::load(loader)?),
+        ModelConfig::Glm4(_) => Box::new(Glm4::load(loader)?),
+        other => {
+            let found = other.architecture().to_owned();
+            return Err(BuildError::NotSupported {
+                what: "architecture",
+                found,
+            });
+        }
+    })
 }
 
 impl Sizes {

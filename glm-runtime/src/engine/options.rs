@@ -12,6 +12,7 @@ use super::kv_budget::KvBudget;
 use super::{Engine, EngineHandle};
 use crate::error::BuildError;
 use crate::load::Quantization;
+use crate::speculate::Speculation;
 
 /// Everything that can be chosen about an engine. `None` means: decide from the checkpoint and this machine.
 #[derive(Clone, Default)]
@@ -56,6 +57,8 @@ pub struct EngineOptions {
     /// of being computed again. Memory is taken as it is needed. Default: 0, because on a CPU the same memory prevents the loss if the
     /// KV cache gets it ([`Self::kv_cache_tokens`]).
     pub swap_space: Option<u64>,
+    /// Guess several tokens ahead, so that one step can make more than one; default: no. Answers stay the same.
+    pub speculation: Speculation,
     /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
     pub seed: Option<u64>,
     /// Refuse a model without a tokenizer before its weights are loaded.
@@ -86,6 +89,7 @@ impl std::fmt::Debug for EngineOptions {
             .field("prefix_cache", &self.prefix_cache)
             .field("prefix_cache_file", &self.prefix_cache_file)
             .field("swap_space", &self.swap_space)
+            .field("speculation", &self.speculation)
             .field("seed", &self.seed)
             .field("require_tokenizer", &self.require_tokenizer)
             .field("offline", &self.offline)
@@ -169,6 +173,12 @@ impl EngineBuilder {
         cache_dir: PathBuf,
         /// See [`EngineOptions::progress`].
         progress: Arc<dyn Progress>,
+    }
+
+    /// See [`EngineOptions::speculation`].
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.options.speculation = speculation;
+        self
     }
 
     /// See [`EngineOptions::require_tokenizer`].

@@ -187,6 +187,7 @@ fn chunk_batch(tokens: &[u32], start: usize, block_table: &[BlockId]) -> Forward
     let chunk = ChunkTokens {
         start,
         tokens,
+        draft: &[],
         block_table,
         samples: false,
     };

@@ -32,6 +32,12 @@ pub struct EngineStats {
     pub prefix_cache_restored: u64,
     /// Why the prefix cache could not be written to its file, if the latest attempt failed.
     pub prefix_cache_error: Option<String>,
+    /// Tokens guessed ahead and checked ([`Speculation`](crate::Speculation)).
+    pub drafted_tokens: u64,
+    /// Those of them that were right, each of which spared a step.
+    pub accepted_tokens: u64,
+    /// Steps that went on without guesses because the draft model failed.
+    pub drafter_failures: u64,
     /// Requests that lost their blocks to others and had to be computed again, or copied back.
     pub preemptions: u64,
     /// Those of them whose blocks were copied to host memory.

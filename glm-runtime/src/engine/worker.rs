@@ -37,8 +37,8 @@ struct Client {
     events: Sender<Event>,
     /// `None` for models without a tokenizer.
     text: Option<TextStream>,
-    /// A stop string was found: the end is a stop, whatever else the same token brought.
-    stopped: bool,
+    /// Tokens until a stop string was found: the end is a stop, whatever else the same step brought.
+    stopped: Option<usize>,
 }
 
 impl Engine {
@@ -165,7 +165,7 @@ impl Worker {
                 Client {
                     events,
                     text,
-                    stopped: false,
+                    stopped: None,
                 },
             )),
             Err(error) => send(&events, Event::Failed(error)),
@@ -237,12 +237,13 @@ impl Worker {
 
     fn deliver_token(&mut self, token: SeqToken) {
         let (id, ended) = (token.request, token.finish_reason.is_some());
-        let Some(client) = self.clients.get_mut(&id) else {
+        let client = self.clients.get_mut(&id);
+        let Some(client) = client.filter(|client| client.stopped.is_none()) else {
             return;
         };
         client.token(token);
         // The text is complete although the tokens are not: end the sequence here.
-        if client.stopped && !ended {
+        if client.stopped.is_some() && !ended {
             let event = self.engine.stop(id, FinishReason::Stop);
             self.deliver(event);
         }
@@ -252,8 +253,9 @@ impl Worker {
         let Some(client) = self.clients.remove(&id) else {
             return;
         };
-        if client.stopped {
+        if let Some(tokens) = client.stopped {
             finished.reason = FinishReason::Stop;
+            finished.usage.completion_tokens = tokens;
         }
         send(&client.events, Event::Finished(finished));
     }
@@ -285,7 +287,7 @@ impl Client {
                     Some(_) => text.push_last(token.id),
                     None => text.push(token.id),
                 };
-                self.stopped |= piece.stopped;
+                self.stopped = piece.stopped.then_some(token.index + 1);
                 piece.text
             }
             None => String::new(),

@@ -86,6 +86,15 @@ impl Guide {
         Ok(mask)
     }
 
+    /// How many of `draft` the grammar allows one after the other. Without a grammar yet, while the answer thinks, it is all.
+    pub(crate) fn num_allowed(&mut self, draft: &[u32]) -> usize {
+        match self.phase {
+            Phase::MayThink(_) | Phase::Thinking(_) => draft.len(),
+            // What a parser in trouble has to say, it says when it is asked for a mask.
+            Phase::Answering => self.matcher.validate_tokens(draft).unwrap_or(0),
+        }
+    }
+
     /// Goes on by the token that was chosen.
     ///
     /// # Errors

@@ -184,6 +184,7 @@ fn attention_equals_candle_across_blocks_in_any_order() -> Result<()> {
     let chunk = ChunkTokens {
         start: 0,
         tokens: &[0; T],
+        draft: &[],
         block_table: &[4, 0, 2].map(BlockId),
         samples: true,
     };

@@ -313,6 +313,7 @@ mod tests {
         let chunk = ChunkTokens {
             start: 0,
             tokens: &tokens,
+            draft: &[],
             block_table: &[BlockId(0)],
             samples: true,
         };

@@ -90,11 +90,36 @@ impl SequenceSampler {
         logits: &mut [f32],
         allowed: Option<&TokenMask>,
     ) -> Result<Sampled, NotFinite> {
-        let best = filter::argmax(logits).ok_or(NotFinite)?;
         let report = self
             .params
             .logprobs
             .map(|count| LogProbs::new(logits, count));
+        let id = self.choose(logits, allowed)?;
+        Ok(match report {
+            Some(report) => Sampled {
+                id,
+                logprob: Some(report.of(id)),
+                top_logprobs: report.into_top(),
+            },
+            None => Sampled {
+                id,
+                logprob: None,
+                top_logprobs: Vec::new(),
+            },
+        })
+    }
+
+    /// As [`Self::sample_among`], and nothing is reported. A clone of a sampler foretells with the logits of another model what it
+    /// will draw: both use the same random numbers, so the more alike the models are, the likelier it is right.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&TokenMask>,
+    ) -> Result<u32, NotFinite> {
+        let best = filter::argmax(logits).ok_or(NotFinite)?;
         let adjusted = self.adjust(logits);
         // Last, so that no bias brings back what it forbids.
         if let Some(allowed) = allowed {
@@ -112,18 +137,7 @@ impl SequenceSampler {
         if let Some(penalties) = &mut self.penalties {
             penalties.count(id);
         }
-        Ok(match report {
-            Some(report) => Sampled {
-                id,
-                logprob: Some(report.of(id)),
-                top_logprobs: report.into_top(),
-            },
-            None => Sampled {
-                id,
-                logprob: None,
-                top_logprobs: Vec::new(),
-            },
-        })
+        Ok(id)
     }
 
     /// Applies forbidden ids, bias and penalties; false if there are none.

@@ -1,6 +1,7 @@
 //! Repetition (Keskar et al. 2019, "CTRL"), presence and frequency penalties (OpenAI).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::SamplingParams;
 
@@ -10,7 +11,8 @@ pub struct Penalties {
     repetition: f32,
     presence: f32,
     frequency: f32,
-    in_prompt: HashSet<u32>,
+    /// Shared by clones: it never changes.
+    in_prompt: Arc<HashSet<u32>>,
     /// Occurrences in the answer.
     generated: HashMap<u32, u32>,
 }
@@ -25,7 +27,7 @@ impl Penalties {
             repetition: params.repetition_penalty,
             presence: params.presence_penalty,
             frequency: params.frequency_penalty,
-            in_prompt: prompt.iter().copied().collect(),
+            in_prompt: Arc::new(prompt.iter().copied().collect()),
             generated: HashMap::new(),
         })
     }

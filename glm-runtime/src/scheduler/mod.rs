@@ -16,6 +16,7 @@
 //! then need not be, nor what was copied to host memory ([`swap`]). The first in line is never preempted, and a whole context
 //! fits into the cache, so every sequence ends.
 
+mod look_ahead;
 mod plan;
 mod queue;
 mod sequence;
@@ -63,7 +64,7 @@ pub enum Refused {
     DeadlinePast,
 }
 
-/// What a step did to one sequence.
+/// A token that a step added to a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
     /// Whose.
@@ -344,38 +345,47 @@ impl Scheduler {
             ChunkTokens {
                 start: chunk.start,
                 tokens: &seq.tokens[chunk.start..chunk.end()],
+                draft: plan.draft_of(chunk),
                 block_table: &seq.block_table,
                 samples: chunk.samples,
             }
         })
     }
 
-    /// Records that `plan` was computed; `sampled` holds the next token of each of [`StepPlan::sampled`].
+    /// Records that `plan` was computed; `sampled` holds the next tokens of each of [`StepPlan::sampled`]: as many of its
+    /// guesses as were right, from the first on, and then one that was not guessed.
     ///
     /// A sequence that was removed in the meantime is skipped.
     pub fn commit(
         &mut self,
         plan: &StepPlan,
-        sampled: &[u32],
+        sampled: &[impl AsRef<[u32]>],
         blocks: &mut BlockAllocator,
     ) -> Vec<Committed> {
         let mut sampled = sampled.iter();
         let mut committed = Vec::with_capacity(sampled.len());
         let mut any_ended = false;
         for chunk in &plan.chunks {
-            let token = if chunk.samples { sampled.next() } else { None };
+            let next = if chunk.samples { sampled.next() } else { None };
+            let next = next.map_or(&[][..], AsRef::as_ref);
             let Some(at) = self.find(chunk) else { continue };
             let seq = &mut self.running[at];
-            seq.computed(chunk.end(), blocks);
-            let Some(&token) = token else { continue };
-            seq.tokens.push(token);
+            let first = seq.num_generated();
+            seq.tokens.extend(next);
+            // Right guesses are computed already; only the last token is not.
+            seq.computed(chunk.end() + next.len().saturating_sub(1), blocks);
+            seq.release_look_ahead(blocks);
+            if next.is_empty() {
+                continue;
+            }
             let finish_reason = seq.finish_reason(self.config.max_model_len);
-            committed.push(Committed {
+            let token = |(i, &token): (usize, &u32)| Committed {
                 seq: seq.id,
                 token,
-                index: seq.num_generated() - 1,
-                finish_reason,
-            });
+                index: first + i,
+                finish_reason: finish_reason.filter(|_| i + 1 == next.len()),
+            };
+            committed.extend(next.iter().enumerate().map(token));
             if finish_reason.is_some() {
                 (seq.ended, any_ended) = (true, true);
                 blocks.release(seq.block_table.drain(..));
@@ -460,6 +470,7 @@ fn chunk(at: usize, seq: &Sequence, len: usize, prefill: bool) -> Chunk {
         len,
         samples: len == seq.num_pending(),
         prefill,
+        draft: (0, 0),
     }
 }
 

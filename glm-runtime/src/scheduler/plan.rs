@@ -11,6 +11,8 @@ pub struct StepPlan {
     pub chunks: Vec<Chunk>,
     /// Blocks to be copied before anything is computed.
     pub copies: BlockCopies,
+    /// Guesses at what follows the chunks, one after the other.
+    pub(super) drafts: Vec<u32>,
 }
 
 /// Which tokens of one sequence. [`Scheduler::tokens`](super::Scheduler::tokens) has the tokens themselves.
@@ -28,6 +30,8 @@ pub struct Chunk {
     pub samples: bool,
     /// Whether this is prompt (or recomputation), not the decoding of one token.
     pub prefill: bool,
+    /// Where its guesses begin in the plan's, and how many they are.
+    pub(super) draft: (usize, usize),
 }
 
 /// Consecutive tokens of one sequence and where their keys and values are.
@@ -37,22 +41,36 @@ pub struct ChunkTokens<'a> {
     pub start: usize,
     /// The ids.
     pub tokens: &'a [u32],
-    /// The sequence's blocks, long enough for `start + tokens.len()` tokens.
+    /// Guesses at the ids that follow, computed with them so that they can be checked.
+    pub draft: &'a [u32],
+    /// The sequence's blocks, long enough for `start + tokens.len() + draft.len()` tokens.
     pub block_table: &'a [BlockId],
-    /// Whether the logits of the last token are wanted.
+    /// Whether the logits of the last token are wanted, and those of the guesses after it.
     pub samples: bool,
 }
 
 impl StepPlan {
-    /// Tokens in all chunks.
+    /// Tokens in all chunks, guesses included.
     pub fn num_tokens(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len).sum()
+        let known: usize = self.chunks.iter().map(|chunk| chunk.len).sum();
+        known + self.drafts.len()
     }
 
     /// Sequences whose next token is sampled, in the order of the logits' rows.
     pub fn sampled(&self) -> impl Iterator<Item = SeqId> {
         let sampled = self.chunks.iter().filter(|chunk| chunk.samples);
         sampled.map(|chunk| chunk.seq)
+    }
+
+    /// The guesses of each of [`Self::sampled`]: one row of logits belongs to its last token, and one to each guess.
+    pub fn drafts(&self) -> impl Iterator<Item = &[u32]> {
+        let sampled = self.chunks.iter().filter(|chunk| chunk.samples);
+        sampled.map(|chunk| self.draft_of(chunk))
+    }
+
+    pub(super) fn draft_of(&self, chunk: &Chunk) -> &[u32] {
+        let (start, len) = chunk.draft;
+        &self.drafts[start..start + len]
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::queue::Rank;
 use super::swap::Swapped;
-use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt, Prefix};
+use crate::kv::{BLOCK_SIZE, BlockAllocator, BlockId, CacheSalt, Prefix, blocks_for};
 use crate::request::FinishReason;
 
 /// Names a sequence in the scheduler.
@@ -128,6 +128,23 @@ impl Sequence {
         self.tokens.len() - self.num_computed
     }
 
+    /// How many tokens can still be generated, at least 1 while it runs.
+    pub(super) fn room(&self, max_model_len: usize) -> usize {
+        let answer = self.end.max_new_tokens - self.num_generated();
+        answer.min(max_model_len - self.tokens.len())
+    }
+
+    /// Whether this token ends it.
+    pub(super) fn ends_at(&self, token: u32) -> bool {
+        self.end.stop_token_ids.contains(&token)
+    }
+
+    /// Gives the blocks back that held nothing but wrong guesses.
+    pub(super) fn release_look_ahead(&mut self, blocks: &mut BlockAllocator) {
+        let needed = blocks_for(self.tokens.len()).min(self.block_table.len());
+        blocks.release(self.block_table.drain(needed..));
+    }
+
     pub(super) fn is_decoding(&self) -> bool {
         self.num_generated() > 0 && self.num_pending() == 1
     }
@@ -135,7 +152,7 @@ impl Sequence {
     /// Whether the latest token ended the sequence, and how. A full context ends it too.
     pub(super) fn finish_reason(&self, max_model_len: usize) -> Option<FinishReason> {
         let last = self.tokens.last()?;
-        if self.num_generated() > 0 && self.end.stop_token_ids.contains(last) {
+        if self.num_generated() > 0 && self.ends_at(*last) {
             return Some(FinishReason::Stop);
         }
         let full =

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use super::look_ahead::Decoding;
 use super::*;
 use crate::kv::swap::BlockCopies;
 use crate::kv::{BLOCK_SIZE, BlockId, CacheSalt};
@@ -51,8 +52,8 @@ impl FakeModel {
         }
     }
 
-    /// Computes a chunk and returns the next token.
-    fn run(&mut self, chunk: &ChunkTokens<'_>) -> u32 {
+    /// Computes a chunk and returns the next tokens: what was guessed right and one more.
+    fn run(&mut self, chunk: &ChunkTokens<'_>) -> Vec<u32> {
         let slot = |position: usize| {
             let block: BlockId = chunk.block_table[position / BLOCK_SIZE];
             block.slot(position % BLOCK_SIZE) as usize
@@ -63,7 +64,15 @@ impl FakeModel {
             value = next_value(value, token);
             self.kv[slot(position)] = value;
         }
-        next_token(value)
+        let mut next = vec![next_token(value)];
+        for (position, &guess) in (chunk.start + chunk.tokens.len()..).zip(chunk.draft) {
+            value = next_value(value, guess);
+            self.kv[slot(position)] = value;
+            next.push(next_token(value));
+        }
+        let right = chunk.draft.iter().zip(&next).take_while(|(a, b)| a == b);
+        next.truncate(1 + right.count());
+        next
     }
 }
 
@@ -133,6 +142,10 @@ struct Simulation {
     prefilled: usize,
     /// Tokens computed.
     computed: usize,
+    /// Decides what is guessed; `None`: nothing.
+    drafts: Option<u64>,
+    /// Right guesses.
+    accepted: usize,
 }
 
 impl Simulation {
@@ -150,6 +163,8 @@ impl Simulation {
             decoding: HashSet::new(),
             prefilled: 0,
             computed: 0,
+            drafts: None,
+            accepted: 0,
         }
     }
 
@@ -186,7 +201,7 @@ impl Simulation {
         }
         let preemptions = self.scheduler.counters.preemptions;
         let running: Vec<SeqId> = self.scheduler.running.iter().map(|seq| seq.id).collect();
-        let Some(plan) = self.scheduler.plan(&mut self.blocks) else {
+        let Some(mut plan) = self.scheduler.plan(&mut self.blocks) else {
             assert!(self.decoding.is_empty());
             return false;
         };
@@ -195,13 +210,15 @@ impl Simulation {
             &running,
             self.scheduler.counters.preemptions - preemptions,
         );
+        self.guess(&mut plan);
         self.computed += plan.num_tokens();
         self.model.copy(&plan.copies);
         let tokens = self.scheduler.tokens(&plan);
         let answers = tokens.map(|chunk| (chunk.samples, self.model.run(&chunk)));
-        let sampled: Vec<u32> = answers
-            .filter_map(|(samples, token)| samples.then_some(token))
+        let sampled: Vec<Vec<u32>> = answers
+            .filter_map(|(samples, next)| samples.then_some(next))
             .collect();
+        self.accepted += sampled.iter().map(|next| next.len() - 1).sum::<usize>();
         for committed in self.scheduler.commit(&plan, &sampled, &mut self.blocks) {
             let generated = self.generated.entry(committed.seq).or_default();
             assert_eq!(generated.len(), committed.index);
@@ -213,7 +230,35 @@ impl Simulation {
         }
         assert!(self.blocks.is_consistent());
         assert!(self.scheduler.no_slot_is_lost());
+        for seq in &self.scheduler.running {
+            assert!(
+                seq.block_table.len() <= blocks_for(seq.tokens.len()),
+                "kept"
+            );
+        }
         true
+    }
+
+    /// Guesses of all lengths, some longer than there is room for, right up to some place.
+    fn guess(&mut self, plan: &mut StepPlan) {
+        let Some(seed) = self.drafts else { return };
+        let guess = |decoding: Decoding<'_>| {
+            let random = mix(seed ^ decoding.seq.0 << 32 ^ decoding.tokens.len() as u64);
+            let mut draft = undisturbed(decoding.tokens, (random % 20) as usize);
+            let wrong = (random >> 8) as usize % 40;
+            draft.iter_mut().skip(wrong).for_each(|token| *token = 7);
+            (decoding.chunk, decoding.max_draft, draft)
+        };
+        let drafts: Vec<_> = self.scheduler.decoding(plan).map(guess).collect();
+        let preemptions = self.scheduler.counters.preemptions;
+        for (chunk, most, draft) in drafts {
+            let taken = self
+                .scheduler
+                .look_ahead(plan, chunk, &draft, &mut self.blocks);
+            assert!(taken <= most.min(draft.len()));
+        }
+        assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
+        assert_eq!(self.scheduler.counters.preemptions, preemptions);
     }
 
     fn check_plan(&mut self, plan: &StepPlan, before: &[SeqId], preempted: u64) {
@@ -328,7 +373,12 @@ struct Arrival {
 
 fn arrival() -> impl Strategy<Value = Arrival> {
     (
-        (0usize..4, 1usize..130, 1usize..60),
+        (
+            0usize..4,
+            1usize..130,
+            1usize..60,
+            prop::bool::weighted(0.3),
+        ),
         -2i32..=2,
         prop::option::weighted(0.2, 0u32..100),
         prop::bool::weighted(0.9),
@@ -336,8 +386,9 @@ fn arrival() -> impl Strategy<Value = Arrival> {
         prop::bool::weighted(0.1),
     )
         .prop_map(
-            |((kind, len, max_new_tokens), priority, deadline, shares, steps, cancelled)| {
+            |((kind, len, max_new_tokens, stops), priority, deadline, shares, steps, cancelled)| {
                 let mut new = new(0, prompt(kind, len), max_new_tokens);
+                new.end.stop_token_ids.extend(stops.then_some(2));
                 new.priority = priority;
                 new.deadline = deadline.map(|steps| STEP * steps);
                 new.cache = new.cache.filter(|_| shares);
@@ -359,8 +410,10 @@ proptest! {
         spare_blocks in 0usize..6,
         swap_slots in prop_oneof![Just(0), 1u32..12],
         arrivals in prop::collection::vec(arrival(), 1..12),
+        drafts in prop::option::of(any::<u64>()),
     ) {
         let mut simulation = Simulation::new(config, spare_blocks).with_swap_space(swap_slots);
+        simulation.drafts = drafts;
         for (id, arrival) in (0..).zip(&arrivals) {
             // Refusals are counted as ends.
             let _ = simulation.add(NewSequence { id: SeqId(id), ..arrival.new.clone() });
@@ -377,6 +430,10 @@ proptest! {
             prop_assert_eq!(simulation.ended.get(&SeqId(id)), Some(&1));
             let room = config.max_model_len.saturating_sub(new.prompt.len());
             let most = new.end.max_new_tokens.min(room);
+            let most = undisturbed(&new.prompt, most)
+                .iter()
+                .position(|token| new.end.stop_token_ids.contains(token))
+                .map_or(most, |stop| stop + 1);
             let generated = simulation.generated.get(&SeqId(id)).map_or(0, Vec::len);
             prop_assert!(generated <= most);
             let limited = config.max_waiting.is_some() || config.max_waiting_tokens.is_some();
@@ -459,6 +516,63 @@ fn the_last_in_line_is_preempted_and_its_answer_goes_on_where_it_was() {
 }
 
 #[test]
+fn guesses_take_what_is_left_and_give_it_back() {
+    let mut simulation = Simulation::new(config(2, 8, 2 * BLOCK_SIZE), 1);
+    simulation.add(new(0, prompt(0, 7), 20)).unwrap();
+    simulation.add(new(1, prompt(1, 7), 2)).unwrap();
+    simulation.step();
+    simulation.step();
+    let known = simulation.generated[&SeqId(0)].len();
+    let Simulation {
+        scheduler,
+        blocks,
+        model,
+        ..
+    } = &mut simulation;
+    let mut plan = scheduler.plan(blocks).unwrap();
+    let first = scheduler.decoding(&plan).next().unwrap();
+    assert_eq!((first.seq, first.max_draft), (SeqId(0), 20 - 1 - known));
+    let before = first.tokens.to_vec();
+    let right = undisturbed(&before, 3);
+    let draft = [&right[..2], &[7; 30]].concat();
+    let taken = scheduler.look_ahead(&mut plan, 0, &draft, blocks);
+    assert_eq!(taken, 8 - plan.chunks.len(), "the budget of the step");
+    let answers = scheduler.tokens(&plan).map(|chunk| model.run(&chunk));
+    let sampled: Vec<Vec<u32>> = answers.collect();
+    assert_eq!(sampled[0], right);
+    let committed = scheduler.commit(&plan, &sampled, blocks);
+    let tokens = committed.iter().filter(|c| c.seq == SeqId(0));
+    assert_eq!(tokens.map(|c| c.token).collect::<Vec<_>>(), right);
+    let held = scheduler.running[0].block_table.len();
+    assert_eq!(held, blocks_for(before.len() + right.len()));
+    assert_eq!(blocks.num_blocks() - blocks.num_free(), held);
+}
+
+#[test]
+fn right_guesses_spare_steps_and_wrong_ones_cost_none() {
+    let steps = |drafts| {
+        let mut simulation = Simulation::new(config(4, 64, 256), 64);
+        simulation.drafts = drafts;
+        for id in 0..4 {
+            simulation
+                .add(new(id, prompt(id as usize, 20), 100))
+                .unwrap();
+        }
+        let steps = std::iter::repeat_with(|| simulation.step()).take_while(|&any| any);
+        let steps = steps.count();
+        simulation.check_answers();
+        (steps, simulation.accepted)
+    };
+    let (plain, none) = steps(None);
+    let (speculative, accepted) = steps(Some(1));
+    assert_eq!(none, 0);
+    assert!(
+        accepted > 100 && speculative < plain / 2,
+        "{accepted} {speculative} {plain}"
+    );
+}
+
+#[test]
 fn the_next_turn_of_a_chat_computes_only_what_is_new() {
     let mut simulation = Simulation::new(config(2, 256, 256), 0);
     let first = prompt(1, 40);
@@ -527,7 +641,7 @@ fn a_long_prompt_leaves_room_for_a_short_one_and_takes_all_when_alone() {
     simulation.add(new(0, prompt(0, 900), 1)).unwrap();
     let lens = |simulation: &mut Simulation| -> Vec<(u64, usize)> {
         let plan = simulation.scheduler.plan(&mut simulation.blocks).unwrap();
-        let sampled: Vec<u32> = plan.sampled().map(|_| 0).collect();
+        let sampled: Vec<_> = plan.sampled().map(|_| [0]).collect();
         simulation
             .scheduler
             .commit(&plan, &sampled, &mut simulation.blocks);
@@ -685,7 +799,7 @@ fn a_stop_token_ends_a_sequence_but_not_in_the_prompt() {
     let reasons: Vec<_> = [4, 5]
         .map(|token| {
             let plan = scheduler.plan(&mut blocks).unwrap();
-            scheduler.commit(&plan, &[token], &mut blocks)[0].finish_reason
+            scheduler.commit(&plan, &[[token]], &mut blocks)[0].finish_reason
         })
         .to_vec();
     assert_eq!(reasons, [None, Some(FinishReason::Stop)]);

@@ -1,0 +1,135 @@
+//! What a step of so many tokens takes, learnt from the steps that were made.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Times that count: their median is not moved by a step that was disturbed.
+const KEPT: usize = 5;
+/// Steps after which a time is old: what steps cost changes with the length of the contexts and with the machine's other work.
+const FORGOTTEN_AFTER: u64 = 1024;
+/// How many times as many tokens as were ever measured are believed to cost no more, so that they are tried.
+const BELIEVED: usize = 2;
+
+/// Seconds by number of tokens.
+#[derive(Debug, Default)]
+pub(super) struct StepCosts {
+    buckets: BTreeMap<usize, Bucket>,
+    /// Times observed.
+    now: u64,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    seconds: VecDeque<f64>,
+    seen: u64,
+}
+
+impl Bucket {
+    fn median(&self) -> f64 {
+        let mut sorted: Vec<f64> = self.seconds.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    }
+}
+
+impl StepCosts {
+    /// Learns from a step of `tokens` tokens.
+    pub(super) fn observe(&mut self, tokens: usize, elapsed: Duration) {
+        self.now += 1;
+        let bucket = self.buckets.entry(size_class(tokens)).or_default();
+        if self.now - bucket.seen > FORGOTTEN_AFTER {
+            bucket.seconds.clear();
+        }
+        bucket.seen = self.now;
+        bucket.seconds.truncate(KEPT - 1);
+        bucket.seconds.push_front(elapsed.as_secs_f64());
+    }
+
+    /// How long ago a step of about `tokens` tokens was seen, in steps.
+    pub(super) fn age(&self, tokens: usize) -> Option<u64> {
+        let bucket = self.buckets.get(&size_class(tokens))?;
+        Some(self.now - bucket.seen)
+    }
+
+    /// Seconds that a step of `tokens` tokens would take: between two sizes that were seen in proportion, and a little above the
+    /// largest what that one took. `None` further above, or if nothing was seen.
+    pub(super) fn estimate(&self, tokens: usize) -> Option<f64> {
+        let fresh = |(_, bucket): &(&usize, &Bucket)| self.now - bucket.seen <= FORGOTTEN_AFTER;
+        let class = size_class(tokens);
+        let below = self.buckets.range(..=class).rev().find(fresh);
+        let above = self.buckets.range(class..).find(fresh);
+        match (below, above) {
+            (Some((&low, least)), Some((&high, most))) if low < high => {
+                let share = (class - low) as f64 / (high - low) as f64;
+                let (least, most) = (least.median(), most.median());
+                Some(least + share * (most - least))
+            }
+            (Some((&low, least)), _) => (tokens <= BELIEVED * low).then(|| least.median()),
+            (None, Some((_, most))) => Some(most.median()),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Numbers of tokens that cost about the same, by the smallest of them: each up to 16, then eight classes to a doubling.
+fn size_class(tokens: usize) -> usize {
+    let dropped = tokens.max(1).ilog2().saturating_sub(3);
+    tokens >> dropped << dropped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn costs(seen: &[(usize, u64)]) -> StepCosts {
+        let mut costs = StepCosts::default();
+        for &(tokens, millis) in seen {
+            costs.observe(tokens, Duration::from_millis(millis));
+        }
+        costs
+    }
+
+    #[test]
+    fn between_what_was_seen_costs_are_in_proportion() {
+        let costs = costs(&[(1, 10), (5, 30)]);
+        let millis = |tokens| {
+            costs
+                .estimate(tokens)
+                .map(|seconds| (seconds * 1e3).round())
+        };
+        assert_eq!(millis(1), Some(10.0));
+        assert_eq!(millis(3), Some(20.0));
+        assert_eq!(millis(10), Some(30.0), "to be tried");
+        assert_eq!(millis(11), None);
+        assert_eq!(StepCosts::default().estimate(1), None);
+        assert_eq!(
+            (costs.age(1), costs.age(5), costs.age(2)),
+            (Some(1), Some(0), None)
+        );
+    }
+
+    #[test]
+    fn one_disturbed_step_changes_nothing_and_old_ones_are_forgotten() {
+        let mut costs = costs(&[(1, 10), (1, 10), (1, 500), (4, 9000)]);
+        assert_eq!(costs.estimate(1), Some(0.01));
+        for _ in 0..=FORGOTTEN_AFTER {
+            costs.observe(1, Duration::from_millis(20));
+        }
+        assert_eq!(costs.estimate(1), Some(0.02));
+        assert_eq!(
+            costs.estimate(2),
+            Some(0.02),
+            "the slow one is too long ago"
+        );
+    }
+
+    #[test]
+    fn size_classes_are_fine_where_it_matters() {
+        let classes: Vec<usize> = (1..=17).map(size_class).collect();
+        assert_eq!(classes, [&(1..=16).collect::<Vec<_>>()[..], &[16]].concat());
+        assert_eq!(
+            (size_class(511), size_class(512), size_class(0)),
+            (480, 512, 0)
+        );
+    }
+}
