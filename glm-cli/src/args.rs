@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use glm_runtime::{KvDType, Quantization};
 
-use crate::values::{self, DeviceChoice, TokenIds};
+use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
 
 const AFTER_HELP: &str = "\
 MODEL is one of:
@@ -194,6 +194,10 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 
+    /// A LoRA adapter to talk to, a directory that PEFT wrote; may be given several times: /adapter switches
+    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Vec<AdapterChoice>,
+
     /// Show, hide or switch off the model's thinking
     #[arg(long, value_name = "HOW", default_value = "show", value_enum)]
     pub thinking: Thinking,
@@ -243,6 +247,10 @@ pub struct GenerateArgs {
     /// Go on after the model's end tokens, up to --max-tokens
     #[arg(long)]
     pub ignore_eos: bool,
+
+    /// Answer with this LoRA adapter, a directory that PEFT wrote
+    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Option<AdapterChoice>,
 
     /// Report the log-probability of each token and of the N likeliest in its place (with --json)
     #[arg(long, value_name = "N", requires = "json", allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(0..=20))]
@@ -314,6 +322,9 @@ pub struct BatchArgs {
     /// computing it again
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
     pub swap_space: u64,
+    /// A LoRA adapter for the lines whose `model` is NAME, a directory that PEFT wrote; may be given several times
+    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Vec<AdapterChoice>,
 
     /// Print one JSON object about what was done
     #[arg(long)]

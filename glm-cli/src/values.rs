@@ -1,6 +1,7 @@
 //! Parsers for option values: numbers in a range, lists, devices. Each error says what would have been right.
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where to run, as written after `--device`.
@@ -59,6 +60,39 @@ impl FromStr for TokenIds {
             inner.split_whitespace().map(id).collect()
         };
         ids.map(Self)
+    }
+}
+
+/// A LoRA adapter, as written after `--adapter`: `NAME=DIR`, or `DIR`, whose last part is its name then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterChoice {
+    /// The name that requests choose it by.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+}
+
+impl FromStr for AdapterChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected NAME=DIR or DIR, found `{text}`");
+        // A name has no slash: `./a=b` is a directory.
+        let named = text.split_once('=').filter(|(name, _)| !name.contains('/'));
+        let (name, path) = match named {
+            Some((name, path)) => (name.to_owned(), path),
+            None => {
+                let last = Path::new(text).file_name().ok_or_else(wrong)?;
+                (last.to_string_lossy().into_owned(), text)
+            }
+        };
+        if name.is_empty() || path.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            name,
+            path: path.into(),
+        })
     }
 }
 
@@ -187,6 +221,27 @@ mod tests {
         assert_eq!(bytes("12B"), Ok(12));
         for wrong in ["", "GiB", "-1", "1.5GiB", "4 apples", "99999999TiB", "0x10"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn adapters_with_a_name_and_without() {
+        let adapter = |text: &str| text.parse::<AdapterChoice>();
+        for (text, name, path) in [
+            ("sql=/a/b", "sql", "/a/b"),
+            ("/a/b", "b", "/a/b"),
+            ("b/", "b", "b/"),
+            ("./x=y", "x=y", "./x=y"),
+            ("a=b=c", "a", "b=c"),
+        ] {
+            let expected = AdapterChoice {
+                name: name.to_owned(),
+                path: path.into(),
+            };
+            assert_eq!(adapter(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "=b", "a=", "/", ".."] {
+            assert!(adapter(wrong).unwrap_err().contains("NAME=DIR"), "{wrong}");
         }
     }
 

@@ -9,6 +9,7 @@ use glm_kernels::KernelError;
 
 use crate::guide::GrammarError;
 use crate::kv::file::PrefixCacheError;
+use crate::lora::{AdapterError, UnknownAdapter};
 use crate::memory::MemoryShortage;
 use crate::sampling::{InvalidSampling, NotFinite};
 
@@ -28,6 +29,9 @@ pub enum BuildError {
     /// The file of the prefix cache is another kind of file, or cannot be read.
     #[error(transparent)]
     PrefixCache(#[from] PrefixCacheError),
+    /// A LoRA adapter could not be loaded.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// `random:NAME` with a name that is not a preset.
     #[error("`random:{name}` is not a preset; presets: {known}")]
     UnknownPreset {
@@ -176,6 +180,9 @@ pub enum EngineError {
     /// The grammar that the answer must follow cannot be used, or could not be followed.
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    /// The request names a LoRA adapter that is not there.
+    #[error(transparent)]
+    Adapter(#[from] UnknownAdapter),
     /// The model computed something that is not a number, so nothing can be sampled.
     #[error("the model's logits are not finite: the weights are damaged or overflow")]
     NotFinite,

@@ -3,6 +3,7 @@
 use glm_kernels::AttnBatch;
 
 use crate::kv::BLOCK_SIZE;
+use crate::lora::AdapterRows;
 use crate::scheduler::ChunkTokens;
 
 /// Everything one forward pass needs to know: prefill, decode and any mix of them. T tokens of S sequences.
@@ -24,6 +25,8 @@ pub struct ForwardBatch {
     pub max_blocks_per_seq: usize,
     /// Rows of which logits are wanted, ascending.
     pub logit_rows: Vec<u32>,
+    /// Rows that adapters change; none where nobody asked for one.
+    pub adapters: Vec<AdapterRows>,
 }
 
 impl ForwardBatch {
@@ -103,6 +106,7 @@ mod tests {
             block_tables: vec![3, 1, 2, 0],
             max_blocks_per_seq: 2,
             logit_rows: vec![0, 1],
+            adapters: Vec::new(),
         };
         assert_eq!(batch, expected);
     }

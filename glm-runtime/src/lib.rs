@@ -39,6 +39,7 @@ pub mod internals;
 mod kv;
 mod layers;
 mod load;
+mod lora;
 mod memory;
 mod models;
 pub mod perplexity;
@@ -62,6 +63,7 @@ pub use glm_kernels::{Isa, KvDType, WeightFormat};
 pub use guide::{Grammar, GrammarError};
 pub use kv::file::{PrefixCacheError, SavedPrefixCache};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
+pub use lora::{AdapterError, AdapterInfo, UnknownAdapter};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{
     ChatOptions, Event, FinishReason, Finished, GenerateOptions, MAX_PRIORITY, Prompt, Request,

@@ -38,6 +38,8 @@ pub struct GenerateOptions {
     /// cut it short: `max_tokens`, `stop`, `stop_token_ids`. It ends where the grammar leaves nothing else to say, even before
     /// `min_tokens` and with `ignore_eos`.
     pub grammar: Option<Grammar>,
+    /// The LoRA adapter to answer with, by the name that it was loaded under; `None`: the model as it is.
+    pub adapter: Option<String>,
     /// Leave special tokens such as `<|user|>` out of the text. Default: true.
     pub skip_special_tokens: bool,
     /// Begin with keys and values that earlier requests left for the same tokens, and leave one's own. Default: true.
@@ -74,6 +76,7 @@ impl Default for GenerateOptions {
             stop_token_ids: Vec::new(),
             ignore_eos: false,
             grammar: None,
+            adapter: None,
             skip_special_tokens: true,
             prefix_cache: true,
             cache_salt: None,

@@ -8,9 +8,9 @@ use glm_runtime::{
     Engine, EngineBuilder, EngineOptions, Isa, ModelSource, OpenOptions, Quantization, Trace,
     WeightFormat,
 };
-use safetensors::{Dtype, SafeTensors};
 
 mod common;
+use common::golden::{Golden, assert_close, relative_error};
 use common::{greedy, tiny};
 
 /// Largest difference allowed, relative to the largest magnitude of the array.
@@ -26,76 +26,6 @@ const CASES: [&str; 7] = [
     "tiny-glm4-nobias",
     "tiny-glm4-yarn",
 ];
-
-/// The recorded arrays of one checkpoint.
-struct Golden {
-    file: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl Golden {
-    fn open(file: PathBuf) -> Self {
-        let bytes =
-            std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        Self { file, bytes }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.bytes)
-            .unwrap()
-            .tensor(name)
-            .is_ok()
-    }
-
-    fn words(&self, name: &str, dtype: Dtype) -> Vec<[u8; 4]> {
-        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
-        let tensor = tensors
-            .tensor(name)
-            .unwrap_or_else(|error| panic!("{} {name}: {error}", self.file.display()));
-        assert_eq!(tensor.dtype(), dtype, "{name}");
-        tensor
-            .data()
-            .chunks_exact(4)
-            .map(|word| word.try_into().unwrap())
-            .collect()
-    }
-
-    fn f32s(&self, name: &str) -> Vec<f32> {
-        self.words(name, Dtype::F32)
-            .into_iter()
-            .map(f32::from_le_bytes)
-            .collect()
-    }
-
-    fn ids(&self, name: &str) -> Vec<u32> {
-        self.words(name, Dtype::I32)
-            .into_iter()
-            .map(u32::from_le_bytes)
-            .collect()
-    }
-
-    fn prompts(&self) -> Vec<(usize, Vec<u32>)> {
-        let name = |p| format!("p{p}.input_ids");
-        (0..)
-            .take_while(|&p| self.has(&name(p)))
-            .map(|p| (p, self.ids(&name(p))))
-            .collect()
-    }
-}
-
-fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want
-        .iter()
-        .fold(0.0f32, |largest, value| largest.max(value.abs()));
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        // Not `<=` the other way round: NaN must fail.
-        assert!(
-            (got - want).abs() <= tolerance * largest,
-            "{what}[{i}]: {got} for {want}, largest {largest}"
-        );
-    }
-}
 
 fn check_trace(what: &str, golden: &Golden, prompt: usize, trace: &Trace, tolerance: f32) {
     assert_close(
@@ -241,15 +171,6 @@ fn a_prompt_crosses_a_block_boundary_and_its_answer_another() {
             "{case}: blocks hold 16 tokens, the longest prompt {longest}"
         );
     }
-}
-
-/// Length of the difference relative to the length of what is wanted.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let length = |values: &mut dyn Iterator<Item = f32>| {
-        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
-    };
-    length(&mut got.iter().zip(want).map(|(g, w)| g - w)) / length(&mut want.iter().copied())
 }
 
 /// Weights in blocks are exact; activations are rounded to 8 bits for them, which costs about two percent in a model that is

@@ -37,9 +37,9 @@ PEFT_CASES = {
     "tiny-glm4": {
         # ranks and scalings that differ from module to module; no multiple of a vector
         "patterns": ("f32", dict(
-            r=6, lora_alpha=9, use_rslora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"],
+            r=6, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"],
             rank_pattern={"o_proj": 3, r"layers\.[12]\.self_attn\.v_proj": 5},
-            alpha_pattern={"model.layers.0.self_attn.q_proj": 4, "down_proj": 2.5})),
+            alpha_pattern={"model.layers.0.self_attn.q_proj": 5, "down_proj": 1.5})),
         # some layers only; the matrices of the MLP
         "mlp": ("f16", dict(r=4, lora_alpha=4, target_modules=r"model\.layers\.\d+\.mlp\.(gate_up|down)_proj",
                             exclude_modules=["model.layers.1.mlp.down_proj"])),
@@ -51,7 +51,7 @@ PEFT_CASES = {
 MERGED_CASES = {
     # fused on both sides, and apart in the adapter
     "tiny-chatglm3": {
-        "fused": ("bf16", 8, 32, ["self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]),
+        "fused": ("bf16", 8, 12, ["self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]),
         "apart": ("f32", 4, 8, ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"]),
     },
     # apart in the checkpoint, fused in the adapter

@@ -21,7 +21,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
     let grammar = read_grammar(&args.form)?;
     let text = !args.sampling.stop.is_empty() || grammar.is_some();
-    let builder = answering_builder(&args.model, &args.cache)?;
+    let builder = answering_builder(&args.model, &args.adapter, &args.cache)?;
     let engine = match prompt {
         Prompt::TokenIds(_) if !text => builder.build().map_err(CliError::usage)?,
         _ => build_for_text(builder)?,
@@ -118,6 +118,7 @@ fn start(
         stop: args.sampling.stop.clone(),
         ignore_eos: args.ignore_eos,
         grammar,
+        adapter: args.adapter.as_ref().map(|adapter| adapter.name.clone()),
         ..GenerateOptions::default()
     };
     match prompt {

@@ -24,7 +24,7 @@ use glm_runtime::{
 use crate::args::{CacheFileArgs, ModelArgs, SamplingArgs};
 use crate::error::CliError;
 use crate::terminal::{output, progress};
-use crate::values::DeviceChoice;
+use crate::values::{AdapterChoice, DeviceChoice};
 
 /// Refuses a device that this build does not have.
 fn check_device(device: DeviceChoice) -> Result<(), CliError> {
@@ -50,9 +50,16 @@ fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
         .progress(progress::for_terminal()))
 }
 
-/// An engine that answers, not built yet: with the prefix cache of the last run.
-fn answering_builder(args: &ModelArgs, cache: &CacheFileArgs) -> Result<EngineBuilder, CliError> {
-    Ok(builder(args)?.prefix_cache_file(cache.prefix_cache_file.clone()))
+/// An engine that answers, not built yet: with LoRA adapters, and the prefix cache of the last run.
+fn answering_builder<'a>(
+    args: &ModelArgs,
+    adapters: impl IntoIterator<Item = &'a AdapterChoice>,
+    cache: &CacheFileArgs,
+) -> Result<EngineBuilder, CliError> {
+    let builder = builder(args)?.prefix_cache_file(cache.prefix_cache_file.clone());
+    Ok(adapters.into_iter().fold(builder, |builder, adapter| {
+        builder.adapter(&adapter.name, &adapter.path)
+    }))
 }
 
 /// Writes the prefix cache if there is a file for it. What was asked for is done by now, so that this fails is a remark.

@@ -1,6 +1,6 @@
 //! [`EngineHandle`]: what the rest of a program holds of an engine that runs on its own thread.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,6 +18,7 @@ use super::{Engine, ModelInfo};
 use crate::error::EngineError;
 use crate::guide::{EndRules, Guide, GuideFactory};
 use crate::kv::file::{PrefixCacheError, SavedPrefixCache};
+use crate::lora::{AdapterError, AdapterInfo, AdapterRegistry, UnknownAdapter};
 use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
@@ -72,6 +73,7 @@ pub(super) struct Front {
     pub(super) default_sampling: SamplingParams,
     /// `None` without a tokenizer.
     pub(super) guides: Option<GuideFactory>,
+    pub(super) adapters: AdapterRegistry,
 }
 
 impl Front {
@@ -208,6 +210,9 @@ impl EngineHandle {
         self.front.limits.check(&request)?;
         self.accepting()?;
         self.front.check_grammar(&request.options)?;
+        self.front
+            .adapters
+            .find(request.options.adapter.as_deref())?;
         let unseen = self.commands.len();
         self.front
             .limits
@@ -260,6 +265,18 @@ impl EngineHandle {
         self.look(ids, Engine::score)
     }
 
+    /// As [`Self::score`], by the model under a LoRA adapter.
+    ///
+    /// # Errors
+    /// As [`Self::score`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn score_with_adapter(&self, ids: &[u32], name: &str) -> Result<Vec<f32>, EngineError> {
+        self.front.adapters.find(Some(name))?;
+        let name = name.to_owned();
+        self.look(ids, move |engine, ids| {
+            engine.score_with_adapter(ids, &name)
+        })
+    }
+
     /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
     /// `ids.len() - 1` values. Runs like [`Self::score`].
     ///
@@ -291,6 +308,38 @@ impl EngineHandle {
         });
         self.send(Command::Score { len, job })?;
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// Loads a LoRA adapter from a directory that PEFT wrote: requests can choose it by `name` from now on. It is loaded on the
+    /// calling thread, and requests are served meanwhile.
+    ///
+    /// # Errors
+    /// [`AdapterError`]: it cannot be read, does not fit the model or the memory, or the name is taken.
+    pub fn load_adapter(
+        &self,
+        name: &str,
+        path: impl AsRef<Path>,
+    ) -> Result<AdapterInfo, AdapterError> {
+        self.front.adapters.load(name, path.as_ref())
+    }
+
+    /// Takes an adapter out: no new request finds it. Those that use it end undisturbed, and with the last of them its memory is
+    /// free.
+    ///
+    /// # Errors
+    /// [`UnknownAdapter`] if there is none of this name.
+    pub fn unload_adapter(&self, name: &str) -> Result<AdapterInfo, UnknownAdapter> {
+        self.front.adapters.unload(name)
+    }
+
+    /// The adapters that requests can choose, by name, and then those that were unloaded and are still in use.
+    pub fn adapters(&self) -> Vec<AdapterInfo> {
+        self.front.adapters.infos()
+    }
+
+    /// Whether requests can choose an adapter of this name.
+    pub fn has_adapter(&self, name: &str) -> bool {
+        self.front.adapters.contains(name)
     }
 
     /// Takes no new requests from now on and gives back those that have not started, in the order in which they would have,

@@ -24,6 +24,7 @@ mod tests;
 mod worker;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,7 @@ use crate::forward::ForwardBatch;
 use crate::guide::{Guide, prepare_during};
 use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
+use crate::lora::{AdapterError, AdapterInfo, AdapterRows, AdapterUse, UnknownAdapter};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
 use crate::request::{FinishReason, Finished, GenerateOptions, Request, RequestId, Timings, Usage};
@@ -89,6 +91,8 @@ struct Active {
     speculates: bool,
     /// See [`GenerateOptions::prediction`].
     prediction: Vec<u32>,
+    /// For an answer of the model under an adapter.
+    adapter: Option<AdapterUse>,
     usage: Usage,
     /// What was asked for, until a step works on it: it may be handed back.
     unstarted: Option<GenerateOptions>,
@@ -170,6 +174,10 @@ impl Engine {
             stop_token_ids.extend(&self.eos_token_ids);
         }
         let guide = self.front.guide(&request, &stop_token_ids)?;
+        let adapter = self
+            .front
+            .adapters
+            .find(request.options.adapter.as_deref())?;
         let Request { prompt, options } = request;
         let unstarted = Some(options.clone());
         let mut sampler =
@@ -186,6 +194,7 @@ impl Engine {
             guide,
             speculates: options.speculation,
             prediction: options.prediction,
+            adapter,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
@@ -198,11 +207,12 @@ impl Engine {
         };
         let prompt_len = prompt.len();
         let share = self.prefix_cache && options.prefix_cache;
+        let adapter_id = active.adapter.as_ref().map(AdapterUse::id);
         let new = NewSequence {
             id: SeqId(id.0),
             prompt,
             end,
-            cache: share.then(|| CacheSalt::from(options.cache_salt)),
+            cache: share.then(|| CacheSalt::from(options.cache_salt).with_adapter(adapter_id)),
             priority: options.priority,
             deadline: options
                 .timeout
@@ -316,7 +326,8 @@ impl Engine {
     /// The forward pass and the next tokens of each of [`StepPlan::sampled`].
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
         self.copy_blocks(plan)?;
-        let batch = ForwardBatch::new(self.scheduler.tokens(plan));
+        let mut batch = ForwardBatch::new(self.scheduler.tokens(plan));
+        batch.adapters = self.adapter_rows(plan, &batch);
         if batch.logit_rows.is_empty() {
             self.model
                 .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
@@ -337,6 +348,15 @@ impl Engine {
             }
         };
         Ok(plan.sampled().zip(plan.drafts()).map(sample).collect())
+    }
+
+    /// The rows of a step that adapters change.
+    fn adapter_rows(&self, plan: &StepPlan, batch: &ForwardBatch) -> Vec<AdapterRows> {
+        let adapters = plan.chunks.iter().map(|chunk| {
+            let active = self.requests.get(&chunk.seq)?;
+            active.adapter.as_ref().map(AdapterUse::adapter)
+        });
+        AdapterRows::group(&batch.query_start, adapters)
     }
 
     fn commit(&mut self, plan: &StepPlan, sampled: Vec<SampledRun>, events: &mut Vec<SeqEvent>) {
@@ -442,7 +462,10 @@ impl Engine {
         let scheduled = self.scheduler.counters();
         let speculated = self.speculator.as_ref().map(Speculator::counters);
         let speculated = speculated.unwrap_or_default();
+        let (adapters, adapter_bytes) = self.front.adapters.totals();
         EngineStats {
+            adapters,
+            adapter_bytes,
             waiting: self.scheduler.num_waiting(),
             waiting_tokens: self.scheduler.num_waiting_tokens(),
             running: self.scheduler.num_running(),
@@ -466,6 +489,31 @@ impl Engine {
     /// What was loaded, and how.
     pub fn model_info(&self) -> &ModelInfo {
         &self.front.info
+    }
+
+    /// Loads a LoRA adapter: see [`EngineHandle::load_adapter`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_adapter(
+        &self,
+        name: &str,
+        path: impl AsRef<Path>,
+    ) -> Result<AdapterInfo, AdapterError> {
+        self.front.adapters.load(name, path.as_ref())
+    }
+
+    /// Takes a LoRA adapter out: see [`EngineHandle::unload_adapter`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unload_adapter(&self, name: &str) -> Result<AdapterInfo, UnknownAdapter> {
+        self.front.adapters.unload(name)
+    }
+
+    /// The adapters: see [`EngineHandle::adapters`].
+    pub fn adapters(&self) -> Vec<AdapterInfo> {
+        self.front.adapters.infos()
     }
 
     /// Where the time of steps goes, for those who ask.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use glm_core::{
-    ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig, Tokenizer,
+    Adapter, ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig,
+    Tokenizer,
 };
 use glm_kernels::{CpuOptions, Device, KvDType};
 
@@ -20,6 +21,7 @@ use crate::error::BuildError;
 use crate::guide::GuideFactory;
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype};
 use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
+use crate::lora::{AdapterError, AdapterRegistry, packed_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate};
 use crate::models::{CausalLm, Glm, Glm4};
 use crate::profile::Profiler;
@@ -63,6 +65,7 @@ impl Engine {
         let own_weights = weight_bytes(&source, quantize);
         let weights = own_weights
             .saturating_add(draft_weights)
+            .saturating_add(adapter_bytes(options, source.config())?)
             .saturating_add(options.swap_space.unwrap_or(0));
         let (sizes, kv_budget) = Sizes::decide(source.config().dense(), options, weights)?;
         let draft_kv = draft.as_ref().map_or(0, |draft| draft.kv_bytes(&sizes));
@@ -84,6 +87,9 @@ impl Engine {
             quantize,
         );
         let kv_dtype = sizes.kv_dtype;
+        for (name, path) in &options.adapters {
+            front.adapters.load(name, path)?;
+        }
         let mut engine = Self::assemble(
             device,
             model,
@@ -266,6 +272,16 @@ fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
     }
 }
 
+/// Bytes of memory that the adapters to be loaded will take. What is wrong with them is said here, before the weights are read.
+fn adapter_bytes(options: &EngineOptions, model: &ModelConfig) -> Result<u64, BuildError> {
+    let mut bytes: u64 = 0;
+    for (_, path) in &options.adapters {
+        let adapter = Adapter::open(path, model).map_err(AdapterError::from)?;
+        bytes = bytes.saturating_add(packed_bytes(&adapter));
+    }
+    Ok(bytes)
+}
+
 /// End-of-sequence ids: `generation_config.json` first, else the config's.
 fn eos_token_ids(source: &ModelSource) -> Vec<u32> {
     let generation = source
@@ -377,6 +393,7 @@ impl Front {
             chat_format,
             default_sampling,
             guides,
+            adapters: AdapterRegistry::new(device, source.config()),
         }
     }
 }

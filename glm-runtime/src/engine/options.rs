@@ -61,6 +61,8 @@ pub struct EngineOptions {
     pub speculation: Speculation,
     /// Seed of `random:` weights (default 0) and of requests that bring no seed of their own (default: a fresh one).
     pub seed: Option<u64>,
+    /// LoRA adapters to load with the model: the name that requests choose one by, and its directory.
+    pub adapters: Vec<(String, PathBuf)>,
     /// Refuse a model without a tokenizer before its weights are loaded.
     pub require_tokenizer: bool,
     /// Never touch the network.
@@ -91,6 +93,7 @@ impl std::fmt::Debug for EngineOptions {
             .field("swap_space", &self.swap_space)
             .field("speculation", &self.speculation)
             .field("seed", &self.seed)
+            .field("adapters", &self.adapters)
             .field("require_tokenizer", &self.require_tokenizer)
             .field("offline", &self.offline)
             .finish_non_exhaustive()
@@ -178,6 +181,13 @@ impl EngineBuilder {
     /// See [`EngineOptions::speculation`].
     pub fn speculation(mut self, speculation: Speculation) -> Self {
         self.options.speculation = speculation;
+        self
+    }
+
+    /// Loads a LoRA adapter with the model: a directory that PEFT wrote. Requests choose it by
+    /// [`name`](crate::GenerateOptions::adapter). May be called several times.
+    pub fn adapter(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.options.adapters.push((name.into(), path.into()));
         self
     }
 

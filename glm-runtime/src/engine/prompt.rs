@@ -7,6 +7,7 @@ use super::Engine;
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
 use crate::kv::{BlockId, blocks_for};
+use crate::lora::{AdapterRows, AdapterUse};
 use crate::sampling::{InvalidSampling, LogProbs, MAX_LOGPROBS, TokenLogprob, log_sum_exp};
 use crate::scheduler::ChunkTokens;
 
@@ -43,7 +44,19 @@ impl Engine {
     /// [`EngineError::ContextLength`] if `ids` do not fit into the context; [`EngineError::KvCacheFull`] if running
     /// requests hold the blocks it needs, which cannot happen while the engine is idle; [`EngineError::NotFinite`].
     pub fn score(&mut self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let nll = self.score_with(ids, |row, id| {
+        self.score_under(ids, None)
+    }
+
+    /// As [`Self::score`], by the model under a LoRA adapter.
+    ///
+    /// # Errors
+    /// As [`Self::score`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn score_with_adapter(&mut self, ids: &[u32], name: &str) -> Result<Vec<f32>, EngineError> {
+        self.score_under(ids, Some(name))
+    }
+
+    fn score_under(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Vec<f32>, EngineError> {
+        let nll = self.score_with(ids, adapter, |row, id| {
             (log_sum_exp(row) - f64::from(row[id as usize])) as f32
         })?;
         all_finite(nll, |&nll| nll)
@@ -60,7 +73,7 @@ impl Engine {
         top: usize,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
         check_top(top)?;
-        let logprobs = self.score_with(ids, |row, id| {
+        let logprobs = self.score_with(ids, None, |row, id| {
             let report = LogProbs::new(row, top);
             PromptLogprob {
                 id,
@@ -75,10 +88,11 @@ impl Engine {
     fn score_with<T>(
         &mut self,
         ids: &[u32],
+        adapter: Option<&str>,
         each: impl Fn(&[f32], u32) -> T,
     ) -> Result<Vec<T>, EngineError> {
         let mut scores = Vec::with_capacity(ids.len().saturating_sub(1));
-        self.for_each_chunk(ids, |engine, batch, end| {
+        self.for_each_chunk(ids, adapter, |engine, batch, end| {
             let x = engine
                 .model
                 .hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
@@ -96,8 +110,20 @@ impl Engine {
     /// # Errors
     /// As [`Self::score`].
     pub fn trace(&mut self, ids: &[u32]) -> Result<Trace, EngineError> {
+        self.trace_under(ids, None)
+    }
+
+    /// As [`Self::trace`], of the model under a LoRA adapter.
+    ///
+    /// # Errors
+    /// As [`Self::trace`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn trace_with_adapter(&mut self, ids: &[u32], name: &str) -> Result<Trace, EngineError> {
+        self.trace_under(ids, Some(name))
+    }
+
+    fn trace_under(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Trace, EngineError> {
         let mut trace = Trace::default();
-        self.for_each_chunk(ids, |engine, batch, _| {
+        self.for_each_chunk(ids, adapter, |engine, batch, _| {
             let mut layer = 0;
             let x = engine
                 .model
@@ -124,9 +150,11 @@ impl Engine {
     fn for_each_chunk(
         &mut self,
         ids: &[u32],
+        adapter: Option<&str>,
         mut each: impl FnMut(&mut Self, &ForwardBatch, usize) -> Result<(), KernelError>,
     ) -> Result<(), EngineError> {
         self.front.limits.check_score(ids)?;
+        let adapter = self.front.adapters.find(adapter)?;
         let block_table = self
             .blocks
             .allocate(blocks_for(ids.len()))
@@ -134,11 +162,10 @@ impl Engine {
         let step = self.max_num_batched_tokens;
         let result = (0..ids.len()).step_by(step).try_for_each(|start| {
             let end = ids.len().min(start + step);
-            each(
-                self,
-                &chunk_batch(&ids[start..end], start, &block_table),
-                end,
-            )
+            let mut batch = chunk_batch(&ids[start..end], start, &block_table);
+            let adapter = adapter.as_ref().map(AdapterUse::adapter);
+            batch.adapters = AdapterRows::group(&batch.query_start, std::iter::once(adapter));
+            each(self, &batch, end)
         });
         self.blocks.release(block_table);
         Ok(result?)

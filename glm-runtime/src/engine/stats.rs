@@ -18,6 +18,10 @@ pub struct EngineStats {
     pub kv_blocks_free: usize,
     /// How many of the free blocks hold the beginning of a text that may come again.
     pub kv_blocks_cached: usize,
+    /// LoRA adapters that requests can choose: [`EngineHandle::adapters`](crate::EngineHandle::adapters) lists them.
+    pub adapters: usize,
+    /// Bytes that they take, and those that were unloaded and are still in use.
+    pub adapter_bytes: u64,
     /// Forward passes.
     pub steps: u64,
     /// Prompt tokens computed, recomputed ones included.

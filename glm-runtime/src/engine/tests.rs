@@ -12,6 +12,7 @@ use super::limits::Limits;
 use super::open::Sizes;
 use super::*;
 use crate::error::BuildError;
+use crate::lora::AdapterRegistry;
 use crate::request::{Event, GenerateOptions};
 use crate::scheduler::SchedulerConfig;
 use crate::{EngineHandle, ErrorKind, SamplingParams};
@@ -102,14 +103,14 @@ pub(super) fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
         prefix_cache: true,
         scheduler,
     };
-    let front = front(scheduler);
+    let front = front(scheduler, &device, &config);
     (
         Engine::assemble(device, Box::new(model), sizes, front, vec![50], Some(0)).unwrap(),
         gate,
     )
 }
 
-fn front(scheduler: SchedulerConfig) -> Front {
+fn front(scheduler: SchedulerConfig, device: &Device, config: &ModelConfig) -> Front {
     let info = ModelInfo {
         name: "counter".to_owned(),
         ..ModelInfo::default()
@@ -127,6 +128,7 @@ fn front(scheduler: SchedulerConfig) -> Front {
         chat_format: None,
         default_sampling: SamplingParams::greedy(),
         guides: None,
+        adapters: AdapterRegistry::new(device, config),
     }
 }
 

@@ -8,22 +8,35 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{BLOCK_SIZE, BlockId};
+use crate::lora::AdapterId;
 
 /// Separates those who may share blocks from those who may not: only requests with the same salt do. Whoever could see that
-/// a prompt was answered from the cache would learn that somebody else had sent it.
+/// a prompt was answered from the cache would learn that somebody else had sent it; and under an adapter the same tokens have
+/// other keys and values.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct CacheSalt(Option<Arc<str>>);
+pub struct CacheSalt {
+    tenant: Option<Arc<str>>,
+    adapter: Option<AdapterId>,
+}
 
 impl From<Option<String>> for CacheSalt {
-    fn from(salt: Option<String>) -> Self {
-        Self(salt.map(Arc::from))
+    fn from(tenant: Option<String>) -> Self {
+        Self {
+            tenant: tenant.map(Arc::from),
+            adapter: None,
+        }
     }
 }
 
 impl CacheSalt {
-    /// The tenant, for those who keep blocks outside of this engine: `None` if they must not.
+    /// The same tenant's salt for requests under this adapter.
+    pub fn with_adapter(self, adapter: Option<AdapterId>) -> Self {
+        Self { adapter, ..self }
+    }
+
+    /// The tenant, for those who keep blocks where this engine's adapters have no names: `None` under one.
     pub fn tenant(&self) -> Option<Option<&str>> {
-        Some(self.0.as_deref())
+        self.adapter.is_none().then_some(self.tenant.as_deref())
     }
 }
 

@@ -12,7 +12,7 @@ mod rope;
 
 pub use attention::Attention;
 pub use embedding::Embedding;
-pub use linear::Linear;
+pub use linear::{AdaptedLinear, Linear};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use rope::RotaryEmbedding;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, Device as CandleDevice, Result, Tensor as Candle};
+use glm_core::Projection;
 use glm_kernels::{
     AttnDims, CpuOptions, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor, Weight,
     WeightBuilder, WeightFormat,
@@ -12,6 +13,7 @@ use super::*;
 use crate::forward::ForwardBatch;
 use crate::kv::{BLOCK_SIZE, BlockId};
 use crate::load::mix;
+use crate::lora::Site;
 use crate::scheduler::ChunkTokens;
 
 /// Tokens: two blocks and a bit.
@@ -53,6 +55,19 @@ fn tensor(device: &Device, seed: u64, shape: &[usize]) -> (Tensor, Candle) {
     )
 }
 
+fn adapted(weight: Weight, bias: Option<Tensor>, projection: Projection) -> AdaptedLinear {
+    AdaptedLinear {
+        base: Linear {
+            weight: Arc::new(weight),
+            bias,
+        },
+        site: Site {
+            layer: 0,
+            projection,
+        },
+    }
+}
+
 fn assert_close(got: &Tensor, want: &Candle) {
     let want: Vec<f32> = want.flatten_all().unwrap().to_vec1().unwrap();
     let isa = got.device().isa().name();
@@ -91,10 +106,10 @@ fn mlp_equals_candle() -> Result<()> {
     let want = (candle_nn::ops::silu(&halves[0])? * &halves[1])?.matmul(&down.t()?)?;
     assert_close(
         &Mlp {
-            gate_up_proj,
-            down_proj,
+            gate_up_proj: adapted(gate_up_proj, None, Projection::GateUp),
+            down_proj: adapted(down_proj, None, Projection::Down),
         }
-        .forward(&x)
+        .forward(&x, &ForwardBatch::default())
         .unwrap(),
         &want,
     );
@@ -171,14 +186,8 @@ fn attention_equals_candle_across_blocks_in_any_order() -> Result<()> {
     let want = candle_attention(&candle_x, &candle_qkv, &candle_bias, &candle_o, &inv_freq)?;
 
     let attention = Attention {
-        qkv_proj: Linear {
-            weight: Arc::new(qkv),
-            bias: Some(bias),
-        },
-        o_proj: Linear {
-            weight: Arc::new(o),
-            bias: None,
-        },
+        qkv_proj: adapted(qkv, Some(bias), Projection::Qkv),
+        o_proj: adapted(o, None, Projection::Output),
         dims,
     };
     let chunk = ChunkTokens {

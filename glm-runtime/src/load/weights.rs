@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use glm_core::{DenseConfig, Progress};
+use glm_core::{DenseConfig, Progress, Projection};
 use glm_kernels::{
     AttnDims, Device, KernelError, Tensor, Weight, WeightBuilder, WeightFormat, quant,
 };
@@ -15,7 +15,8 @@ use super::quantization::Quantization;
 use super::random::RandomWeights;
 use super::source::{ModelSource, TensorSpec};
 use crate::error::BuildError;
-use crate::layers::{Attention, Embedding, Linear, Mlp, RmsNorm, RotaryEmbedding};
+use crate::layers::{AdaptedLinear, Attention, Embedding, Linear, Mlp, RmsNorm, RotaryEmbedding};
+use crate::lora::Site;
 
 /// Rows of a random tensor that one task draws: enough work to be worth handing out, little enough to balance.
 const ROWS_PER_TASK: usize = 256;
@@ -141,17 +142,23 @@ impl<'a> WeightLoader<'a> {
         })
     }
 
-    pub(crate) fn mlp(&mut self, prefix: &str) -> Result<Mlp, BuildError> {
+    /// The MLP of a layer.
+    pub(crate) fn mlp(&mut self, layer: usize) -> Result<Mlp, BuildError> {
         let (c, f) = (self.config().hidden_size, self.config().intermediate_size);
+        let name = |part: &str| format!("model.layers.{layer}.mlp.{part}.weight");
+        let gate_up = self.weight(c, &[(&name("gate_up_proj"), 2 * f)])?;
+        let down = self.weight(f, &[(&name("down_proj"), c)])?;
         Ok(Mlp {
-            gate_up_proj: self.weight(c, &[(&format!("{prefix}.gate_up_proj.weight"), 2 * f)])?,
-            down_proj: self.weight(f, &[(&format!("{prefix}.down_proj.weight"), c)])?,
+            gate_up_proj: adapted(gate_up, None, layer, Projection::GateUp),
+            down_proj: adapted(down, None, layer, Projection::Down),
         })
     }
 
-    /// Query, key and value become one matrix, whether the checkpoint holds them apart or fused; each keeps its format.
-    pub(crate) fn attention(&mut self, prefix: &str) -> Result<Attention, BuildError> {
+    /// The attention of a layer. Query, key and value become one matrix, whether the checkpoint holds them apart or fused; each
+    /// keeps its format.
+    pub(crate) fn attention(&mut self, layer: usize) -> Result<Attention, BuildError> {
         let config = self.config();
+        let prefix = format!("model.layers.{layer}.self_attn");
         let dims = AttnDims {
             num_heads: config.num_attention_heads,
             num_kv_heads: config.num_key_value_heads,
@@ -185,14 +192,8 @@ impl<'a> WeightLoader<'a> {
             &[(&format!("{prefix}.o_proj.weight"), config.hidden_size)],
         )?;
         Ok(Attention {
-            qkv_proj: Linear {
-                weight: Arc::new(weight),
-                bias,
-            },
-            o_proj: Linear {
-                weight: Arc::new(o_proj),
-                bias: None,
-            },
+            qkv_proj: adapted(weight, bias, layer, Projection::Qkv),
+            o_proj: adapted(o_proj, None, layer, Projection::Output),
             dims,
         })
     }
@@ -254,6 +255,21 @@ impl<'a> WeightLoader<'a> {
         if let Some(progress) = self.progress {
             progress.advance(tensor_bytes(spec, spec.format));
         }
+    }
+}
+
+fn adapted(
+    weight: Weight,
+    bias: Option<Tensor>,
+    layer: usize,
+    projection: Projection,
+) -> AdaptedLinear {
+    AdaptedLinear {
+        base: Linear {
+            weight: Arc::new(weight),
+            bias,
+        },
+        site: Site { layer, projection },
     }
 }
 

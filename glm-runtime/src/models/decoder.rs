@@ -12,8 +12,8 @@ use crate::load::WeightLoader;
 
 /// One layer of a [`Decoder`].
 pub trait DecoderLayer: Send + Sync + Sized {
-    /// The layer whose tensors' names start with `prefix`.
-    fn load(weights: &mut WeightLoader<'_>, prefix: &str) -> Result<Self, BuildError>;
+    /// The layer of this number.
+    fn load(weights: &mut WeightLoader<'_>, layer: usize) -> Result<Self, BuildError>;
 
     /// Adds the layer's attention and MLP to the residual stream `x`, `[T, C]`.
     fn forward(
@@ -67,7 +67,7 @@ impl<L: DecoderLayer> Decoder<L> {
         let config = weights.config().clone();
         let embed_tokens = weights.embedding()?;
         let layers = (0..config.num_hidden_layers)
-            .map(|i| L::load(weights, &format!("model.layers.{i}")))
+            .map(|layer| L::load(weights, layer))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             rotary_emb: weights.rotary_embedding()?,

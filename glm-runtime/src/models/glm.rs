@@ -36,16 +36,17 @@ impl DecoderLayer for GlmLayer {
             .self_attn
             .forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
         let normed = self.post_attention_layernorm.add_forward(x, &attn)?;
-        add(x, &self.mlp.forward(&normed)?)
+        add(x, &self.mlp.forward(&normed, batch)?)
     }
 
-    fn load(weights: &mut WeightLoader<'_>, prefix: &str) -> Result<Self, BuildError> {
+    fn load(weights: &mut WeightLoader<'_>, layer: usize) -> Result<Self, BuildError> {
+        let prefix = format!("model.layers.{layer}");
         Ok(Self {
             input_layernorm: weights.rms_norm(&format!("{prefix}.input_layernorm"))?,
-            self_attn: weights.attention(&format!("{prefix}.self_attn"))?,
+            self_attn: weights.attention(layer)?,
             post_attention_layernorm: weights
                 .rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
-            mlp: weights.mlp(&format!("{prefix}.mlp"))?,
+            mlp: weights.mlp(layer)?,
         })
     }
 }

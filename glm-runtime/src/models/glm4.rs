@@ -40,19 +40,20 @@ impl DecoderLayer for Glm4Layer {
         let attn = self.post_self_attn_layernorm.forward(&attn)?;
         let mlp = self
             .mlp
-            .forward(&self.post_attention_layernorm.add_forward(x, &attn)?)?;
+            .forward(&self.post_attention_layernorm.add_forward(x, &attn)?, batch)?;
         add(x, &self.post_mlp_layernorm.forward(&mlp)?)
     }
 
-    fn load(weights: &mut WeightLoader<'_>, prefix: &str) -> Result<Self, BuildError> {
+    fn load(weights: &mut WeightLoader<'_>, layer: usize) -> Result<Self, BuildError> {
+        let prefix = format!("model.layers.{layer}");
         Ok(Self {
             input_layernorm: weights.rms_norm(&format!("{prefix}.input_layernorm"))?,
-            self_attn: weights.attention(&format!("{prefix}.self_attn"))?,
+            self_attn: weights.attention(layer)?,
             post_self_attn_layernorm: weights
                 .rms_norm(&format!("{prefix}.post_self_attn_layernorm"))?,
             post_attention_layernorm: weights
                 .rms_norm(&format!("{prefix}.post_attention_layernorm"))?,
-            mlp: weights.mlp(&format!("{prefix}.mlp"))?,
+            mlp: weights.mlp(layer)?,
             post_mlp_layernorm: weights.rms_norm(&format!("{prefix}.post_mlp_layernorm"))?,
         })
     }

@@ -1,6 +1,8 @@
 //! Shared by the integration tests.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod golden;
+
 use std::path::PathBuf;
 
 use glm_runtime::{Engine, Finished, GenerateOptions, Request, SeqEvent};

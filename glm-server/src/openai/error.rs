@@ -86,6 +86,7 @@ impl From<EngineError> for ApiError {
             EngineError::MinTokens { .. } => Some("min_tokens"),
             EngineError::EmptyStop => Some("stop"),
             EngineError::Priority(_) => Some("priority"),
+            EngineError::Adapter(_) => Some("adapter"),
             EngineError::Template(_) => Some("messages"),
             _ => None,
         };

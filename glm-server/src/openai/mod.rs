@@ -5,7 +5,8 @@
 //!
 //! A field that OpenAI does not have is ignored, unless it is one of the extensions that vLLM made common (`top_k`, `min_p`,
 //! `repetition_penalty`, …). A field that OpenAI has and this version cannot honour is an error that names it, unless its
-//! value asks for nothing. `model` may be any name: an engine has one model.
+//! value asks for nothing. `model` may be any name: an engine has one
+//! model. If it is that of a LoRA adapter, the adapter answers; `adapter` asks for one in so many words.
 
 mod error;
 mod fields;

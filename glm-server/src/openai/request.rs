@@ -234,6 +234,7 @@ fn call(
         shape,
         n,
         logprobs: options.sampling.logprobs.is_some(),
+        adapter: options.adapter.clone(),
         stop_token_ids: options.stop_token_ids.clone(),
     };
     let request = |prompt: Vec<u32>| Request::new(prompt).with_options(options.clone());
@@ -252,6 +253,7 @@ fn options(engine: &EngineHandle, fields: Fields<'_>) -> Result<GenerateOptions,
         sampling: sampling(engine.default_sampling().clone(), fields)?,
         min_tokens: fields.get("min_tokens")?.unwrap_or(default.min_tokens),
         stop: fields.texts("stop")?,
+        adapter: adapter(engine, fields)?,
         stop_token_ids: fields.get("stop_token_ids")?.unwrap_or_default(),
         ignore_eos: fields.get("ignore_eos")?.unwrap_or(default.ignore_eos),
         skip_special_tokens: fields
@@ -261,6 +263,13 @@ fn options(engine: &EngineHandle, fields: Fields<'_>) -> Result<GenerateOptions,
         priority: fields.get("priority")?.unwrap_or(default.priority),
         ..default
     })
+}
+
+/// The LoRA adapter of the name in `adapter`, or else in `model`, where vLLM's clients say it; any other `model` is the engine's own.
+fn adapter(engine: &EngineHandle, fields: Fields<'_>) -> Result<Option<String>, ApiError> {
+    let model: Option<String> = fields.get("model")?;
+    let adapter = fields.get("adapter")?;
+    Ok(adapter.or(model.filter(|name| engine.has_adapter(name))))
 }
 
 fn sampling(default: SamplingParams, fields: Fields<'_>) -> Result<SamplingParams, ApiError> {

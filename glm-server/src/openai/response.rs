@@ -18,6 +18,8 @@ pub struct Form {
     pub(super) shape: Shape,
     pub(super) n: usize,
     pub(super) logprobs: bool,
+    /// What answers instead of the model itself.
+    pub(super) adapter: Option<String>,
     pub(super) stop_token_ids: Vec<u32>,
 }
 
@@ -48,7 +50,7 @@ impl Form {
             "id": format!("{prefix}-{}", stamp.id),
             "object": object,
             "created": stamp.created,
-            "model": engine.model_info().name,
+            "model": self.adapter.as_ref().unwrap_or(&engine.model_info().name),
             "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
             "usage": self.usage(answers),
             "system_fingerprint": null,

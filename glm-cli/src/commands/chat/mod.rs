@@ -15,7 +15,7 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_for_text(answering_builder(&args.model, &args.cache)?)?;
+    let engine = build_for_text(answering_builder(&args.model, &args.adapter, &args.cache)?)?;
     engine.chat_format().map_err(engine_error)?;
     print_remarks(&engine);
     let mut session = Session::new(engine.clone(), args);
@@ -97,6 +97,8 @@ fn obey(session: &mut Session, command: &Slash) -> Result<(), CliError> {
             session.reset();
             Ok(())
         }
+        Slash::Adapter(None) => output::print(&session.adapters()),
+        Slash::Adapter(Some(name)) => session.choose_adapter(name),
         Slash::Save(path) => session.save(path),
         Slash::Load(path) => session.load(path),
         Slash::Stats => output::print(&session.stats()),

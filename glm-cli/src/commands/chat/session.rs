@@ -32,6 +32,7 @@ impl Session {
             sampling: sampling(&args.sampling, args.model.seed, &engine),
             max_tokens: args.sampling.max_tokens,
             stop: args.sampling.stop.clone(),
+            adapter: args.adapter.first().map(|adapter| adapter.name.clone()),
             ..GenerateOptions::default()
         };
         let enable_thinking = (args.thinking == Thinking::Off).then_some(false);
@@ -60,6 +61,35 @@ impl Session {
 
     pub fn set_system(&mut self, system: Option<String>) {
         self.system = system;
+    }
+
+    /// The LoRA adapters, a line each, the one that answers marked.
+    pub fn adapters(&self) -> String {
+        let chosen = self.options.generate.adapter.as_deref();
+        let line = |name: &str| {
+            let mark = if chosen == Some(name) { '*' } else { ' ' };
+            format!("{mark} {name}\n")
+        };
+        let adapters = self.engine.adapters();
+        let lines: String = adapters.iter().map(|adapter| line(&adapter.name)).collect();
+        if lines.is_empty() {
+            "no adapters; --adapter NAME=DIR loads one\n".to_owned()
+        } else {
+            lines
+        }
+    }
+
+    /// Has an adapter answer from now on, or with `none` the model itself.
+    pub fn choose_adapter(&mut self, name: &str) -> Result<(), CliError> {
+        let adapters = self.engine.adapters();
+        let known = adapters.iter().any(|adapter| adapter.name == name);
+        if !known && name != "none" {
+            return Err(CliError::Usage(format!(
+                "no adapter `{name}`; /adapter lists them"
+            )));
+        }
+        self.options.generate.adapter = known.then(|| name.to_owned());
+        Ok(())
     }
 
     pub fn reset(&mut self) {

@@ -4,13 +4,21 @@ use std::path::PathBuf;
 
 /// All commands, for completion.
 pub const NAMES: &[&str] = &[
-    "/help", "/load ", "/quit", "/reset", "/save ", "/stats", "/system ",
+    "/adapter ",
+    "/help",
+    "/load ",
+    "/quit",
+    "/reset",
+    "/save ",
+    "/stats",
+    "/system ",
 ];
 
 /// What `/help` prints.
 pub const HELP: &str = "\
 /help            this list
 /system [TEXT]   set what the model is told before the conversation; without TEXT, show it
+/adapter [NAME]  answer with this LoRA adapter, `none` for the model itself; without NAME, list them
 /reset           forget the conversation, keep the system message
 /save FILE       write the conversation as OpenAI messages (JSON)
 /load FILE       go on with a conversation from a file
@@ -24,6 +32,7 @@ Ctrl-C stops an answer. A line that ends with \\ goes on in the next; \"\"\" ope
 pub enum Slash {
     Help,
     System(Option<String>),
+    Adapter(Option<String>),
     Reset,
     Save(PathBuf),
     Load(PathBuf),
@@ -45,6 +54,8 @@ pub fn parse(line: &str) -> Option<Result<Slash, String>> {
         ("help", "") => Ok(Slash::Help),
         ("system", "") => Ok(Slash::System(None)),
         ("system", text) => Ok(Slash::System(Some(text.to_owned()))),
+        ("adapter", "") => Ok(Slash::Adapter(None)),
+        ("adapter", name) => Ok(Slash::Adapter(Some(name.to_owned()))),
         ("reset", "") => Ok(Slash::Reset),
         ("stats", "") => Ok(Slash::Stats),
         ("quit" | "exit", "") => Ok(Slash::Quit),
@@ -73,6 +84,11 @@ mod tests {
         assert_eq!(
             parse("/save a b.json"),
             Some(Ok(Slash::Save("a b.json".into())))
+        );
+        assert_eq!(parse("/adapter"), Some(Ok(Slash::Adapter(None))));
+        assert_eq!(
+            parse("/adapter law"),
+            Some(Ok(Slash::Adapter(Some("law".into()))))
         );
         assert_eq!(parse("/quit"), Some(Ok(Slash::Quit)));
     }
