@@ -290,6 +290,31 @@ fn what_was_computed_otherwise_is_not_used() {
 }
 
 #[test]
+fn what_was_computed_under_an_adapter_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cache");
+    let build = || {
+        let engine = builder("tiny-glm4", KvDType::F32).prefix_cache_file(path.clone());
+        engine.adapter("mlp", tiny("tiny-glm4/adapters/mlp"))
+    };
+    let mut engine = build().build_engine().unwrap();
+    let mut adapted = request(3, 70);
+    adapted.options.adapter = Some("mlp".to_owned());
+    engine.submit(adapted.clone()).unwrap();
+    let answer = run(&mut engine);
+    assert_eq!(engine.save_prefix_cache(&path).unwrap().blocks, 0);
+    let plain = ask(&mut engine);
+    assert_eq!(engine.save_prefix_cache(&path).unwrap().blocks, 6);
+    let mut engine = build().build_engine().unwrap();
+    assert_eq!(ask(&mut engine), (plain.0, 64));
+    engine.submit(adapted).unwrap();
+    let (tokens, finished) = run_to_end(&mut engine);
+    assert_eq!(finished[0].usage.cached_tokens, 0);
+    let ids = |tokens: &Tokens| tokens.iter().map(|t| (t.1, t.2)).collect::<Vec<_>>();
+    assert_eq!(ids(&tokens), ids(&answer));
+}
+
+#[test]
 fn a_file_that_must_not_be_replaced_is_refused_before_anything_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("letter.txt");
