@@ -1,6 +1,6 @@
 //! [`EngineHandle`]: what the rest of a program holds of an engine that runs on its own thread.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -372,13 +372,13 @@ impl EngineHandle {
     /// [`PrefixCacheError`]: the file cannot be written, or is there and no prefix cache.
     pub fn save_prefix_cache(
         &self,
-        path: impl Into<PathBuf>,
+        path: impl AsRef<Path>,
     ) -> Result<SavedPrefixCache, PrefixCacheError> {
         let (reply, saved) = async_channel::bounded(1);
-        let path = path.into();
+        let path = path.as_ref().to_owned();
         let job: ScoreJob = Box::new(move |engine| {
             // The caller may have given up waiting.
-            let _ = reply.try_send(engine.save_prefix_cache(&path));
+            let _ = reply.try_send(engine.save_prefix_cache(path));
         });
         // No block is needed for it.
         self.send(Command::Score { len: 0, job })

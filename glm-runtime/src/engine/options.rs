@@ -50,7 +50,7 @@ pub struct EngineOptions {
     /// those differ; default: yes. They take only memory that nobody needs.
     pub prefix_cache: Option<bool>,
     /// Begin with the prefix cache that is in this file, if it is there and was written by an engine that computes the same, and
-    /// write it when the engine drains or ends. It holds the tokens of prompts and answers; default: none. See
+    /// write it when the engine drains or ends; a program that exits should drain it first. It holds the tokens of prompts and answers; default: none. See
     /// [`Engine::save_prefix_cache`].
     pub prefix_cache_file: Option<PathBuf>,
     /// Bytes of host memory for requests that lose their blocks to others: what they have computed is copied there and back, instead

@@ -57,7 +57,11 @@ impl Engine {
     ///
     /// # Errors
     /// [`PrefixCacheError`]: the file cannot be written, or is there and no prefix cache.
-    pub fn save_prefix_cache(&mut self, path: &Path) -> Result<SavedPrefixCache, PrefixCacheError> {
+    pub fn save_prefix_cache(
+        &mut self,
+        path: impl AsRef<Path>,
+    ) -> Result<SavedPrefixCache, PrefixCacheError> {
+        let path = path.as_ref();
         let identity = self.keeper.source.identity(&self.device, &self.kv)?;
         let saved = file::save(path, &identity, &self.blocks, &self.kv)?;
         if self.keeper.file.as_deref() == Some(path) {
