@@ -2,7 +2,7 @@
 
 use glm_runtime::{
     AdapterError, Engine, EngineBuilder, EngineError, ErrorKind, GenerateOptions, Isa, Request,
-    SamplingParams,
+    SamplingParams, Speculation,
 };
 
 mod common;
@@ -157,6 +157,9 @@ fn companions_of_other_adapters_chunks_and_preemption_change_nothing() {
                 "{model}, {step} tokens in a step"
             );
         }
+        let guessing = adapted(model).speculation(Speculation::prompt_lookup());
+        let mut engine = guessing.build_engine().unwrap();
+        assert_eq!(together(&mut engine), alone, "{model}, speculation");
         let mut crowded = adapted(model).kv_cache_tokens(128).build_engine().unwrap();
         assert_eq!(together(&mut crowded), alone, "{model}, crowded");
         assert!(crowded.stats().preemptions > 0);
@@ -282,7 +285,11 @@ fn a_handle_loads_adapters_while_requests_run() {
     assert_eq!(stream.wait().unwrap().token_ids(), golden.ids("p0.greedy"));
     assert_eq!(running.wait().unwrap().tokens.len(), 16);
     let plain = engine.score(&ids).unwrap();
-    assert_ne!(engine.score_with_adapter(&ids, "law").unwrap(), plain);
+    let scored = engine.score_with_adapter(&ids, "law").unwrap();
+    assert_ne!(scored, plain);
+    let logprobs = engine.prompt_logprobs_with_adapter(&ids, 0, "law").unwrap();
+    let logprobs: Vec<f32> = logprobs.iter().map(|token| -token.logprob).collect();
+    assert_close("logprobs", &logprobs, &scored, 1e-6);
     engine.unload_adapter("law").unwrap();
     assert!(engine.adapters().is_empty());
 }

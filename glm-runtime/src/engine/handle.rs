@@ -292,6 +292,24 @@ impl EngineHandle {
         self.look(ids, move |engine, ids| engine.prompt_logprobs(ids, top))
     }
 
+    /// As [`Self::prompt_logprobs`], by the model under a LoRA adapter.
+    ///
+    /// # Errors
+    /// As [`Self::prompt_logprobs`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn prompt_logprobs_with_adapter(
+        &self,
+        ids: &[u32],
+        top: usize,
+        name: &str,
+    ) -> Result<Vec<PromptLogprob>, EngineError> {
+        check_top(top)?;
+        self.front.adapters.find(Some(name))?;
+        let name = name.to_owned();
+        self.look(ids, move |engine, ids| {
+            engine.prompt_logprobs_with_adapter(ids, top, &name)
+        })
+    }
+
     fn look<T: Send + 'static>(
         &self,
         ids: &[u32],

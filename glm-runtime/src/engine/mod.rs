@@ -352,6 +352,9 @@ impl Engine {
 
     /// The rows of a step that adapters change.
     fn adapter_rows(&self, plan: &StepPlan, batch: &ForwardBatch) -> Vec<AdapterRows> {
+        if !self.front.adapters.in_use() {
+            return Vec::new();
+        }
         let adapters = plan.chunks.iter().map(|chunk| {
             let active = self.requests.get(&chunk.seq)?;
             active.adapter.as_ref().map(AdapterUse::adapter)

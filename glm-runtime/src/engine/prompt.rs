@@ -72,8 +72,30 @@ impl Engine {
         ids: &[u32],
         top: usize,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
+        self.prompt_logprobs_under(ids, top, None)
+    }
+
+    /// As [`Self::prompt_logprobs`], by the model under a LoRA adapter.
+    ///
+    /// # Errors
+    /// As [`Self::prompt_logprobs`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn prompt_logprobs_with_adapter(
+        &mut self,
+        ids: &[u32],
+        top: usize,
+        name: &str,
+    ) -> Result<Vec<PromptLogprob>, EngineError> {
+        self.prompt_logprobs_under(ids, top, Some(name))
+    }
+
+    fn prompt_logprobs_under(
+        &mut self,
+        ids: &[u32],
+        top: usize,
+        adapter: Option<&str>,
+    ) -> Result<Vec<PromptLogprob>, EngineError> {
         check_top(top)?;
-        let logprobs = self.score_with(ids, None, |row, id| {
+        let logprobs = self.score_with(ids, adapter, |row, id| {
             let report = LogProbs::new(row, top);
             PromptLogprob {
                 id,

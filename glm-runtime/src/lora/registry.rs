@@ -42,6 +42,8 @@ pub(crate) struct AdapterRegistry {
     device: Device,
     model: ModelConfig,
     next_id: AtomicU64,
+    /// One more for each [`AdapterUse`] of any adapter.
+    users: Arc<()>,
     state: Mutex<State>,
 }
 
@@ -61,17 +63,20 @@ struct Entry {
 
 /// A request's hold on its adapter.
 #[derive(Debug)]
-pub(crate) struct AdapterUse(Entry);
+pub(crate) struct AdapterUse {
+    entry: Entry,
+    _user: Arc<()>,
+}
 
 impl AdapterUse {
     /// The adapter.
     pub(crate) fn adapter(&self) -> &Arc<LoraAdapter> {
-        &self.0.adapter
+        &self.entry.adapter
     }
 
     /// What separates its keys and values from others' in the prefix cache.
     pub(crate) fn id(&self) -> AdapterId {
-        self.0.adapter.id
+        self.entry.adapter.id
     }
 }
 
@@ -82,6 +87,7 @@ impl AdapterRegistry {
             device: device.clone(),
             model: model.clone(),
             next_id: AtomicU64::new(0),
+            users: Arc::new(()),
             state: Mutex::default(),
         }
     }
@@ -133,7 +139,10 @@ impl AdapterRegistry {
         let Some(name) = name else { return Ok(None) };
         let state = self.state();
         match state.loaded.get(name) {
-            Some(entry) => Ok(Some(AdapterUse(entry.clone()))),
+            Some(entry) => Ok(Some(AdapterUse {
+                entry: entry.clone(),
+                _user: self.users.clone(),
+            })),
             None => Err(unknown(name, &state)),
         }
     }
@@ -141,6 +150,11 @@ impl AdapterRegistry {
     /// Whether there is an adapter of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.state().loaded.contains_key(name)
+    }
+
+    /// Whether any request uses an adapter.
+    pub(crate) fn in_use(&self) -> bool {
+        Arc::strong_count(&self.users) > 1
     }
 
     /// All of them by name, then those that are in use although unloaded.
