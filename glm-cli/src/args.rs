@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use glm_runtime::{KvDType, Quantization};
+use glm_runtime::{DraftLength, KvDType, Quantization, Speculation};
 
 use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
 
@@ -167,6 +167,33 @@ pub struct SamplingArgs {
     pub stop: Vec<String>,
 }
 
+/// How the next tokens are guessed. Answers are the same with and without.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Speculation")]
+pub struct SpeculationArgs {
+    /// Guess several tokens ahead to be faster: off, ngram or draft=MODEL
+    ///
+    /// ngram guesses what followed the last few tokens earlier in prompt and answer; draft=MODEL asks a smaller model of the same
+    /// vocabulary. Answers stay the same, and what does not pay is not guessed.
+    #[arg(long, value_name = "HOW", value_parser = values::speculation)]
+    pub speculate: Option<Speculation>,
+
+    /// Most tokens to guess in a step, 1 to 64 [default: 8]
+    #[arg(long, value_name = "N", requires = "speculate", allow_negative_numbers = true, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub draft_tokens: Option<u8>,
+}
+
+impl SpeculationArgs {
+    /// What was asked for.
+    pub fn speculation(&self) -> Speculation {
+        let speculation = self.speculate.clone().unwrap_or_default();
+        match self.draft_tokens {
+            Some(max) => speculation.with_length(DraftLength::Adaptive { max: max.into() }),
+            None => speculation,
+        }
+    }
+}
+
 /// What happens to a model's thinking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Thinking {
@@ -204,6 +231,8 @@ pub struct ChatArgs {
 
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -264,6 +293,8 @@ pub struct GenerateArgs {
     pub form: FormArgs,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -330,6 +361,8 @@ pub struct BatchArgs {
     #[arg(long)]
     pub json: bool,
 
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -610,6 +643,34 @@ mod tests {
         assert!(parse("glm-cli generate --raw --prompt-ids 1").is_err());
         assert!(parse("glm-cli generate --logprobs 3 --prompt a").is_err());
         assert!(parse("glm-cli generate --logprobs 21 --json --prompt a").is_err());
+    }
+
+    #[test]
+    fn commands_that_answer_take_a_way_to_guess() {
+        let guess = |line: &str| {
+            let args = match Cli::try_parse_from(line.split(' ')).ok()?.command {
+                Command::Chat(args) => args.speculation,
+                Command::Generate(args) => args.speculation,
+                Command::Batch(args) => args.speculation,
+                _ => return None,
+            };
+            Some(args.speculation())
+        };
+        let ngram = Speculation::prompt_lookup();
+        let draft = Speculation::draft_model("a=b").with_length(DraftLength::Adaptive { max: 3 });
+        assert_eq!(guess("glm-cli chat"), Some(Speculation::Off));
+        assert_eq!(guess("glm-cli chat --speculate ngram"), Some(ngram.clone()));
+        let batch = "glm-cli batch --input a --output b --speculate";
+        assert_eq!(guess(&format!("{batch} off")), Some(Speculation::Off));
+        assert_eq!(guess(&format!("{batch} ngram")), Some(ngram));
+        let generate = "glm-cli generate --draft-tokens";
+        assert_eq!(
+            guess(&format!("{generate} 3 --speculate draft=a=b")),
+            Some(draft)
+        );
+        assert_eq!(guess(&format!("{generate} 0 --speculate ngram")), None);
+        assert_eq!(guess(&format!("{generate} 3")), None);
+        assert_eq!(guess("glm-cli chat --speculate draft="), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use glm_runtime::Speculation;
+
 /// Where to run, as written after `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -93,6 +95,18 @@ impl FromStr for AdapterChoice {
             name,
             path: path.into(),
         })
+    }
+}
+
+/// A way to guess tokens, as written after `--speculate`.
+pub fn speculation(text: &str) -> Result<Speculation, String> {
+    match (text, text.strip_prefix("draft=")) {
+        ("off", _) => Ok(Speculation::Off),
+        ("ngram", _) => Ok(Speculation::prompt_lookup()),
+        (_, Some(model)) if !model.is_empty() => Ok(Speculation::draft_model(model)),
+        _ => Err(format!(
+            "expected off, ngram or draft=MODEL, found `{text}`"
+        )),
     }
 }
 

@@ -21,7 +21,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
     let grammar = read_grammar(&args.form)?;
     let text = !args.sampling.stop.is_empty() || grammar.is_some();
-    let builder = answering_builder(&args.model, &args.adapter, &args.cache)?;
+    let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?;
     let engine = match prompt {
         Prompt::TokenIds(_) if !text => builder.build().map_err(CliError::usage)?,
         _ => build_for_text(builder)?,
@@ -41,12 +41,22 @@ fn print_answer(
     if args.json {
         let prompt_token_ids = stream.prompt_token_ids().to_vec();
         let completion = stream.wait().map_err(engine_error)?;
-        return output::print_json(&report(
+        let mut report = report(
             engine,
             &prompt_token_ids,
             &completion,
             args.logprobs.is_some(),
-        ));
+        );
+        if args.speculation.speculate.is_some() {
+            // What was counted in the last step is known when the engine is idle.
+            engine.drain();
+            let stats = engine.stats();
+            report["speculation"] = json!({
+                "drafted_tokens": stats.drafted_tokens,
+                "accepted_tokens": stats.accepted_tokens,
+            });
+        }
+        return output::print_json(&report);
     }
     if engine.model_info().has_tokenizer {
         print_text(stream)

@@ -21,7 +21,7 @@ use glm_runtime::{
     Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams,
 };
 
-use crate::args::{CacheFileArgs, ModelArgs, SamplingArgs};
+use crate::args::{CacheFileArgs, ModelArgs, SamplingArgs, SpeculationArgs};
 use crate::error::CliError;
 use crate::terminal::{output, progress};
 use crate::values::{AdapterChoice, DeviceChoice};
@@ -55,8 +55,11 @@ fn answering_builder<'a>(
     args: &ModelArgs,
     adapters: impl IntoIterator<Item = &'a AdapterChoice>,
     cache: &CacheFileArgs,
+    speculation: &SpeculationArgs,
 ) -> Result<EngineBuilder, CliError> {
-    let builder = builder(args)?.prefix_cache_file(cache.prefix_cache_file.clone());
+    let builder = builder(args)?
+        .prefix_cache_file(cache.prefix_cache_file.clone())
+        .speculation(speculation.speculation());
     Ok(adapters.into_iter().fold(builder, |builder, adapter| {
         builder.adapter(&adapter.name, &adapter.path)
     }))

@@ -15,7 +15,12 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_for_text(answering_builder(&args.model, &args.adapter, &args.cache)?)?;
+    let engine = build_for_text(answering_builder(
+        &args.model,
+        &args.adapter,
+        &args.cache,
+        &args.speculation,
+    )?)?;
     engine.chat_format().map_err(engine_error)?;
     print_remarks(&engine);
     let mut session = Session::new(engine.clone(), args);

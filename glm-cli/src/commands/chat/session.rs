@@ -212,6 +212,13 @@ impl Session {
             }
             text.push('\n');
         }
+        let stats = self.engine.stats();
+        if stats.drafted_tokens > 0 {
+            text += &format!(
+                "guesses  {} of {} tokens right\n",
+                stats.accepted_tokens, stats.drafted_tokens
+            );
+        }
         text
     }
 }
