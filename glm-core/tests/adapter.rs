@@ -295,6 +295,14 @@ fn tensors_that_do_not_fit_the_model_are_refused() {
         let opened = all().module(path, 8, [64, 128]).open();
         assert_says(opened, &["twice"]);
     }
+    let mut mixed = all();
+    mixed.tensors[1].name =
+        "base_model.model.transformer.encoder.layers.1.self_attn.q_proj.lora_B.weight".into();
+    assert_says(mixed.open(), &["has no place"]);
+    let qkv = "model.layers.0.self_attn.qkv_proj";
+    let mut mixed = all().module(qkv, 8, [64, 128]);
+    mixed.tensors[5].name = "base_model.model.transformer.encoder.layers.0.self_attention.query_key_value.lora_B.weight".into();
+    assert_says(mixed.open(), &["query_key_value.lora_B", "twice"]);
     let mut lonely = Files::new();
     lonely.tensors.pop();
     assert_says(lonely.open(), &["lora_B", "v_proj", "missing"]);

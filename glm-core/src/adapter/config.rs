@@ -117,7 +117,7 @@ impl LoraConfig {
         }
         Err(LoadError::Config {
             file: self.file.clone(),
-            field: format!("lora_alpha` of `{module}"),
+            field: format!("lora_alpha` of `{module}"), // shown between backticks
             expected: "a number that divided by the rank fits into 32 bits".into(),
             found: alpha.to_string(),
         })

@@ -129,8 +129,12 @@ impl Adapter {
                 Place::of(module, model.dense()).ok_or_else(|| unexpected(raw, &file, model))?;
             config.check_targeted(module, place.layer, file.path())?;
             tensors.push(tensor_info(raw, &file)?);
-            let pair = pairs.entry(place).or_default();
-            if pair.halves[half].replace((index, module)).is_some() {
+            let pair = pairs.entry(place).or_insert_with(|| Pair::new(module));
+            let before = match half {
+                Half::A => pair.a.replace(index),
+                Half::B => pair.b.replace(index),
+            };
+            if before.is_some() || pair.module != module {
                 return Err(twice(&raw.name, &file));
             }
         }
@@ -254,13 +258,29 @@ fn rows_of(suffix: &str, config: &DenseConfig) -> Option<(Projection, Range<usiz
     })
 }
 
-/// A and B of a module, each with its index among the tensors and the module's path.
-#[derive(Default)]
-struct Pair<'a> {
-    halves: [Option<(usize, &'a str)>; 2],
+/// Which matrix of a module a tensor is.
+enum Half {
+    A,
+    B,
 }
 
-impl Pair<'_> {
+/// A and B of a module by their index among the tensors.
+struct Pair<'a> {
+    /// The module's path.
+    module: &'a str,
+    a: Option<usize>,
+    b: Option<usize>,
+}
+
+impl<'a> Pair<'a> {
+    fn new(module: &'a str) -> Self {
+        Self {
+            module,
+            a: None,
+            b: None,
+        }
+    }
+
     fn module(
         &self,
         place: &Place,
@@ -269,12 +289,13 @@ impl Pair<'_> {
         model: &DenseConfig,
         file: &SourceFile,
     ) -> Result<AdapterModule, LoadError> {
-        let (a, b, module) = match self.halves {
-            [Some((a, module)), Some((b, _))] => (a, b, module),
-            [Some((_, module)), None] => return Err(lonely(module, "lora_B", "lora_A", file)),
-            [None, Some((_, module))] => return Err(lonely(module, "lora_A", "lora_B", file)),
-            [None, None] => unreachable!("a pair is made for a tensor"),
-        };
+        let module = self.module;
+        let a = self
+            .a
+            .ok_or_else(|| lonely(module, "lora_A", "lora_B", file))?;
+        let b = self
+            .b
+            .ok_or_else(|| lonely(module, "lora_B", "lora_A", file))?;
         let rows = place.start..place.end;
         let rank = config.rank(module);
         let shapes = [
@@ -304,21 +325,16 @@ impl Pair<'_> {
     }
 }
 
-/// The path of the module that a tensor belongs to, and whether it is its A (0) or its B (1).
+/// The path of the module that a tensor belongs to, and which of its matrices it is.
 fn split_name<'a>(
     raw: &'a RawTensor,
     file: &SourceFile,
     model: &ModelConfig,
-) -> Result<(&'a str, usize), LoadError> {
+) -> Result<(&'a str, Half), LoadError> {
     let name = raw.name.strip_prefix(PREFIX);
     let split = name.and_then(|name| {
-        let a = name
-            .strip_suffix(".lora_A.weight")
-            .map(|module| (module, 0));
-        a.or_else(|| {
-            name.strip_suffix(".lora_B.weight")
-                .map(|module| (module, 1))
-        })
+        let half = |suffix, half| name.strip_suffix(suffix).map(|module| (module, half));
+        half(".lora_A.weight", Half::A).or_else(|| half(".lora_B.weight", Half::B))
     });
     match split {
         Some((module, _)) if ["lm_head", "transformer.output_layer"].contains(&module) => {
