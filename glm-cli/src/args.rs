@@ -349,6 +349,10 @@ pub struct BatchArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
 
+    /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    pub kv_cache_tokens: Option<usize>,
+
     /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
     /// computing it again
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
