@@ -103,9 +103,20 @@ fn a_batch_takes_both_kinds_of_room() {
     fs::write(place("in"), format!("{}\n{}\n", line(1), line(2))).unwrap();
     let (input, output, cache) = (place("in"), place("out"), place("cache"));
     let args = ["batch", "--input", &input, "--output", &output];
-    let more = ["--prefix-cache-file", &cache, "--swap-space", "64MiB"];
+    let more = [
+        "--prefix-cache-file",
+        &cache,
+        "--swap-space",
+        "64MiB",
+        "--kv-cache-tokens",
+        "8192",
+    ];
     let run = glm(&[&args[..], &more].concat());
-    assert!(run.stderr.contains("KV cache: "), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("KV cache: 512 blocks"),
+        "{}",
+        run.stderr
+    );
     run.ok();
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 2);
     assert!(fs::metadata(&cache).unwrap().len() > 1000);
