@@ -40,6 +40,9 @@ impl Engine {
         for ((chunk, seq), draft) in chunks.into_iter().zip(drafts) {
             let guide = self.requests.get_mut(&seq).and_then(|a| a.guide.as_mut());
             let allowed = guide.map_or(draft.len(), |guide| guide.num_allowed(&draft));
+            if allowed == 0 && !draft.is_empty() {
+                speculator.refused(seq);
+            }
             self.scheduler
                 .look_ahead(plan, chunk, &draft[..allowed], &mut self.blocks);
         }

@@ -289,6 +289,11 @@ impl Speculator {
         self.control.stepped(tokens, elapsed);
     }
 
+    /// Learns that not even the first token guessed for a sequence was possible.
+    pub(crate) fn refused(&mut self, seq: SeqId) {
+        self.control.verified(seq, 1, 0);
+    }
+
     /// Learns how many of the tokens guessed for a sequence were right.
     pub(crate) fn verified(&mut self, seq: SeqId, drafted: usize, accepted: usize) {
         self.counters.drafted += drafted as u64;
