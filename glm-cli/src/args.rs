@@ -451,6 +451,10 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "FILE", requires = "ids", value_hint = ValueHint::FilePath)]
     pub logits: Option<PathBuf>,
 
+    /// Predict with this LoRA adapter, a directory that PEFT wrote
+    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Option<AdapterChoice>,
+
     /// Tokens in a window [default: 2048, or the model's context length if shorter]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub window: Option<usize>,

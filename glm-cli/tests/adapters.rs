@@ -39,6 +39,24 @@ fn generate_answers_with_the_adapter() {
 }
 
 #[test]
+fn perplexity_is_that_of_the_adapter() {
+    let folder = tempfile::tempdir().unwrap();
+    let ids = folder.path().join("ids.json");
+    fs::write(&ids, "[5, 6, 7, 8, 9, 10]").unwrap();
+    let (checkpoint, patterns) = (model("tiny-glm4"), adapter("patterns"));
+    let perplexity = |args: &[&str]| {
+        let rest = ["--model", arg(&checkpoint), "--ids", arg(&ids), "--json"];
+        glm(&[&["perplexity"][..], args, &rest].concat()).json()["perplexity"].clone()
+    };
+    let adapted = perplexity(&["--adapter", &patterns]);
+    assert_ne!(adapted, perplexity(&[]));
+    let logits = folder.path().join("logits");
+    let both = perplexity(&["--adapter", &patterns, "--logits", arg(&logits)]);
+    assert_eq!(both, adapted);
+    assert!(fs::metadata(&logits).unwrap().len() > 0);
+}
+
+#[test]
 fn chat_begins_with_the_first_adapter() {
     let checkpoint = model("tiny-glm4");
     let chat = |args: &[&str]| {

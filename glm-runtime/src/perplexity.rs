@@ -51,8 +51,8 @@ pub enum PerplexityError {
 /// Scores `ids` in windows of at most `window` tokens that do not overlap.
 ///
 /// Each window starts with `prefix` (such as `[gMASK]<sop>`), which counts towards its length and is not scored itself. With
-/// an empty prefix the first token of a window has nothing to be predicted from and is not scored either. `progress` hears
-/// how many tokens each finished window took from `ids`.
+/// an empty prefix the first token of a window has nothing to be predicted from and is not scored either. `adapter` names the
+/// LoRA adapter to score with, if any. `progress` hears how many tokens each finished window took from `ids`.
 ///
 /// # Errors
 /// [`PerplexityError::TooShort`], [`PerplexityError::Window`], [`PerplexityError::Engine`].
@@ -61,6 +61,7 @@ pub fn perplexity(
     prefix: &[u32],
     ids: &[u32],
     window: usize,
+    adapter: Option<&str>,
     mut progress: impl FnMut(usize),
 ) -> Result<Perplexity, PerplexityError> {
     let max_model_len = engine.model_info().max_model_len;
@@ -80,7 +81,11 @@ pub fn perplexity(
         let input = [prefix, tokens].concat();
         // A single token left over at the end may have nothing to be predicted from.
         if input.len() > unscored {
-            nll.extend_from_slice(&engine.score(&input)?[unscored - 1..]);
+            let scores = match adapter {
+                Some(name) => engine.score_with_adapter(&input, name)?,
+                None => engine.score(&input)?,
+            };
+            nll.extend_from_slice(&scores[unscored - 1..]);
         }
         progress(tokens.len());
     }

@@ -60,9 +60,16 @@ fn answering_builder<'a>(
     let builder = builder(args)?
         .prefix_cache_file(cache.prefix_cache_file.clone())
         .speculation(speculation.speculation());
-    Ok(adapters.into_iter().fold(builder, |builder, adapter| {
+    Ok(with_adapters(builder, adapters))
+}
+
+fn with_adapters<'a>(
+    builder: EngineBuilder,
+    adapters: impl IntoIterator<Item = &'a AdapterChoice>,
+) -> EngineBuilder {
+    adapters.into_iter().fold(builder, |builder, adapter| {
         builder.adapter(&adapter.name, &adapter.path)
-    }))
+    })
 }
 
 /// Writes the prefix cache if there is a file for it. What was asked for is done by now, so that this fails is a remark.
@@ -75,16 +82,8 @@ fn keep_prefix_cache(engine: &EngineHandle, cache: &CacheFileArgs) {
     }
 }
 
-/// Loads the model; whatever is wrong with it or does not fit is a wrong argument.
-fn build_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
-    builder(args)?.build().map_err(CliError::usage)
-}
-
-/// Loads a model that text goes into; one without a tokenizer is refused before its weights are read.
-fn build_text_engine(args: &ModelArgs) -> Result<EngineHandle, CliError> {
-    build_for_text(builder(args)?)
-}
-
+/// Loads a model that text goes into; one without a tokenizer is refused before its weights are read. Whatever is wrong with it or
+/// does not fit is a wrong argument.
 fn build_for_text(builder: EngineBuilder) -> Result<EngineHandle, CliError> {
     builder
         .require_tokenizer(true)

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use glm_runtime::EngineHandle;
 use glm_runtime::perplexity::{Perplexity, PerplexityError, perplexity};
+use glm_runtime::{EngineBuilder, EngineHandle};
 use serde_json::json;
 
-use super::{build_engine, build_text_engine, builder, engine_error, read_text_file};
+use super::{build_for_text, builder, engine_error, read_text_file, with_adapters};
 use crate::args::PerplexityArgs;
 use crate::error::CliError;
 use crate::terminal::{output, progress};
@@ -21,8 +21,8 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     let text = args.file.as_deref().map(read_text_file).transpose()?;
     let engine = match (&ids, &args.logits) {
         (Some(ids), Some(path)) => write_logits(args, ids, path)?,
-        (Some(_), None) => build_engine(&args.model)?,
-        (None, _) => build_text_engine(&args.model)?,
+        (Some(_), None) => adapted(args)?.build().map_err(CliError::usage)?,
+        (None, _) => build_for_text(adapted(args)?)?,
     };
     let (prefix, ids) = match (ids, text) {
         (Some(ids), _) => (Vec::new(), ids),
@@ -32,13 +32,13 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
         .window
         .unwrap_or(DEFAULT_WINDOW.min(engine.model_info().max_model_len));
     let bar = progress::counter("scoring", ids.len());
-    let result =
-        perplexity(&engine, &prefix, &ids, window, |done| bar.inc(done as u64)).map_err(|error| {
-            match error {
-                PerplexityError::Engine(error) => engine_error(error),
-                wrong => CliError::usage(wrong),
-            }
-        });
+    let result = perplexity(&engine, &prefix, &ids, window, adapter_name(args), |done| {
+        bar.inc(done as u64);
+    })
+    .map_err(|error| match error {
+        PerplexityError::Engine(error) => engine_error(error),
+        wrong => CliError::usage(wrong),
+    });
     bar.finish_and_clear();
     let result = result?;
     if args.json {
@@ -46,6 +46,15 @@ pub fn run(args: &PerplexityArgs) -> Result<(), CliError> {
     } else {
         output::print(&describe(&result))
     }
+}
+
+/// An engine with the adapter that is asked for, not built yet.
+fn adapted(args: &PerplexityArgs) -> Result<EngineBuilder, CliError> {
+    Ok(with_adapters(builder(&args.model)?, &args.adapter))
+}
+
+fn adapter_name(args: &PerplexityArgs) -> Option<&str> {
+    args.adapter.as_ref().map(|adapter| adapter.name.as_str())
 }
 
 fn describe(result: &Perplexity) -> String {
@@ -67,10 +76,12 @@ fn describe(result: &Perplexity) -> String {
 
 /// Writes `[tokens, vocab_size]` logits, and gives the engine back that computed them.
 fn write_logits(args: &PerplexityArgs, ids: &[u32], path: &Path) -> Result<EngineHandle, CliError> {
-    let mut engine = builder(&args.model)?
-        .build_engine()
-        .map_err(CliError::usage)?;
-    let trace = engine.trace(ids).map_err(engine_error)?;
+    let mut engine = adapted(args)?.build_engine().map_err(CliError::usage)?;
+    let trace = match adapter_name(args) {
+        Some(name) => engine.trace_with_adapter(ids, name),
+        None => engine.trace(ids),
+    };
+    let trace = trace.map_err(engine_error)?;
     let write = || {
         let mut file = BufWriter::new(File::create(path)?);
         for value in &trace.logits {
