@@ -289,6 +289,21 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// Search for the likeliest answer along N beams; it is printed when it is found
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive,
+          conflicts_with_all = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "form"])]
+    pub beams: Option<usize>,
+
+    /// With --beams: above 0 favours long answers, below 0 short ones
+    #[arg(
+        long,
+        value_name = "X",
+        requires = "beams",
+        allow_negative_numbers = true,
+        default_value = "1"
+    )]
+    pub length_penalty: f64,
+
     #[command(flatten)]
     pub form: FormArgs,
     #[command(flatten)]
@@ -651,6 +666,10 @@ mod tests {
         assert!(parse("glm-cli generate --raw --prompt-ids 1").is_err());
         assert!(parse("glm-cli generate --logprobs 3 --prompt a").is_err());
         assert!(parse("glm-cli generate --logprobs 21 --json --prompt a").is_err());
+        assert!(parse("glm-cli generate --beams 3 --length-penalty -1 --prompt a").is_ok());
+        assert!(parse("glm-cli generate --beams 3 --temperature 1 --prompt a").is_err());
+        assert!(parse("glm-cli generate --beams 3 --regex a --prompt a").is_err());
+        assert!(parse("glm-cli generate --length-penalty 1 --prompt a").is_err());
     }
 
     #[test]

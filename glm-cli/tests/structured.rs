@@ -35,6 +35,30 @@ fn an_answer_has_the_form_that_was_asked_for() {
 }
 
 #[test]
+fn one_beam_is_greedy_and_several_are_searched() {
+    let run = |args: &[&str]| {
+        let prompt = [
+            "generate",
+            "--raw",
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "6",
+        ];
+        glm(&[&prompt, args].concat())
+    };
+    let greedy = run(&["--json", "--temperature", "0"]).json();
+    let one = run(&["--json", "--beams", "1"]).json();
+    assert_eq!(one["token_ids"], greedy["token_ids"]);
+    assert_eq!(one["usage"], greedy["usage"]);
+    assert_eq!(one["usage"]["cached_tokens"], 0);
+    let text = run(&["--beams", "3", "--length-penalty", "-1"]).ok();
+    let json = run(&["--beams", "3", "--length-penalty", "-1", "--json"]).json();
+    assert_eq!(json["text"], text.trim_end_matches('\n'));
+    assert!(run(&["--beams", "1000"]).refused().contains("1000"));
+}
+
+#[test]
 fn a_form_that_cannot_be_followed_is_a_wrong_argument() {
     assert!(
         generate(&["--regex", "(a"])

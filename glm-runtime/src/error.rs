@@ -7,6 +7,7 @@ use std::time::Duration;
 use glm_core::{LoadError, TemplateError, TokenizerError};
 use glm_kernels::KernelError;
 
+use crate::beam::BeamError;
 use crate::guide::GrammarError;
 use crate::kv::file::PrefixCacheError;
 use crate::lora::{AdapterError, UnknownAdapter};
@@ -180,6 +181,9 @@ pub enum EngineError {
     /// The grammar that the answer must follow cannot be used, or could not be followed.
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    /// A beam search cannot be done as it is asked for.
+    #[error(transparent)]
+    Beam(#[from] BeamError),
     /// The request names a LoRA adapter that is not there.
     #[error(transparent)]
     Adapter(#[from] UnknownAdapter),

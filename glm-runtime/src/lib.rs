@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+mod beam;
 pub mod bench;
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -51,6 +52,7 @@ mod scheduler;
 mod speculate;
 mod text;
 
+pub use beam::{Beam, BeamError, BeamOptions, EarlyStopping};
 pub use engine::{
     Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, KvBudget,
     KvBudgetReason, LinearShape, ModelInfo, PromptLogprob, RequestStream, SeqEvent, SeqToken,
@@ -60,7 +62,7 @@ pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
 pub use glm_kernels::{Isa, KvDType, WeightFormat};
-pub use guide::{Grammar, GrammarError};
+pub use guide::{Grammar, GrammarError, ToolCalls};
 pub use kv::file::{PrefixCacheError, SavedPrefixCache};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};
 pub use lora::{AdapterError, AdapterInfo, UnknownAdapter};

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::beam::BeamOptions;
 use crate::error::EngineError;
 use crate::guide::Grammar;
 use crate::sampling::{SamplingParams, TokenLogprob};
@@ -38,6 +39,9 @@ pub struct GenerateOptions {
     /// cut it short: `max_tokens`, `stop`, `stop_token_ids`. It ends where the grammar leaves nothing else to say, even before
     /// `min_tokens` and with `ignore_eos`.
     pub grammar: Option<Grammar>,
+    /// Search for the most likely answer along several beams, and not token by token. It needs greedy sampling, no grammar and no stop
+    /// strings, and the tokens come all at once; see [`EngineHandle::beam_search`](crate::EngineHandle::beam_search).
+    pub beams: Option<BeamOptions>,
     /// The LoRA adapter to answer with, by the name that it was loaded under; `None`: the model as it is.
     pub adapter: Option<String>,
     /// Leave special tokens such as `<|user|>` out of the text. Default: true.
@@ -76,6 +80,7 @@ impl Default for GenerateOptions {
             stop_token_ids: Vec::new(),
             ignore_eos: false,
             grammar: None,
+            beams: None,
             adapter: None,
             skip_special_tokens: true,
             prefix_cache: true,

@@ -33,7 +33,7 @@ def search(model, ids, ends, width, length_penalty, early_stopping):
     output = model.generate(
         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False, num_beams=width,
         num_return_sequences=width, length_penalty=length_penalty, early_stopping=early_stopping, max_new_tokens=MAX_NEW_TOKENS,
-        eos_token_id=ends or [399], pad_token_id=0, temperature=None, top_p=None, output_scores=True, return_dict_in_generate=True)
+        eos_token_id=ends or [-1], pad_token_id=0, temperature=None, top_p=None, output_scores=True, return_dict_in_generate=True)
     sequences = output.sequences[:, len(ids):].tolist()
     # One beam is not searched for, but taken greedily: it has no score.
     scores = [None] if width == 1 else output.sequences_scores.tolist()

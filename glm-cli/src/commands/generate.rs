@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use glm_runtime::{
-    ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Grammar, Message, Prompt,
-    RequestStream, Token, Tokenizer,
+    BeamOptions, ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Grammar, Message,
+    Prompt, RequestStream, SamplingParams, Token, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -120,7 +120,16 @@ fn start(
     grammar: Option<Grammar>,
     args: &GenerateArgs,
 ) -> Result<RequestStream, CliError> {
-    let mut sampling = sampling(&args.sampling, args.model.seed, engine);
+    let beams = args.beams.map(|width| BeamOptions {
+        width,
+        length_penalty: args.length_penalty,
+        ..BeamOptions::default()
+    });
+    let mut sampling = match beams {
+        // What a model recommends for drawing tokens does not concern a search.
+        Some(_) => SamplingParams::greedy(),
+        None => sampling(&args.sampling, args.model.seed, engine),
+    };
     sampling.logprobs = args.logprobs.map(usize::from);
     let options = GenerateOptions {
         sampling,
@@ -128,6 +137,7 @@ fn start(
         stop: args.sampling.stop.clone(),
         ignore_eos: args.ignore_eos,
         grammar,
+        beams,
         adapter: args.adapter.as_ref().map(|adapter| adapter.name.clone()),
         ..GenerateOptions::default()
     };
@@ -183,6 +193,7 @@ fn report(
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
             "cached_tokens": usage.cached_tokens,
         },
         "timings": {

@@ -5,4 +5,3 @@ pub mod interrupt;
 pub mod output;
 pub mod progress;
 pub mod style;
-pub mod thinking;

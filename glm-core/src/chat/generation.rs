@@ -105,22 +105,6 @@ impl Generation {
             Self::GlmZ1 | Self::Glm4v | Self::Glm45 | Self::Glm47 | Self::Glm52
         )
     }
-
-    /// Whether the prompt itself opens the think block, so that an answer begins inside it.
-    ///
-    /// ```
-    /// use glm_core::chat::Generation;
-    /// assert!(Generation::Glm47.prompt_opens_think(None));
-    /// assert!(!Generation::Glm47.prompt_opens_think(Some(false)));
-    /// assert!(!Generation::Glm45.prompt_opens_think(None));
-    /// ```
-    pub fn prompt_opens_think(self, enable_thinking: Option<bool>) -> bool {
-        match self {
-            Self::GlmZ1 => true,
-            Self::Glm47 | Self::Glm52 => enable_thinking != Some(false),
-            _ => false,
-        }
-    }
 }
 
 impl fmt::Display for Generation {

@@ -257,6 +257,14 @@ pub fn prompt_opens_think(prompt: &str) -> bool {
     prompt.trim_end().ends_with("<think>")
 }
 
+/// The same of a prompt's ids.
+pub fn prompt_ids_open_think(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    /// Enough tokens to spell `<think>` and the white space behind it.
+    const TAIL: usize = 16;
+    let tail = &prompt[prompt.len().saturating_sub(TAIL)..];
+    prompt_opens_think(&tokenizer.decode(tail, false))
+}
+
 fn parse_config(json: Option<&str>, file: &Path) -> Result<Json, TemplateError> {
     let Some(json) = json else {
         return Ok(Json::Null);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
@@ -16,7 +16,7 @@ use super::stats::EngineStats;
 use super::stream::RequestStream;
 use super::{Engine, ModelInfo};
 use crate::error::EngineError;
-use crate::guide::{EndRules, Guide, GuideFactory};
+use crate::guide::{EndRules, Grammar, Guide, GuideFactory};
 use crate::kv::file::{PrefixCacheError, SavedPrefixCache};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRegistry, UnknownAdapter};
 use crate::profile::Profiler;
@@ -73,6 +73,8 @@ pub(super) struct Front {
     pub(super) default_sampling: SamplingParams,
     /// `None` without a tokenizer.
     pub(super) guides: Option<GuideFactory>,
+    /// Ids that end every answer unless a request ignores them.
+    pub(super) eos_token_ids: Vec<u32>,
     pub(super) adapters: AdapterRegistry,
 }
 
@@ -206,6 +208,10 @@ impl EngineHandle {
     /// [`ErrorKind::ContextLength`]: crate::ErrorKind::ContextLength
     /// [`ErrorKind::Overloaded`]: crate::ErrorKind::Overloaded
     pub fn submit(&self, request: Request) -> Result<RequestStream, EngineError> {
+        if let Some(beams) = request.options.beams {
+            let best = self.submit_beams(request, beams, 1)?.pop();
+            return best.ok_or(EngineError::Stopped);
+        }
         let submitted = Instant::now();
         self.front.limits.check(&request)?;
         self.accepting()?;
@@ -213,11 +219,8 @@ impl EngineHandle {
         self.front
             .adapters
             .find(request.options.adapter.as_deref())?;
-        let unseen = self.commands.len();
-        self.front
-            .limits
-            .check_queue(&request, &self.shared.stats(), unseen)?;
-        let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
+        self.check_queue(&request.prompt)?;
+        let id = self.next_id();
         let (sender, events) = async_channel::unbounded();
         let prompt = request.prompt.clone().into();
         self.send(Command::Submit {
@@ -234,12 +237,32 @@ impl EngineHandle {
         ))
     }
 
+    /// Whether there is room in the queue, as far as can be told from here.
+    pub(crate) fn check_queue(&self, prompt: &[u32]) -> Result<(), EngineError> {
+        let unseen = self.commands.len();
+        let limits = &self.front.limits;
+        limits.check_queue(prompt.len(), &self.shared.stats(), unseen)
+    }
+
+    fn next_id(&self) -> RequestId {
+        RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A stream of events that do not come from the engine itself.
+    pub(crate) fn stream(&self, prompt: Arc<[u32]>, events: Receiver<Event>) -> RequestStream {
+        RequestStream::new(self.next_id(), prompt, events, self.commands.downgrade())
+    }
+
     /// Asks for `n` answers to one prompt, which is computed once. With a seed, the answers take it and those that follow it,
-    /// so the first is what [`Self::submit`] would give; greedy answers are all alike.
+    /// so the first is what [`Self::submit`] would give; greedy answers are all alike. With
+    /// [`beams`](crate::GenerateOptions::beams) they are the `n` best answers of one search.
     ///
     /// # Errors
     /// As [`Self::submit`]; then none of them is made.
     pub fn submit_n(&self, request: Request, n: usize) -> Result<Vec<RequestStream>, EngineError> {
+        if let Some(beams) = request.options.beams {
+            return self.submit_beams(request, beams, n);
+        }
         let seed = request.options.sampling.seed;
         let nth = |i: usize| {
             let mut request = request.clone();
@@ -429,6 +452,19 @@ impl EngineHandle {
     /// The checkpoint's recommended sampling (`generation_config.json`); greedy if it names none.
     pub fn default_sampling(&self) -> &SamplingParams {
         &self.front.default_sampling
+    }
+
+    /// Ids that end every answer unless a request ignores them.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.front.eos_token_ids
+    }
+
+    /// Compiles a grammar unless that has been done, and says whether a request may ask for it.
+    ///
+    /// # Errors
+    /// [`EngineError::Grammar`]; [`EngineError::NoTokenizer`] for a model without one.
+    pub fn check_grammar(&self, grammar: &Grammar) -> Result<(), EngineError> {
+        Ok(self.front.guides()?.check(grammar)?)
     }
 
     /// The model's tokenizer.

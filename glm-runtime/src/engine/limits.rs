@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::EngineStats;
+use crate::beam::BeamError;
 use crate::error::EngineError;
 use crate::request::{MAX_PRIORITY, Request};
 use crate::scheduler::SchedulerConfig;
@@ -21,6 +22,9 @@ impl Limits {
     pub(super) fn check(&self, request: &Request) -> Result<(), EngineError> {
         let options = &request.options;
         options.sampling.validate()?;
+        if options.beams.is_some() {
+            return Err(BeamError::NoThread.into());
+        }
         if request.prompt.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
@@ -60,18 +64,18 @@ impl Limits {
         self.check_ids(&request.prompt)
     }
 
-    /// Whether the queue has room for this request beside what the engine said last, and `unseen` requests that it does not
-    /// know of yet. The engine decides; this spares a caller the wait for it.
+    /// Whether the queue has room for a request with a prompt of this length beside what the engine said last, and `unseen`
+    /// requests that it does not know of yet. The engine decides; this spares a caller the wait for it.
     pub(super) fn check_queue(
         &self,
-        request: &Request,
+        prompt_len: usize,
         stats: &EngineStats,
         unseen: usize,
     ) -> Result<(), EngineError> {
         let requests = stats.waiting + stats.running + unseen;
         let full = self
             .scheduler
-            .is_full(requests, stats.waiting_tokens, request.prompt.len());
+            .is_full(requests, stats.waiting_tokens, prompt_len);
         if full {
             return Err(EngineError::QueueFull {
                 waiting: stats.waiting + unseen,

@@ -41,7 +41,7 @@ pub use stream::{Completion, Events, RequestStream};
 
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
-use crate::guide::{Guide, prepare_during};
+use crate::guide::{Guide, MaskThreads};
 use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRows, AdapterUse, UnknownAdapter};
@@ -67,6 +67,7 @@ pub struct Engine {
     /// For an engine that guesses several tokens ahead.
     speculator: Option<Speculator>,
     requests: HashMap<SeqId, Active>,
+    mask_threads: MaskThreads,
     front: Arc<Front>,
     /// Ids that end every answer unless a request ignores them.
     eos_token_ids: Vec<u32>,
@@ -333,9 +334,11 @@ impl Engine {
                 .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
             return Ok(Vec::new());
         }
-        let guides = guides(&mut self.requests, plan);
+        let (guided, guides) = self.take_guides(plan);
         let forward = || self.model.forward(&batch, &mut self.kv);
-        let mut logits = prepare_during(guides, forward)?; // [S, V]
+        let (logits, guides) = self.mask_threads.prepare_during(guides, forward);
+        self.give_back(&guided, guides);
+        let mut logits = logits?; // [S, V]
         let values = logits.as_f32_mut()?;
         let bytes = size_of_val(values);
         let _span = self.device.record(|| Work::moving("sample", bytes));
@@ -360,6 +363,23 @@ impl Engine {
             active.adapter.as_ref().map(AdapterUse::adapter)
         });
         AdapterRows::group(&batch.query_start, adapters)
+    }
+
+    /// Takes the guides of the sequences that this step samples for.
+    fn take_guides(&mut self, plan: &StepPlan) -> (Vec<SeqId>, Vec<Guide>) {
+        let guided = |seq: SeqId| {
+            let guide = self.requests.get_mut(&seq)?.guide.take()?;
+            Some((seq, *guide))
+        };
+        plan.sampled().filter_map(guided).unzip()
+    }
+
+    fn give_back(&mut self, guided: &[SeqId], guides: Vec<Guide>) {
+        for (seq, guide) in guided.iter().zip(guides) {
+            if let Some(active) = self.requests.get_mut(seq) {
+                active.guide = Some(Box::new(guide));
+            }
+        }
     }
 
     fn commit(&mut self, plan: &StepPlan, sampled: Vec<SampledRun>, events: &mut Vec<SeqEvent>) {
@@ -528,17 +548,6 @@ impl Engine {
     pub fn device(&self) -> &Device {
         &self.device
     }
-}
-
-/// The guides of the sequences that this step samples for.
-fn guides<'a>(requests: &'a mut HashMap<SeqId, Active>, plan: &StepPlan) -> Vec<&'a mut Guide> {
-    let guided = |(seq, active): (&SeqId, &'a mut Active)| {
-        let guide = active.guide.as_deref_mut()?;
-        plan.sampled()
-            .any(|sampled| sampled == *seq)
-            .then_some(guide)
-    };
-    requests.iter_mut().filter_map(guided).collect()
 }
 
 impl Active {

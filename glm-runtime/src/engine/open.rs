@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::prefix_cache::{KvSource, PrefixCacheKeeper};
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
-use crate::guide::GuideFactory;
+use crate::guide::{GuideFactory, MaskThreads};
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype};
 use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
 use crate::lora::{AdapterError, AdapterRegistry, packed_bytes};
@@ -134,6 +134,7 @@ impl Engine {
             swap_store: None,
             speculator: None,
             requests: HashMap::new(),
+            mask_threads: MaskThreads::default(),
             front: Arc::new(front),
             eos_token_ids,
             max_num_batched_tokens: sizes.scheduler.max_num_batched_tokens,
@@ -384,13 +385,18 @@ impl Front {
             .map(default_sampling)
             .unwrap_or_default();
         let guides = tokenizer.as_ref().map(|tokenizer| {
+            let thinks = chat_format
+                .as_ref()
+                .is_some_and(|format| format.generation().thinks());
             GuideFactory::new(tokenizer.clone(), info.vocab_size, eos_token_ids(source))
+                .thinking(thinks)
         });
         Self {
             info,
             limits,
             tokenizer,
             chat_format,
+            eos_token_ids: eos_token_ids(source),
             default_sampling,
             guides,
             adapters: AdapterRegistry::new(device, source.config()),

@@ -128,6 +128,7 @@ fn front(scheduler: SchedulerConfig, device: &Device, config: &ModelConfig) -> F
         chat_format: None,
         default_sampling: SamplingParams::greedy(),
         guides: None,
+        eos_token_ids: Vec::new(),
         adapters: AdapterRegistry::new(device, config),
     }
 }

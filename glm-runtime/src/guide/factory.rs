@@ -17,6 +17,7 @@ pub(crate) struct GuideFactory {
     tokenizer: Tokenizer,
     vocab_size: usize,
     eos_token_ids: Vec<u32>,
+    thinks: bool,
     vocabulary: OnceLock<Result<Arc<Vocabulary>, GrammarError>>,
     compiled: Mutex<VecDeque<(Grammar, Matcher)>>,
 }
@@ -28,9 +29,16 @@ impl GuideFactory {
             tokenizer,
             vocab_size,
             eos_token_ids,
+            thinks: true,
             vocabulary: OnceLock::new(),
             compiled: Mutex::new(VecDeque::new()),
         }
+    }
+
+    /// Whether the model begins its answers with a thought where the prompt leaves that open. Default: it may.
+    pub(crate) fn thinking(mut self, thinks: bool) -> Self {
+        self.thinks = thinks;
+        self
     }
 
     /// Compiles a grammar unless that has been done: for the thread of the caller, who hears at once what is wrong.
@@ -81,10 +89,10 @@ impl GuideFactory {
 
     fn compile(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
         let kind = grammar.kind();
-        let parser = self
-            .vocabulary()?
+        let vocabulary = self.vocabulary()?;
+        let parser = vocabulary
             .parsers
-            .create_parser(grammar.compile()?)
+            .create_parser(grammar.compile(|text| vocabulary.has_token(text))?)
             .map_err(|error| GrammarError::invalid(kind, format_args!("{error:#}")))?;
         let mut matcher = Matcher::new(Ok(parser));
         // A grammar that no token begins is refused here, and every guide starts with what finding out has taught the lexer.
@@ -95,8 +103,13 @@ impl GuideFactory {
     }
 
     pub(super) fn vocabulary(&self) -> Result<&Arc<Vocabulary>, GrammarError> {
-        let build = || Vocabulary::new(&self.tokenizer, self.vocab_size, &self.eos_token_ids);
-        let vocabulary = self.vocabulary.get_or_init(|| build().map(Arc::new));
+        let build = || {
+            let mut vocabulary =
+                Vocabulary::new(&self.tokenizer, self.vocab_size, &self.eos_token_ids)?;
+            vocabulary.think = vocabulary.think.filter(|_| self.thinks);
+            Ok(Arc::new(vocabulary))
+        };
+        let vocabulary = self.vocabulary.get_or_init(build);
         vocabulary.as_ref().map_err(Clone::clone)
     }
 

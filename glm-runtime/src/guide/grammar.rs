@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::GrammarError;
+use super::tools::{self, ToolCalls};
 
 /// Longest grammar in bytes of its text: larger than any published schema that the parser's own limits let through.
 const MAX_BYTES: usize = 1 << 20;
@@ -41,6 +42,8 @@ pub enum Grammar {
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// Calls of tools, in the form that the model writes them.
+    Tools(ToolCalls),
 }
 
 impl Grammar {
@@ -51,11 +54,15 @@ impl Grammar {
             Self::Regex(_) => "regular expression",
             Self::Lark(_) => "Lark grammar",
             Self::Choice(_) => "list of choices",
+            Self::Tools(_) => tools::KIND,
         }
     }
 
-    /// The same for the parser.
-    pub(super) fn compile(&self) -> Result<TopLevelGrammar, GrammarError> {
+    /// The same for the parser; `is_token`: whether a text is a token of its own in the vocabulary.
+    pub(super) fn compile(
+        &self,
+        is_token: impl Fn(&str) -> bool,
+    ) -> Result<TopLevelGrammar, GrammarError> {
         self.check_size()?;
         Ok(match self {
             Self::JsonObject => json_schema(json!({ "type": "object" })),
@@ -63,6 +70,7 @@ impl Grammar {
             Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
             Self::Choice(texts) => choice(texts)?,
+            Self::Tools(calls) => TopLevelGrammar::from_lark(calls.to_lark(is_token)?),
         })
     }
 
@@ -76,6 +84,14 @@ impl Grammar {
             }
             Self::Regex(text) | Self::Lark(text) => text.len(),
             Self::Choice(texts) => texts.iter().map(String::len).sum(),
+            Self::Tools(calls) => {
+                if let Some(content) = &calls.content {
+                    content.check_size()?;
+                }
+                let levels = calls.tools.iter().map(depth).max();
+                self.check("levels", levels.unwrap_or(0), MAX_DEPTH)?;
+                calls.tools.iter().map(|tool| tool.to_string().len()).sum()
+            }
         };
         self.check("bytes", bytes, MAX_BYTES)
     }
@@ -109,21 +125,25 @@ fn depth(value: &Value) -> usize {
     depth
 }
 
+fn json_schema(schema: Value) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_rules(schema))
+}
+
 /// A schema with our rules of writing. A schema's own `x-guidance` could make the parser lenient, and then what it accepts would
 /// not satisfy the schema.
-fn json_schema(schema: Value) -> TopLevelGrammar {
+pub(super) fn with_rules(schema: Value) -> Value {
     let schema = match schema {
         Value::Bool(true) => Value::Object(Map::new()),
         other => other,
     };
-    TopLevelGrammar::from_json_schema(match schema {
+    match schema {
         Value::Object(mut schema) => {
             let rules = json!({ "whitespace_pattern": JSON_WHITESPACE });
             schema.insert("x-guidance".to_owned(), rules);
             Value::Object(schema)
         }
         other => other,
-    })
+    }
 }
 
 /// Lark writes its strings as JSON does.

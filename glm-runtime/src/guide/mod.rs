@@ -8,6 +8,8 @@
 //! added tokens (`<|user|>`, `<think>`) are never text, and only a Lark grammar that names them lets them in. Each guide has
 //! caches of its own, because a shared one would count what other requests did against a request's limits.
 
+mod ahead;
+mod arguments;
 mod error;
 mod factory;
 mod grammar;
@@ -15,10 +17,15 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 mod thinking;
+#[cfg(test)]
+mod tool_tests;
+mod tools;
 mod vocabulary;
 
+pub(crate) use ahead::MaskThreads;
 pub use error::GrammarError;
 pub(crate) use factory::GuideFactory;
 pub use grammar::Grammar;
-pub(crate) use sequence::{EndRules, Guide, prepare_during};
+pub(crate) use sequence::{EndRules, Guide};
+pub use tools::ToolCalls;
 pub(crate) use vocabulary::TokenMask;

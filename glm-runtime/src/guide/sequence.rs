@@ -69,6 +69,7 @@ impl Guide {
     fn compute(&mut self) -> Result<TokenMask, GrammarError> {
         let mut mask = match &self.phase {
             Phase::Thinking(tail) => thinking::mask(tail, &self.vocabulary),
+            Phase::MustThink(think) => TokenMask::only(*think, self.vocabulary.size),
             Phase::MayThink(_) | Phase::Answering => {
                 let mask = self.matcher.compute_mask_or_eos();
                 TokenMask(mask.map_err(|error| self.stuck(error))?)
@@ -76,6 +77,9 @@ impl Guide {
         };
         if let Phase::MayThink(think) = self.phase {
             mask.add(think);
+            if let Some(line_end) = self.vocabulary.line_end {
+                mask.add(line_end);
+            }
         }
         if self.num_tokens < self.end.min_tokens {
             mask.remove_if_others_remain(&self.end.stop_token_ids);
@@ -89,7 +93,7 @@ impl Guide {
     /// How many of `draft` the grammar allows one after the other. Without a grammar yet, while the answer thinks, it is all.
     pub(crate) fn num_allowed(&mut self, draft: &[u32]) -> usize {
         match self.phase {
-            Phase::MayThink(_) | Phase::Thinking(_) => draft.len(),
+            Phase::MayThink(_) | Phase::MustThink(_) | Phase::Thinking(_) => draft.len(),
             // What a parser in trouble has to say, it says when it is asked for a mask.
             Phase::Answering => self.matcher.validate_tokens(draft).unwrap_or(0),
         }
@@ -102,7 +106,17 @@ impl Guide {
     pub(crate) fn advance(&mut self, id: u32) -> Result<(), GrammarError> {
         self.next = None;
         self.phase = match std::mem::replace(&mut self.phase, Phase::Answering) {
-            Phase::MayThink(think) if id == think => Phase::Thinking(Vec::new()),
+            Phase::MayThink(think) | Phase::MustThink(think) if id == think => {
+                Phase::Thinking(Vec::new())
+            }
+            // Where the grammar allows a line end it is the grammar's.
+            Phase::MayThink(think)
+                if self.vocabulary.line_end == Some(id)
+                    && self.matcher.validate_tokens(&[id]).unwrap_or(0) == 0 =>
+            {
+                Phase::MustThink(think)
+            }
+            Phase::MustThink(_) => return Err(self.stuck("a thought was to begin")),
             Phase::Thinking(tail) => {
                 let bytes = self.vocabulary.tokenizer.token_bytes(id);
                 Phase::think_on(tail, &bytes)
@@ -123,20 +137,4 @@ impl Guide {
     fn stuck(&self, error: impl std::fmt::Display) -> GrammarError {
         GrammarError::stuck(self.kind, self.num_tokens, error)
     }
-}
-
-/// Runs `forward` while another thread computes the masks that its result will need. On a machine with a core to spare, or a
-/// model on a GPU, they cost no time.
-pub(crate) fn prepare_during<T>(guides: Vec<&mut Guide>, forward: impl FnOnce() -> T) -> T {
-    if guides.is_empty() {
-        return forward();
-    }
-    std::thread::scope(|scope| {
-        let prepare = || guides.into_iter().for_each(Guide::prepare);
-        // A thread that does not start costs time only: what is not prepared is computed when it is asked for.
-        let _ = std::thread::Builder::new()
-            .name("glm-guide".to_owned())
-            .spawn_scoped(scope, prepare);
-        forward()
-    })
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const VOCAB: usize = 400;
+pub(super) const VOCAB: usize = 400;
 
 fn tokenizer(model: &str) -> (Tokenizer, Vec<u32>) {
     let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "models", model]
@@ -19,7 +19,7 @@ fn tokenizer(model: &str) -> (Tokenizer, Vec<u32>) {
     (checkpoint.tokenizer().unwrap(), eos.clone())
 }
 
-fn factory(model: &str) -> GuideFactory {
+pub(super) fn factory(model: &str) -> GuideFactory {
     let (tokenizer, eos) = tokenizer(model);
     GuideFactory::new(tokenizer, VOCAB, eos)
 }
@@ -33,10 +33,10 @@ fn choice(texts: &[&str]) -> Grammar {
 }
 
 /// Random numbers (Steele et al. 2014, SplitMix64).
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -420,16 +420,22 @@ fn masks_prepared_ahead_are_the_same_masks() {
     let factory = factory("tiny-glm4");
     let grammar = regex("[a-z]{3}( [a-z]{3})*");
     let guide = || factory.guide(&grammar, &[], EndRules::default()).unwrap();
-    let (mut ahead, mut late) = (guide(), guide());
+    let (mut ahead, mut late) = (vec![guide(), guide()], guide());
+    let mut threads = MaskThreads::default();
     let mut rng = Rng(1);
     for _ in 0..12 {
-        let forward = prepare_during(vec![&mut ahead], || "done");
-        assert_eq!(forward, "done");
-        let (mask, same) = (ahead.mask().unwrap(), late.mask().unwrap());
-        assert_eq!(mask.0.as_slice(), same.0.as_slice());
+        let (forward, prepared) = threads.prepare_during(ahead, || "done");
+        ahead = prepared;
+        assert_eq!((forward, ahead.len()), ("done", 2));
+        let mask = late.mask().unwrap();
+        for guide in &mut ahead {
+            assert_eq!(mask.0.as_slice(), guide.mask().unwrap().0.as_slice());
+        }
         let ids = mask.0.to_list();
         let id = ids[rng.below(ids.len())];
-        ahead.advance(id).unwrap();
+        ahead
+            .iter_mut()
+            .for_each(|guide| guide.advance(id).unwrap());
         late.advance(id).unwrap();
     }
 }

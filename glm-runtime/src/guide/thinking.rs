@@ -14,8 +14,10 @@ const PROMPT_TAIL: usize = 24;
 /// Where an answer stands.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// At its beginning, and the model may open a thought with this token.
+    /// At its beginning, and the model may open a thought with this token, on the same line or the next.
     MayThink(u32),
+    /// On the next line, which only a thought has.
+    MustThink(u32),
     /// In a thought; the last bytes of it, in which `</think>` may have begun.
     Thinking(Vec<u8>),
     /// In the text that the grammar is about.

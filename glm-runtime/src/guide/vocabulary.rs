@@ -26,6 +26,8 @@ pub(super) struct Vocabulary {
     pub(super) parsers: ParserFactory,
     /// The token `<think>`, if it is one.
     pub(super) think: Option<u32>,
+    /// The token of a line end.
+    pub(super) line_end: Option<u32>,
     /// Tokens that can end a thought with something of the answer behind it.
     pub(super) thought_enders: Vec<(u32, Vec<u8>)>,
 }
@@ -69,11 +71,18 @@ impl Vocabulary {
             size,
             eos_token_ids,
             parsers,
+            line_end: (0..size as u32).find(|&id| words[id as usize] == b"\n"),
             think: tokenizer
                 .token_to_id(thinking::OPEN)
                 .filter(|&id| is_added(tokenizer, id)),
             thought_enders: ids.filter_map(ender).collect(),
         })
+    }
+
+    /// Whether `text` is an added token, which no other tokens spell.
+    pub(super) fn has_token(&self, text: &str) -> bool {
+        let id = self.tokenizer.token_to_id(text);
+        id.is_some_and(|id| (id as usize) < self.size && is_added(&self.tokenizer, id))
     }
 
     /// Every token but those that end the answer.
@@ -117,6 +126,13 @@ impl TokenMask {
                 *logit = f32::NEG_INFINITY;
             }
         });
+    }
+
+    /// One token of `size`.
+    pub(super) fn only(id: u32, size: usize) -> Self {
+        let mut mask = Self(SimpleVob::alloc(size));
+        mask.add(id);
+        mask
     }
 
     pub(super) fn add(&mut self, id: u32) {

@@ -1,6 +1,6 @@
 //! Errors as OpenAI's clients understand them.
 
-use glm_runtime::{EngineError, ErrorKind};
+use glm_runtime::{BeamError, EngineError, ErrorKind};
 use serde_json::{Value, json};
 
 /// Why a request has no answer: a status, and what the body of the response says about it.
@@ -87,6 +87,9 @@ impl From<EngineError> for ApiError {
             EngineError::EmptyStop => Some("stop"),
             EngineError::Priority(_) => Some("priority"),
             EngineError::Adapter(_) => Some("adapter"),
+            EngineError::Beam(BeamError::Combined(name)) => Some(*name),
+            EngineError::Beam(BeamError::LengthPenalty(_)) => Some("length_penalty"),
+            EngineError::Beam(_) => Some("use_beam_search"),
             EngineError::Template(_) => Some("messages"),
             _ => None,
         };

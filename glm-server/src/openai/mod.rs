@@ -10,10 +10,14 @@
 
 mod error;
 mod fields;
+mod format;
 mod request;
 mod response;
 #[cfg(test)]
+mod structured_tests;
+#[cfg(test)]
 mod tests;
+mod tools;
 
 use std::fmt;
 

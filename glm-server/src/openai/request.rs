@@ -1,12 +1,16 @@
 //! Bodies to requests for the engine.
 
-use glm_core::chat::{ChatRequest, Message, prompt_opens_think};
-use glm_runtime::{EngineHandle, GenerateOptions, Request, SamplingParams};
+use glm_core::chat::{ChatRequest, Message, prompt_ids_open_think};
+use glm_runtime::{
+    BeamOptions, EarlyStopping, EngineHandle, GenerateOptions, Request, SamplingParams,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Refusal};
+use super::format::Wanted;
 use super::response::{Chat, Shape};
+use super::tools::Tools;
 use super::{ApiError, Endpoint, Form};
 
 /// Most answers to one prompt.
@@ -17,15 +21,12 @@ pub const MAX_PROMPTS: usize = 2048;
 /// OpenAI's default for `/v1/completions`; a chat answer may fill the context.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// Tokens at the end of a prompt among which `<think>` is looked for.
-const THINK_TAIL: usize = 8;
-
 /// What a body asks of the engine.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The prompts, at least one.
     pub requests: Vec<Request>,
-    /// Answers to each of them.
+    /// Answers to ask for to each of them; with `best_of` more than the response has.
     pub n: usize,
     /// Whether the answer is wanted as it comes.
     pub stream: bool,
@@ -41,24 +42,19 @@ fn is_false(value: &Value) -> bool {
     value == false
 }
 
-fn is_true(value: &Value) -> bool {
-    value == true
-}
-
 /// Of both endpoints.
-const REFUSED: [Refusal; 9] = [
-    ("response_format", |value| value["type"] == "text"),
-    ("structured_outputs", never),
-    ("guided_json", never),
-    ("guided_regex", never),
-    ("guided_choice", never),
-    ("guided_grammar", never),
-    ("use_beam_search", is_false),
+const REFUSED: [Refusal; 2] = [
+    ("guided_whitespace_pattern", never),
     ("prompt_logprobs", never),
-    ("length_penalty", |value| value.as_f64() == Some(1.0)),
 ];
 
-const REFUSED_IN_CHATS: [Refusal; 10] = [
+/// What only a beam search understands.
+const REFUSED_WITHOUT_BEAMS: [Refusal; 2] = [
+    ("length_penalty", |value| value.as_f64() == Some(1.0)),
+    ("early_stopping", is_false),
+];
+
+const REFUSED_IN_CHATS: [Refusal; 8] = [
     ("audio", never),
     ("echo", is_false),
     ("function_call", |value| value == "none"),
@@ -66,9 +62,7 @@ const REFUSED_IN_CHATS: [Refusal; 10] = [
         value.as_array().is_some_and(Vec::is_empty)
     }),
     ("modalities", |value| *value == serde_json::json!(["text"])),
-    ("parallel_tool_calls", is_true),
     ("store", is_false),
-    ("tool_choice", |value| value == "none" || value == "auto"),
     ("verbosity", |value| value == "medium"),
     ("web_search_options", never),
 ];
@@ -98,28 +92,35 @@ impl Call {
 
 fn chat(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
     fields.refuse(&REFUSED_IN_CHATS)?;
-    let request = chat_request(fields)?;
+    let tools = Tools::read(fields)?;
+    let request = chat_request(fields, &tools)?;
     let mut options = options(engine, fields)?;
+    let format = engine.chat_format()?;
+    let calls = format.generation().call_format();
+    options.grammar = tools.grammar(engine, calls, Wanted::read(fields)?)?;
     options.max_tokens = match fields.get("max_completion_tokens")? {
         Some(max) => Some(max),
         None => fields.get("max_tokens")?,
     };
     options.sampling.logprobs = chat_logprobs(fields)?;
     let tokenizer = engine.tokenizer()?;
-    let prompt = engine
-        .chat_format()?
+    if format.needs_special_tokens(tokenizer, !tools.offered.is_empty()) {
+        options.skip_special_tokens = false;
+    }
+    let prompt = format
         .encode(tokenizer, &request)
         .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
-    let tail = &prompt[prompt.len().saturating_sub(THINK_TAIL)..];
+    let opens_think = prompt_ids_open_think(tokenizer, &prompt);
     let shape = Shape::Chat(Chat {
-        opens_think: prompt_opens_think(&tokenizer.decode(tail, false)),
+        parser: Box::new(format.answer_parser(&tools.offered, opens_think)),
+        names_tool: tools.is_named(),
         include_reasoning: fields.get("include_reasoning")?.unwrap_or(true),
     });
     call(fields, vec![prompt], options, shape)
 }
 
 /// What the template is given.
-fn chat_request(fields: Fields<'_>) -> Result<ChatRequest, ApiError> {
+fn chat_request(fields: Fields<'_>, tools: &Tools) -> Result<ChatRequest, ApiError> {
     let messages: Vec<Message> = fields.required("messages")?;
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` is empty"));
@@ -129,11 +130,6 @@ fn chat_request(fields: Fields<'_>) -> Result<ChatRequest, ApiError> {
         let message = format!("content of type `{kind}` is not supported");
         return Err(ApiError::not_supported("messages", message));
     }
-    let tools: Vec<Map<String, Value>> = fields.get("tools")?.unwrap_or_default();
-    let may_call = fields
-        .value("tool_choice")
-        .is_none_or(|choice| choice != "none");
-    let tools = tools.into_iter().filter(|_| may_call).map(Value::Object);
     let mut kwargs: Map<String, Value> = fields.get("chat_template_kwargs")?.unwrap_or_default();
     let effort: Option<String> = fields.get("reasoning_effort")?;
     let thinking = match kwargs.remove("enable_thinking") {
@@ -149,7 +145,7 @@ fn chat_request(fields: Fields<'_>) -> Result<ChatRequest, ApiError> {
     }
     Ok(ChatRequest {
         messages,
-        tools: tools.collect(),
+        tools: tools.offered.clone(),
         add_generation_prompt: true,
         enable_thinking: thinking,
         kwargs,
@@ -208,6 +204,10 @@ fn completion(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiErro
     let mut options = options(engine, fields)?;
     options.max_tokens = Some(fields.get("max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS));
     options.sampling.logprobs = fields.get("logprobs")?;
+    if let Some(wanted) = Wanted::read(fields)? {
+        wanted.check(engine)?;
+        options.grammar = Some(wanted.grammar);
+    }
     call(fields, prompts, options, Shape::Text)
 }
 
@@ -215,42 +215,96 @@ fn completion(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiErro
 fn call(
     fields: Fields<'_>,
     prompts: Vec<Vec<u32>>,
-    options: GenerateOptions,
+    mut options: GenerateOptions,
     shape: Shape,
 ) -> Result<Call, ApiError> {
-    let n: usize = fields.get("n")?.unwrap_or(1);
-    if !(1..=MAX_N).contains(&n) {
-        return Err(ApiError::invalid(
-            "n",
-            format!("`n` must be between 1 and {MAX_N}, found {n}"),
-        ));
+    let n = count(fields, "n", 1)?;
+    let best_of = count(fields, "best_of", n)?;
+    let stream = fields.get("stream")?.unwrap_or(false);
+    if best_of < n {
+        let message = format!("`best_of` must be at least `n`, {n}, found {best_of}");
+        return Err(ApiError::invalid("best_of", message));
     }
-    let best_of: usize = fields.get("best_of")?.unwrap_or(n);
-    if best_of != n {
-        let message = "`best_of` is not supported yet unless it equals `n`";
-        return Err(ApiError::not_supported("best_of", message));
+    if stream && best_of > n {
+        let message = "the best of several answers is known when all are complete: no `stream`";
+        return Err(ApiError::invalid("best_of", message));
+    }
+    let logprobs = options.sampling.logprobs.is_some();
+    // A beam search gives its best itself.
+    let asked = match &mut options.beams {
+        Some(beams) => {
+            beams.width = best_of;
+            n
+        }
+        None => best_of,
+    };
+    if asked > n {
+        options.sampling.logprobs.get_or_insert(0);
     }
     let form = Form {
         shape,
         n,
-        logprobs: options.sampling.logprobs.is_some(),
+        asked,
+        logprobs,
         adapter: options.adapter.clone(),
         stop_token_ids: options.stop_token_ids.clone(),
     };
     let request = |prompt: Vec<u32>| Request::new(prompt).with_options(options.clone());
     Ok(Call {
         requests: prompts.into_iter().map(request).collect(),
-        n,
-        stream: fields.get("stream")?.unwrap_or(false),
+        n: asked,
+        stream,
         form,
     })
+}
+
+/// A number of answers.
+fn count(fields: Fields<'_>, name: &str, default: usize) -> Result<usize, ApiError> {
+    let count: usize = fields.get(name)?.unwrap_or(default);
+    if (1..=MAX_N).contains(&count) {
+        return Ok(count);
+    }
+    let message = format!("`{name}` must be between 1 and {MAX_N}, found {count}");
+    Err(ApiError::invalid(name, message))
+}
+
+/// A beam search, if one is asked for. Its width is that of vLLM: `best_of`, or else `n`.
+fn beams(fields: Fields<'_>) -> Result<Option<BeamOptions>, ApiError> {
+    if !fields.get("use_beam_search")?.unwrap_or(false) {
+        fields.refuse(&REFUSED_WITHOUT_BEAMS)?;
+        return Ok(None);
+    }
+    let default = BeamOptions::default();
+    let early_stopping = match fields.value("early_stopping") {
+        None | Some(Value::Bool(false)) => EarlyStopping::Unlikely,
+        Some(Value::Bool(true)) => EarlyStopping::Full,
+        Some(Value::String(never)) if never == "never" => EarlyStopping::Never,
+        Some(_) => {
+            let message = "`early_stopping` must be true, false or \"never\"";
+            return Err(ApiError::invalid("early_stopping", message));
+        }
+    };
+    Ok(Some(BeamOptions {
+        length_penalty: fields
+            .get("length_penalty")?
+            .unwrap_or(default.length_penalty),
+        early_stopping,
+        ..default
+    }))
 }
 
 /// How the answer is generated; lengths and log-probabilities are the endpoint's affair.
 fn options(engine: &EngineHandle, fields: Fields<'_>) -> Result<GenerateOptions, ApiError> {
     let default = GenerateOptions::default();
+    let beams = beams(fields)?;
+    // What a model recommends for drawing tokens does not concern a search.
+    let recommended = match beams {
+        Some(_) => SamplingParams::greedy(),
+        None => engine.default_sampling().clone(),
+    };
     Ok(GenerateOptions {
-        sampling: sampling(engine.default_sampling().clone(), fields)?,
+        sampling: sampling(recommended, fields)?,
+        beams,
         min_tokens: fields.get("min_tokens")?.unwrap_or(default.min_tokens),
         stop: fields.texts("stop")?,
         adapter: adapter(engine, fields)?,

@@ -1,5 +1,6 @@
 //! Answers of the engine to bodies.
 
+use glm_core::chat::{AnswerCall, AnswerParser};
 use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer};
 use serde_json::{Map, Value, json};
 
@@ -13,26 +14,31 @@ pub struct Stamp {
 }
 
 /// How the response to one request is made of the answers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Form {
     pub(super) shape: Shape,
+    /// Answers to each prompt in the response.
     pub(super) n: usize,
+    /// Answers to each prompt that it is chosen from: the likeliest per token.
+    pub(super) asked: usize,
     pub(super) logprobs: bool,
     /// What answers instead of the model itself.
     pub(super) adapter: Option<String>,
     pub(super) stop_token_ids: Vec<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Shape {
     Chat(Chat),
     Text,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Chat {
-    /// The prompt ends inside a think block.
-    pub(super) opens_think: bool,
+    /// At the beginning of the answer.
+    pub(super) parser: Box<AnswerParser>,
+    /// The tool to call was named in the request.
+    pub(super) names_tool: bool,
     /// Say what the model thought, in `reasoning_content`.
     pub(super) include_reasoning: bool,
 }
@@ -45,19 +51,39 @@ impl Form {
             Shape::Text => ("cmpl", "text_completion"),
         };
         let tokenizer = engine.tokenizer().ok();
-        let choice = |(index, answer)| self.choice(index, answer, tokenizer);
+        let choice = |(index, answer)| self.choice(index, answer, stamp, tokenizer);
+        let best = self.best(answers);
         json!({
             "id": format!("{prefix}-{}", stamp.id),
             "object": object,
             "created": stamp.created,
             "model": self.adapter.as_ref().unwrap_or(&engine.model_info().name),
-            "choices": answers.iter().enumerate().map(choice).collect::<Vec<_>>(),
+            "choices": best.into_iter().enumerate().map(choice).collect::<Vec<_>>(),
             "usage": self.usage(answers),
             "system_fingerprint": null,
         })
     }
 
-    fn choice(&self, index: usize, answer: &Completion, tokenizer: Option<&Tokenizer>) -> Value {
+    /// The answers of the response: of those to each prompt the best.
+    fn best<'a>(&self, answers: &'a [Completion]) -> Vec<&'a Completion> {
+        let best = answers.chunks(self.asked).flat_map(|answers| {
+            let mut answers: Vec<_> = answers.iter().collect();
+            if self.asked > self.n {
+                answers.sort_by(|a, b| mean_logprob(b).total_cmp(&mean_logprob(a)));
+            }
+            answers.truncate(self.n);
+            answers
+        });
+        best.collect()
+    }
+
+    fn choice(
+        &self,
+        index: usize,
+        answer: &Completion,
+        stamp: &Stamp,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Value {
         let logprobs = self.logprobs.then(|| {
             let tokens = self.without_end(answer, tokenizer);
             match self.shape {
@@ -74,12 +100,16 @@ impl Form {
             FinishReason::Cancelled => "cancelled",
         };
         match &self.shape {
-            Shape::Chat(chat) => json!({
-                "index": index,
-                "message": chat.message(&answer.text),
-                "logprobs": logprobs,
-                "finish_reason": finish_reason,
-            }),
+            Shape::Chat(chat) => {
+                let (message, calls) = chat.message(&answer.text, &format!("{}-{index}", stamp.id));
+                let ends_with_calls = calls && finish_reason == "stop" && !chat.names_tool;
+                json!({
+                    "index": index,
+                    "message": message,
+                    "logprobs": logprobs,
+                    "finish_reason": if ends_with_calls { "tool_calls" } else { finish_reason },
+                })
+            }
             Shape::Text => json!({
                 "index": index,
                 "text": answer.text,
@@ -109,7 +139,7 @@ impl Form {
 
     /// A prompt is counted once, however many answers it has.
     fn usage(&self, answers: &[Completion]) -> Value {
-        let of_prompts = || answers.iter().step_by(self.n).map(|a| a.finished.usage);
+        let of_prompts = || answers.iter().step_by(self.asked).map(|a| a.finished.usage);
         let prompt_tokens: usize = of_prompts().map(|usage| usage.prompt_tokens).sum();
         let cached_tokens: usize = of_prompts().map(|usage| usage.cached_tokens).sum();
         let all = answers.iter();
@@ -124,27 +154,37 @@ impl Form {
 }
 
 impl Chat {
-    fn message(&self, text: &str) -> Value {
-        let (reasoning, answer) = split_thinking(text, self.opens_think);
-        // Templates begin a turn with the line end that models put before their answer.
-        let answer = answer.trim_start_matches('\n');
-        let mut message = json!({"role": "assistant", "content": answer, "refusal": null});
-        if let Some(reasoning) = reasoning.filter(|_| self.include_reasoning) {
+    /// The message, and whether it calls tools; `id`: unique part of its calls' ids.
+    fn message(&self, text: &str, id: &str) -> (Value, bool) {
+        let answer = AnswerParser::clone(&self.parser).parse(text);
+        let mut message = json!({"role": "assistant", "content": answer.content, "refusal": null});
+        if let Some(reasoning) = answer.reasoning.filter(|_| self.include_reasoning) {
             message["reasoning_content"] = reasoning.into();
         }
-        message
+        let call = |(index, call): (usize, AnswerCall)| {
+            json!({
+                "id": format!("call_{id}-{index}"),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            })
+        };
+        let calls: Vec<Value> = answer.calls.into_iter().enumerate().map(call).collect();
+        let has_calls = !calls.is_empty();
+        if has_calls {
+            if answer.content.is_empty() {
+                message["content"] = Value::Null;
+            }
+            message["tool_calls"] = calls.into();
+        }
+        (message, has_calls)
     }
 }
 
-/// What the model thought before its answer, and the answer; `inside`: the prompt began the thought.
-pub(super) fn split_thinking(text: &str, inside: bool) -> (Option<&str>, &str) {
-    let thought = match text.trim_start().strip_prefix("<think>") {
-        Some(thought) => thought,
-        None if inside => text,
-        None => return (None, text),
-    };
-    let (thought, answer) = thought.split_once("</think>").unwrap_or((thought, ""));
-    (Some(thought.trim()), answer.trim_start())
+/// How likely an answer is, per token.
+fn mean_logprob(answer: &Completion) -> f64 {
+    let logprobs = answer.tokens.iter().filter_map(|token| token.logprob);
+    let sum: f64 = logprobs.map(f64::from).sum();
+    sum / answer.tokens.len().max(1) as f64
 }
 
 /// A token as text; without a tokenizer its id, as vLLM writes it.

@@ -8,10 +8,10 @@ use glm_runtime::{
 };
 use serde_json::{Map, Value, json};
 
-use super::response::split_thinking;
 use super::*;
 
-static ENGINE: LazyLock<EngineHandle> = LazyLock::new(|| Engine::builder("demo").build().unwrap());
+pub(super) static ENGINE: LazyLock<EngineHandle> =
+    LazyLock::new(|| Engine::builder("demo").build().unwrap());
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(fields) = value else {
@@ -25,20 +25,20 @@ fn read(endpoint: Endpoint, body: Value) -> Result<Call, ApiError> {
 }
 
 /// A chat with these fields besides.
-fn chat(fields: Value) -> Result<Call, ApiError> {
+pub(super) fn chat(fields: Value) -> Result<Call, ApiError> {
     let mut body = object(json!({"model": "any", "messages": [{"role": "user", "content": "Hi"}]}));
     body.extend(object(fields));
     read(Endpoint::ChatCompletions, body.into())
 }
 
-fn completion(fields: Value) -> Result<Call, ApiError> {
+pub(super) fn completion(fields: Value) -> Result<Call, ApiError> {
     let mut body = object(json!({"prompt": "Once"}));
     body.extend(object(fields));
     read(Endpoint::Completions, body.into())
 }
 
 /// The body of the response that the engine's answers make.
-fn answer(call: Call) -> Value {
+pub(super) fn answer(call: Call) -> Value {
     let Call {
         requests, n, form, ..
     } = call;
@@ -120,9 +120,8 @@ fn what_a_body_does_not_say_is_the_models_default() {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     let wanted = json!({
-        "response_format": {"type": "json_object"}, "guided_json": {}, "audio": {}, "modalities": ["audio"],
-        "functions": [{}], "function_call": "auto", "parallel_tool_calls": false, "store": true,
-        "tool_choice": "required", "verbosity": "low", "web_search_options": {}, "best_of": 2,
+        "guided_whitespace_pattern": " ", "prompt_logprobs": 1, "length_penalty": 2, "audio": {}, "modalities": ["audio"],
+        "functions": [{}], "function_call": "auto", "store": true, "verbosity": "low", "web_search_options": {},
     });
     for (field, value) in object(wanted) {
         let error = chat(json!({&field: value})).expect_err(&field);
@@ -247,20 +246,6 @@ fn completions_take_every_kind_of_prompt() {
         assert_eq!(entries("tokens"), entries("token_logprobs"));
         assert_eq!(entries("top_logprobs"), entries("text_offset"));
     }
-}
-
-#[test]
-fn thinking_is_told_from_the_answer() {
-    assert_eq!(split_thinking("Hello", false), (None, "Hello"));
-    assert_eq!(
-        split_thinking("\n<think>a\n</think>\n\nb", false),
-        (Some("a"), "b")
-    );
-    assert_eq!(split_thinking("a</think>b", true), (Some("a"), "b"));
-    assert_eq!(
-        split_thinking("still thinking", true),
-        (Some("still thinking"), "")
-    );
 }
 
 #[test]

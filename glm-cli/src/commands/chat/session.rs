@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use glm_core::chat::{AnswerEvent, prompt_ids_open_think};
 use glm_runtime::{ChatOptions, EngineHandle, Event, Finished, GenerateOptions, Message};
 use serde_json::json;
 
@@ -12,7 +13,6 @@ use crate::error::CliError;
 use crate::terminal::interrupt;
 use crate::terminal::output;
 use crate::terminal::style::Style;
-use crate::terminal::thinking::{Part, ThinkingSplitter};
 
 /// One conversation with one model.
 pub struct Session {
@@ -35,7 +35,7 @@ impl Session {
             adapter: args.adapter.first().map(|adapter| adapter.name.clone()),
             ..GenerateOptions::default()
         };
-        let enable_thinking = (args.thinking == Thinking::Off).then_some(false);
+        let enable_thinking = Some(args.thinking != Thinking::Off);
         Self {
             engine,
             options: ChatOptions {
@@ -113,19 +113,24 @@ impl Session {
     }
 
     fn stream_answer(&mut self) -> Result<String, CliError> {
+        let mut options = self.options.clone();
+        let format = self.engine.chat_format().map_err(engine_error)?;
+        let tokenizer = self.engine.tokenizer().map_err(engine_error)?;
+        options.generate.skip_special_tokens = !format.needs_special_tokens(tokenizer, false);
         let stream = self
             .engine
-            .chat(self.messages(), self.options.clone())
+            .chat(self.messages(), options)
             .map_err(engine_error)?;
         let _instead = interrupt::instead({
             let (engine, id) = (self.engine.clone(), stream.id());
             move || engine.cancel(id)
         });
-        let mut splitter = ThinkingSplitter::new(self.opens_thinking());
+        let opens_think = prompt_ids_open_think(tokenizer, stream.prompt_token_ids());
+        let mut parser = format.answer_parser(&[], opens_think);
         let mut printer = Printer::new(self.thinking == Thinking::Show);
         for event in stream {
             match event {
-                Event::Token(token) => printer.print(splitter.push(&token.text))?,
+                Event::Token(token) => printer.print(parser.push(&token.text))?,
                 Event::Finished(finished) => {
                     self.tokens += finished.usage.completion_tokens;
                     self.last = Some(finished);
@@ -133,7 +138,7 @@ impl Session {
                 Event::Failed(error) => return Err(engine_error(error)),
             }
         }
-        printer.print(splitter.finish())?;
+        printer.print(parser.finish())?;
         Ok(printer.answer)
     }
 
@@ -143,16 +148,6 @@ impl Session {
             .map(|text| Message::text("system", text))
             .chain(self.turns.iter().cloned())
             .collect()
-    }
-
-    /// Whether the template opens the thinking itself, so that the answer starts inside it.
-    fn opens_thinking(&self) -> bool {
-        let format = self.engine.chat_format();
-        format.is_ok_and(|format| {
-            format
-                .generation()
-                .prompt_opens_think(self.options.enable_thinking)
-        })
     }
 
     /// Writes the conversation as `{"messages": […]}`.
@@ -241,24 +236,25 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, parts: Vec<Part>) -> Result<(), CliError> {
+    fn print(&mut self, parts: Vec<AnswerEvent>) -> Result<(), CliError> {
         for part in parts {
             match part {
-                Part::Thinking(text) if self.show_thinking => {
+                AnswerEvent::Reasoning(text) if self.show_thinking => {
                     self.after_thinking = true;
                     let [start, end] = self.style.dim_marks();
                     output::print(start)?;
                     output::print_model_text(&text)?;
                     output::print(end)?;
                 }
-                Part::Thinking(_) => {}
-                Part::Answer(text) => {
+                AnswerEvent::Content(text) => {
                     if std::mem::take(&mut self.after_thinking) {
                         output::print("\n\n")?;
                     }
                     output::print_model_text(&text)?;
                     self.answer.push_str(&text);
                 }
+                // Thoughts that are hidden; there are no tools that could be called.
+                _ => {}
             }
         }
         Ok(())

@@ -45,10 +45,6 @@ impl Held {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// What is held, which is no marker.
     pub(super) fn take(&mut self) -> String {
         std::mem::take(&mut self.0)

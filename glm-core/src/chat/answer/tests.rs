@@ -128,6 +128,12 @@ fn values_have_the_type_that_was_declared() {
     assert_eq!(value("any", "[1]"), json!([1]));
     assert_eq!(value("any", "None"), json!("None"));
     assert_eq!(value("unknown", "a b"), json!("a b"));
+    let tags = "[\"</arg_value>\", \"\\\"</arg_value>\"]";
+    assert_eq!(
+        value("any", tags),
+        json!(["</arg_value>", "\"</arg_value>"])
+    );
+    assert_eq!(value("any", "[it's \"x"), json!("[it's \"x"));
 }
 
 #[test]
@@ -409,6 +415,8 @@ fn long_hostile_texts_take_linear_time() {
         "now\n{}",
         "<tool_call>now<arg_key>",
         "<tool_call>now<arg_key>a</arg_key><arg_value>[",
+        "<tool_call>now<arg_key>a</arg_key><arg_value>\"",
+        "\"</arg_value>",
         "now\ntool_call([",
         "[",
         "\\",
