@@ -83,15 +83,13 @@ def table(threads):
         Case(q8_0, prefill(), threads, 3.5),
         Case(q8_0, decode(), threads, 1.5),
         Case(q8_0, decode(gen_tokens=32), 1, 1.25),
-        Case(q8_0, decode(batch=8, gen_tokens=16), threads, 1.8),
-        Case(q8_0, decode(batch=16, gen_tokens=16), threads, 1.8),
+        *streams(q8_0, threads),
         Case(q8_0, decode(depth=4096, gen_tokens=32), threads, 1.6),
         Case(q4_k_m, prefill(), threads, 2.2),
         Case(q4_k_m, prefill(depth=4096), threads, 3.0),
         Case(q4_k_m, decode(), threads, 1.25),
         Case(q4_k_m, decode(gen_tokens=32), 1, 1.3),
-        Case(q4_k_m, decode(batch=8, gen_tokens=16), threads, 1.8),
-        Case(q4_k_m, decode(batch=16, gen_tokens=16), threads, 1.8),
+        *streams(q4_k_m, threads),
         Case(q4_k_m, decode(depth=4096, gen_tokens=32), threads, 1.6),
         Case(File(EDGE, "q4_0"), prefill(), threads, 1.9),
         Case(bf16, prefill(), threads, 1.6),
@@ -105,6 +103,11 @@ def table(threads):
         Case(large_q8, decode(gen_tokens=16), threads, 1.2),
         Case(large_q8, decode(gen_tokens=8), 1, 1.2),
     ]
+
+
+def streams(file, threads):
+    """More and more sequences at a time."""
+    return [Case(file, decode(batch=batch, gen_tokens=16), threads, 1.8 if batch >= 8 else 1.25) for batch in (2, 4, 8, 16, 32)]
 
 
 def avx2_table(threads):

@@ -67,6 +67,7 @@ const RULES: &[Rule] = &[
             "llguidance",
             "serde",
             "serde_json",
+            "shuttle",
             "sysinfo",
             "tempfile",
             "thiserror",
@@ -153,7 +154,7 @@ fn metadata() -> Value {
             "metadata",
             "--format-version",
             "1",
-            "--offline",
+            "--locked",
             "--all-features",
         ])
         .current_dir(workspace_root())

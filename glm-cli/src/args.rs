@@ -364,6 +364,14 @@ pub struct BatchArgs {
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
 
+    /// A LoRA adapter for the lines whose `model` is NAME, a directory that PEFT wrote; may be given several times
+    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
+    pub adapter: Vec<AdapterChoice>,
+
+    /// Most requests computed together [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    pub max_num_seqs: Option<usize>,
+
     /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub kv_cache_tokens: Option<usize>,
@@ -372,9 +380,6 @@ pub struct BatchArgs {
     /// computing it again
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
     pub swap_space: u64,
-    /// A LoRA adapter for the lines whose `model` is NAME, a directory that PEFT wrote; may be given several times
-    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
-    pub adapter: Vec<AdapterChoice>,
 
     /// Print one JSON object about what was done
     #[arg(long)]

@@ -228,17 +228,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_with_and_without_units() {
-        assert_eq!(bytes("0"), Ok(0));
-        assert_eq!(bytes("4GiB"), Ok(4 << 30));
-        assert_eq!(bytes("4 gb"), Ok(4_000_000_000));
-        assert_eq!(bytes("12B"), Ok(12));
-        for wrong in ["", "GiB", "-1", "1.5GiB", "4 apples", "99999999TiB", "0x10"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn adapters_with_a_name_and_without() {
         let adapter = |text: &str| text.parse::<AdapterChoice>();
         for (text, name, path) in [
@@ -256,6 +245,17 @@ mod tests {
         }
         for wrong in ["", "=b", "a=", "/", ".."] {
             assert!(adapter(wrong).unwrap_err().contains("NAME=DIR"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_with_and_without_units() {
+        assert_eq!(bytes("0"), Ok(0));
+        assert_eq!(bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(bytes("4 gb"), Ok(4_000_000_000));
+        assert_eq!(bytes("12B"), Ok(12));
+        for wrong in ["", "GiB", "-1", "1.5GiB", "4 apples", "99999999TiB", "0x10"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -23,12 +23,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 
 use crate::engine::{Completion, EngineHandle, PartialCompletion, RequestStream};
 use crate::error::{EngineError, ErrorKind};
 use crate::request::Request;
+use crate::sync::channel::{self, Receiver, Sender};
 
 /// What belongs together: one or several prompts, and one or several answers to each.
 #[derive(Debug, Clone)]
@@ -194,7 +194,7 @@ impl<K> Window<K> {
             running: HashMap::new(),
             running_answers: 0,
             next_job: 0,
-            wakeups: async_channel::unbounded(),
+            wakeups: channel::unbounded(),
             stopped: false,
         }
     }

@@ -27,12 +27,12 @@ pub enum BuildError {
     /// The weights and the KV cache do not fit into the free memory.
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
-    /// The file of the prefix cache is another kind of file, or cannot be read.
-    #[error(transparent)]
-    PrefixCache(#[from] PrefixCacheError),
     /// A LoRA adapter could not be loaded.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    /// The file of the prefix cache is another kind of file, or cannot be read.
+    #[error(transparent)]
+    PrefixCache(#[from] PrefixCacheError),
     /// `random:NAME` with a name that is not a preset.
     #[error("`random:{name}` is not a preset; presets: {known}")]
     UnknownPreset {

@@ -19,6 +19,8 @@ pub struct ForwardBatch {
     pub query_start: Vec<u32>,
     /// `[S]`: positions of each sequence with keys and values after this step.
     pub context_lens: Vec<u32>,
+    /// `[S]`: how many of each sequence's tokens its request brought; the others are its answer.
+    pub prompt_lens: Vec<u32>,
     /// `[S, max_blocks_per_seq]`: block ids in order of position, rows padded with 0.
     pub block_tables: Vec<u32>,
     /// Row length of `block_tables`.
@@ -52,6 +54,7 @@ impl ForwardBatch {
             batch.slot_mapping.extend((chunk.start..end).map(slot));
             batch.query_start.push(batch.token_ids.len() as u32);
             batch.context_lens.push(end as u32);
+            batch.prompt_lens.push(chunk.prompt_len as u32);
             let row_end = batch.block_tables.len() + max_blocks_per_seq;
             batch
                 .block_tables
@@ -88,6 +91,7 @@ mod tests {
             start,
             tokens,
             draft,
+            prompt_len: 7,
             block_table,
             samples,
         };
@@ -103,6 +107,7 @@ mod tests {
             slot_mapping: vec![63, 16, 32, 33, 34],
             query_start: vec![0, 2, 5],
             context_lens: vec![17, 3],
+            prompt_lens: vec![7, 7],
             block_tables: vec![3, 1, 2, 0],
             max_blocks_per_seq: 2,
             logit_rows: vec![0, 1],

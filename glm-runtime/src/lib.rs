@@ -50,6 +50,9 @@ mod request;
 mod sampling;
 mod scheduler;
 mod speculate;
+mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod text;
 
 pub use beam::{Beam, BeamError, BeamOptions, EarlyStopping};

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_channel::{self as channel, Sender};
-
 use super::search::{Ends, Found, Search};
 use super::{Beam, BeamError, BeamOptions};
 use crate::engine::{EngineHandle, RequestStream};
@@ -13,6 +11,7 @@ use crate::request::{
     Event, FinishReason, Finished, GenerateOptions, Prompt, Request, Timings, Token, Usage,
 };
 use crate::sampling::{SamplingParams, TokenLogprob};
+use crate::sync::channel::{self, Sender};
 use crate::text::TextStream;
 
 /// Candidates of every beam in every round, for those who ask for log-probabilities.

@@ -1,17 +1,15 @@
 //! [`EngineHandle`]: what the rest of a program holds of an engine that runs on its own thread.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use async_channel::{Receiver, Sender};
 use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
 use super::limits::Limits;
-use super::prompt::{PromptLogprob, check_top};
+use super::prompt::{PromptLogprob, Scoring, check_top};
 use super::stats::EngineStats;
 use super::stream::RequestStream;
 use super::{Engine, ModelInfo};
@@ -22,9 +20,16 @@ use crate::lora::{AdapterError, AdapterInfo, AdapterRegistry, UnknownAdapter};
 use crate::profile::Profiler;
 use crate::request::{ChatOptions, Event, GenerateOptions, Prompt, Request, RequestId};
 use crate::sampling::SamplingParams;
+use crate::sync::channel::{self, Receiver, Sender};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
-/// Looks at given tokens and tells who asked.
-pub(super) type ScoreJob = Box<dyn FnOnce(&mut Engine) + Send>;
+/// Work between two steps, a part at a time; `true` when it is done and who asked has been told.
+pub(super) trait Job: Send {
+    /// The tokens it needs blocks for before it begins.
+    fn needs(&self) -> usize;
+    /// Works on at most `step` tokens.
+    fn advance(&mut self, engine: &mut Engine, step: usize) -> bool;
+}
 
 /// A message to the engine thread.
 pub(super) enum Command {
@@ -35,17 +40,65 @@ pub(super) enum Command {
         events: Sender<Event>,
     },
     Cancel(RequestId),
-    /// Runs `job` as soon as enough blocks are free for `len` tokens.
-    Score {
-        len: usize,
-        job: ScoreJob,
-    },
+    /// Runs it as soon as there are enough free blocks.
+    Work(Box<dyn Job>),
     Drain {
         reply: Sender<()>,
     },
     HandBack {
         reply: Sender<Vec<(RequestId, Request)>>,
     },
+}
+
+struct ScoreJob<T> {
+    /// `None` when it is done.
+    scoring: Option<Scoring<T>>,
+    reply: Sender<Result<Vec<T>, EngineError>>,
+}
+
+impl<T: Send> Job for ScoreJob<T> {
+    fn needs(&self) -> usize {
+        let scoring = self.scoring.as_ref();
+        let unbegun = scoring.filter(|scoring| !scoring.is_under_way());
+        unbegun.map_or(0, |scoring| scoring.ids().len())
+    }
+
+    fn advance(&mut self, engine: &mut Engine, step: usize) -> bool {
+        let Some(mut scoring) = self.scoring.take() else {
+            return true;
+        };
+        // The caller may have given up waiting.
+        if self.reply.is_closed() {
+            scoring.abandon(engine);
+            return true;
+        }
+        let scores = match scoring.advance(engine, step) {
+            Ok(false) => {
+                self.scoring = Some(scoring);
+                return false;
+            }
+            Ok(true) => scoring.into_scores(),
+            Err(error) => Err(error),
+        };
+        let _ = self.reply.try_send(scores);
+        true
+    }
+}
+
+struct SaveJob {
+    path: PathBuf,
+    reply: Sender<Result<SavedPrefixCache, PrefixCacheError>>,
+}
+
+impl Job for SaveJob {
+    fn needs(&self) -> usize {
+        0
+    }
+
+    fn advance(&mut self, engine: &mut Engine, _step: usize) -> bool {
+        let _ = self.reply.try_send(engine.save_prefix_cache(&self.path));
+        true
+    }
 }
 
 /// What handle and engine thread share besides the channel.
@@ -221,7 +274,7 @@ impl EngineHandle {
             .find(request.options.adapter.as_deref())?;
         self.check_queue(&request.prompt)?;
         let id = self.next_id();
-        let (sender, events) = async_channel::unbounded();
+        let (sender, events) = channel::unbounded();
         let prompt = request.prompt.clone().into();
         self.send(Command::Submit {
             id,
@@ -285,7 +338,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::ContextLength`] if `ids` do not fit into the context: split them into windows.
     pub fn score(&self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.look(ids, Engine::score)
+        self.look(Scoring::nll(ids, None))
     }
 
     /// As [`Self::score`], by the model under a LoRA adapter.
@@ -294,10 +347,7 @@ impl EngineHandle {
     /// As [`Self::score`]; [`EngineError::Adapter`] if there is none of this name.
     pub fn score_with_adapter(&self, ids: &[u32], name: &str) -> Result<Vec<f32>, EngineError> {
         self.front.adapters.find(Some(name))?;
-        let name = name.to_owned();
-        self.look(ids, move |engine, ids| {
-            engine.score_with_adapter(ids, &name)
-        })
+        self.look(Scoring::nll(ids, Some(name)))
     }
 
     /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
@@ -312,7 +362,7 @@ impl EngineHandle {
         top: usize,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
         check_top(top)?;
-        self.look(ids, move |engine, ids| engine.prompt_logprobs(ids, top))
+        self.look(Scoring::logprobs(ids, top, None))
     }
 
     /// As [`Self::prompt_logprobs`], by the model under a LoRA adapter.
@@ -327,27 +377,15 @@ impl EngineHandle {
     ) -> Result<Vec<PromptLogprob>, EngineError> {
         check_top(top)?;
         self.front.adapters.find(Some(name))?;
-        let name = name.to_owned();
-        self.look(ids, move |engine, ids| {
-            engine.prompt_logprobs_with_adapter(ids, top, &name)
-        })
+        self.look(Scoring::logprobs(ids, top, Some(name)))
     }
 
-    fn look<T: Send + 'static>(
-        &self,
-        ids: &[u32],
-        look: impl FnOnce(&mut Engine, &[u32]) -> Result<T, EngineError> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        self.front.limits.check_score(ids)?;
+    fn look<T: Send + 'static>(&self, scoring: Scoring<T>) -> Result<Vec<T>, EngineError> {
+        self.front.limits.check_score(scoring.ids())?;
         self.accepting()?;
-        let (reply, answer) = async_channel::bounded(1);
-        let ids = ids.to_vec();
-        let len = ids.len();
-        let job: ScoreJob = Box::new(move |engine| {
-            // The caller may have given up waiting.
-            let _ = reply.try_send(look(engine, &ids));
-        });
-        self.send(Command::Score { len, job })?;
+        let (reply, answer) = channel::bounded(1);
+        let scoring = Some(scoring);
+        self.send(Command::Work(Box::new(ScoreJob { scoring, reply })))?;
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
     }
 
@@ -388,7 +426,7 @@ impl EngineHandle {
     /// [`Self::drain`] waits for it. Empty if the engine has stopped.
     pub fn hand_back(&self) -> Vec<(RequestId, Request)> {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let (reply, unstarted) = async_channel::bounded(1);
+        let (reply, unstarted) = channel::bounded(1);
         if self.send(Command::HandBack { reply }).is_err() {
             return Vec::new();
         }
@@ -399,7 +437,7 @@ impl EngineHandle {
     /// if the engine was built with one.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::SeqCst);
-        let (reply, done) = async_channel::bounded(1);
+        let (reply, done) = channel::bounded(1);
         if self.send(Command::Drain { reply }).is_ok() {
             // An error means that the engine thread has ended: nothing is running.
             let _ = done.recv_blocking();
@@ -415,14 +453,9 @@ impl EngineHandle {
         &self,
         path: impl AsRef<Path>,
     ) -> Result<SavedPrefixCache, PrefixCacheError> {
-        let (reply, saved) = async_channel::bounded(1);
+        let (reply, saved) = channel::bounded(1);
         let path = path.as_ref().to_owned();
-        let job: ScoreJob = Box::new(move |engine| {
-            // The caller may have given up waiting.
-            let _ = reply.try_send(engine.save_prefix_cache(path));
-        });
-        // No block is needed for it.
-        self.send(Command::Score { len: 0, job })
+        self.send(Command::Work(Box::new(SaveJob { path, reply })))
             .map_err(|_| PrefixCacheError::Stopped)?;
         saved
             .recv_blocking()

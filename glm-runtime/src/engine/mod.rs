@@ -9,6 +9,8 @@
 
 mod draft;
 mod handle;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleaving;
 mod kv_budget;
 mod limits;
 mod open;
@@ -63,6 +65,8 @@ pub struct Engine {
     /// Host memory for the blocks of preempted sequences.
     swap_store: Option<SwapStore>,
     blocks: BlockAllocator,
+    /// Those that texts hold which are being looked at.
+    blocks_of_looks: usize,
     scheduler: Scheduler,
     /// For an engine that guesses several tokens ahead.
     speculator: Option<Speculator>,
@@ -88,12 +92,12 @@ struct Active {
     sampler: SequenceSampler,
     /// For an answer that must follow a grammar.
     guide: Option<Box<Guide>>,
+    /// For an answer of the model under an adapter.
+    adapter: Option<AdapterUse>,
     /// Whether its tokens may be guessed ahead.
     speculates: bool,
     /// See [`GenerateOptions::prediction`].
     prediction: Vec<u32>,
-    /// For an answer of the model under an adapter.
-    adapter: Option<AdapterUse>,
     usage: Usage,
     /// What was asked for, until a step works on it: it may be handed back.
     unstarted: Option<GenerateOptions>,
@@ -193,9 +197,9 @@ impl Engine {
         let active = Active {
             sampler,
             guide,
+            adapter,
             speculates: options.speculation,
             prediction: options.prediction,
-            adapter,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
@@ -297,7 +301,7 @@ impl Engine {
     }
 
     fn holds_nothing(&self) -> bool {
-        self.blocks.num_free() == self.blocks.num_blocks()
+        self.blocks.num_free() + self.blocks_of_looks == self.blocks.num_blocks()
             && self.blocks.is_consistent()
             && self.scheduler.swap_space().num_free() == self.scheduler.swap_space().num_slots()
             && self.requests.is_empty()
@@ -353,18 +357,6 @@ impl Engine {
         Ok(plan.sampled().zip(plan.drafts()).map(sample).collect())
     }
 
-    /// The rows of a step that adapters change.
-    fn adapter_rows(&self, plan: &StepPlan, batch: &ForwardBatch) -> Vec<AdapterRows> {
-        if !self.front.adapters.in_use() {
-            return Vec::new();
-        }
-        let adapters = plan.chunks.iter().map(|chunk| {
-            let active = self.requests.get(&chunk.seq)?;
-            active.adapter.as_ref().map(AdapterUse::adapter)
-        });
-        AdapterRows::group(&batch.query_start, adapters)
-    }
-
     /// Takes the guides of the sequences that this step samples for.
     fn take_guides(&mut self, plan: &StepPlan) -> (Vec<SeqId>, Vec<Guide>) {
         let guided = |seq: SeqId| {
@@ -380,6 +372,18 @@ impl Engine {
                 active.guide = Some(Box::new(guide));
             }
         }
+    }
+
+    /// The rows of a step that adapters change.
+    fn adapter_rows(&self, plan: &StepPlan, batch: &ForwardBatch) -> Vec<AdapterRows> {
+        if !self.front.adapters.in_use() {
+            return Vec::new();
+        }
+        let adapters = plan.chunks.iter().map(|chunk| {
+            let active = self.requests.get(&chunk.seq)?;
+            active.adapter.as_ref().map(AdapterUse::adapter)
+        });
+        AdapterRows::group(&batch.query_start, adapters)
     }
 
     fn commit(&mut self, plan: &StepPlan, sampled: Vec<SampledRun>, events: &mut Vec<SeqEvent>) {

@@ -28,6 +28,8 @@ use crate::profile::Profiler;
 use crate::sampling::SamplingParams;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::speculate::Speculator;
+#[cfg(feature = "testing")]
+use crate::testing::FakeModel;
 
 /// Context size when none is asked for: enough for a conversation, and the KV cache of a 9B model stays below 1 GiB.
 const DEFAULT_MAX_MODEL_LEN: usize = 8192;
@@ -54,18 +56,22 @@ impl Engine {
     /// Opens MODEL and loads it.
     pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
         let quantize = options.quantize.map(Quantization::checked).transpose()?;
-        check_prefix_cache(options)?;
         options.speculation.check()?;
+        check_prefix_cache(options)?;
         let device = open_device(options)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         // Whatever is wrong with the text side is said before minutes of loading weights.
         let text = TextSide::open(&source, options.require_tokenizer)?;
+        #[cfg(feature = "testing")]
+        if let Some(fake) = &options.fake {
+            return Self::with_fake(fake, &source, text, device, options);
+        }
+        let adapters = adapter_bytes(options, source.config())?;
         let draft = OpenedDraft::open(options, &source, text.tokenizer.as_ref())?;
         let draft_weights = draft.as_ref().map_or(0, OpenedDraft::weight_bytes);
-        let own_weights = weight_bytes(&source, quantize);
+        let own_weights = weight_bytes(&source, quantize).saturating_add(adapters);
         let weights = own_weights
             .saturating_add(draft_weights)
-            .saturating_add(adapter_bytes(options, source.config())?)
             .saturating_add(options.swap_space.unwrap_or(0));
         let (sizes, kv_budget) = Sizes::decide(source.config().dense(), options, weights)?;
         let draft_kv = draft.as_ref().map_or(0, |draft| draft.kv_bytes(&sizes));
@@ -86,10 +92,10 @@ impl Engine {
             &loaded,
             quantize,
         );
-        let kv_dtype = sizes.kv_dtype;
         for (name, path) in &options.adapters {
             front.adapters.load(name, path)?;
         }
+        let kv_dtype = sizes.kv_dtype;
         let mut engine = Self::assemble(
             device,
             model,
@@ -118,6 +124,28 @@ impl Engine {
         self.with_swap_space(options.swap_space.unwrap_or(0))
     }
 
+    #[cfg(feature = "testing")]
+    fn with_fake(
+        fake: &FakeModel,
+        source: &ModelSource,
+        text: TextSide,
+        device: Device,
+        options: &EngineOptions,
+    ) -> Result<Self, BuildError> {
+        let config = FakeModel::config(source.config().dense());
+        let (sizes, kv_budget) = Sizes::decide(&config, options, 0)?;
+        let eos = eos_token_ids(source);
+        let tokenizer = text.tokenizer.clone();
+        let model = fake.model(config, &device, tokenizer, eos.first().copied());
+        let budget = (&sizes, kv_budget);
+        let mut front = Front::new(source, text, &device, budget, &Loaded::default(), None);
+        front.info.note = Some("A fake model: its answers come from a test.".to_owned());
+        let mut engine = Self::assemble(device, model, sizes, front, eos, options.seed)?;
+        engine.speculator = Speculator::new(&options.speculation, None);
+        let name = ("model".to_owned(), "fake".to_owned());
+        engine.with_kept_blocks(options, KvSource::Named([name].into()))
+    }
+
     /// Puts a model and its cache together.
     pub(super) fn assemble(
         device: Device,
@@ -130,9 +158,10 @@ impl Engine {
         Ok(Self {
             kv: KvPool::new(&device, model.config(), sizes.kv_dtype, sizes.num_blocks)?,
             blocks: BlockAllocator::new(sizes.num_blocks as u32),
+            blocks_of_looks: 0,
             scheduler: Scheduler::new(sizes.scheduler),
-            swap_store: None,
             speculator: None,
+            swap_store: None,
             requests: HashMap::new(),
             mask_threads: MaskThreads::default(),
             front: Arc::new(front),

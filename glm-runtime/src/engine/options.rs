@@ -71,6 +71,9 @@ pub struct EngineOptions {
     pub cache_dir: Option<PathBuf>,
     /// Told about downloading and loading.
     pub progress: Option<Arc<dyn Progress>>,
+    /// Answers in place of MODEL, of which only tokenizer, template and configuration are read then.
+    #[cfg(feature = "testing")]
+    pub fake: Option<crate::testing::FakeModel>,
 }
 
 impl std::fmt::Debug for EngineOptions {
@@ -181,6 +184,13 @@ impl EngineBuilder {
     /// See [`EngineOptions::speculation`].
     pub fn speculation(mut self, speculation: Speculation) -> Self {
         self.options.speculation = speculation;
+        self
+    }
+
+    /// See [`EngineOptions::fake`].
+    #[cfg(feature = "testing")]
+    pub fn fake(mut self, fake: crate::testing::FakeModel) -> Self {
+        self.options.fake = Some(fake);
         self
     }
 

@@ -1,7 +1,7 @@
 //! Looking at given tokens instead of generating: their likelihood, and everything the model computes on the way. Both go
 //! through the same paged cache as generation, in chunks of one step's budget.
 
-use glm_kernels::{KernelError, Tensor, gather_rows};
+use glm_kernels::{KernelError, gather_rows};
 
 use super::Engine;
 use crate::error::EngineError;
@@ -56,10 +56,7 @@ impl Engine {
     }
 
     fn score_under(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Vec<f32>, EngineError> {
-        let nll = self.score_with(ids, adapter, |row, id| {
-            (log_sum_exp(row) - f64::from(row[id as usize])) as f32
-        })?;
-        all_finite(nll, |&nll| nll)
+        self.score_whole(Scoring::nll(ids, adapter))
     }
 
     /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
@@ -72,7 +69,8 @@ impl Engine {
         ids: &[u32],
         top: usize,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
-        self.prompt_logprobs_under(ids, top, None)
+        check_top(top)?;
+        self.score_whole(Scoring::logprobs(ids, top, None))
     }
 
     /// As [`Self::prompt_logprobs`], by the model under a LoRA adapter.
@@ -85,46 +83,14 @@ impl Engine {
         top: usize,
         name: &str,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
-        self.prompt_logprobs_under(ids, top, Some(name))
-    }
-
-    fn prompt_logprobs_under(
-        &mut self,
-        ids: &[u32],
-        top: usize,
-        adapter: Option<&str>,
-    ) -> Result<Vec<PromptLogprob>, EngineError> {
         check_top(top)?;
-        let logprobs = self.score_with(ids, adapter, |row, id| {
-            let report = LogProbs::new(row, top);
-            PromptLogprob {
-                id,
-                logprob: report.of(id),
-                top_logprobs: report.into_top(),
-            }
-        })?;
-        all_finite(logprobs, |token| token.logprob)
+        self.score_whole(Scoring::logprobs(ids, top, Some(name)))
     }
 
-    /// What `each` says of every token after the first and the logits that predict it, `[V]`.
-    fn score_with<T>(
-        &mut self,
-        ids: &[u32],
-        adapter: Option<&str>,
-        each: impl Fn(&[f32], u32) -> T,
-    ) -> Result<Vec<T>, EngineError> {
-        let mut scores = Vec::with_capacity(ids.len().saturating_sub(1));
-        self.for_each_chunk(ids, adapter, |engine, batch, end| {
-            let x = engine
-                .model
-                .hidden_states(batch, &mut engine.kv, &mut |_| {})?; // [T, C]
-            // The row of a token predicts the next one; the last token of all predicts nothing that is known.
-            let start = end - batch.token_ids.len();
-            engine.score_rows(&x, &ids[start + 1..ids.len().min(end + 1)], |row, id| {
-                scores.push(each(row, id));
-            })
-        })?;
-        Ok(scores)
+    fn score_whole<T>(&mut self, mut scoring: Scoring<T>) -> Result<Vec<T>, EngineError> {
+        let step = self.max_num_batched_tokens;
+        while !scoring.advance(self, step)? {}
+        scoring.into_scores()
     }
 
     /// Hidden states of every layer and logits of every position. Holds all of them in memory: for short texts.
@@ -145,22 +111,28 @@ impl Engine {
 
     fn trace_under(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Trace, EngineError> {
         let mut trace = Trace::default();
-        self.for_each_chunk(ids, adapter, |engine, batch, _| {
-            let mut layer = 0;
-            let x = engine
-                .model
-                .hidden_states(batch, &mut engine.kv, &mut |x| {
-                    trace
-                        .hidden_states
-                        .resize(trace.hidden_states.len().max(layer + 1), Vec::new());
-                    trace.hidden_states[layer].extend(x.to_f32_vec());
-                    layer += 1;
-                })?;
-            trace.final_norm.extend(x.to_f32_vec());
-            trace.logits.extend(engine.model.logits(&x)?.to_f32_vec());
-            Ok(())
-        })?;
+        let mut look = self.begin_look(ids, adapter)?;
+        let mut result = Ok(());
+        while look.end < ids.len() && result.is_ok() {
+            let batch = look.next_chunk(ids, self.max_num_batched_tokens);
+            result = self.trace_chunk(&batch, &mut trace);
+        }
+        self.end_look(look);
+        result?;
         Ok(trace)
+    }
+
+    fn trace_chunk(&mut self, batch: &ForwardBatch, trace: &mut Trace) -> Result<(), KernelError> {
+        let mut layer = 0;
+        let hidden_states = &mut trace.hidden_states;
+        let x = self.model.hidden_states(batch, &mut self.kv, &mut |x| {
+            hidden_states.resize(hidden_states.len().max(layer + 1), Vec::new());
+            hidden_states[layer].extend(x.to_f32_vec());
+            layer += 1;
+        })?;
+        trace.final_norm.extend(x.to_f32_vec());
+        trace.logits.extend(self.model.logits(&x)?.to_f32_vec());
+        Ok(())
     }
 
     /// Whether [`Self::score`] would find enough free blocks for `len` tokens now.
@@ -168,47 +140,191 @@ impl Engine {
         blocks_for(len) <= self.blocks.num_free()
     }
 
-    /// Runs `each` with the batch of every chunk of `ids` and the position after it, on blocks taken for the purpose.
-    fn for_each_chunk(
-        &mut self,
-        ids: &[u32],
-        adapter: Option<&str>,
-        mut each: impl FnMut(&mut Self, &ForwardBatch, usize) -> Result<(), KernelError>,
-    ) -> Result<(), EngineError> {
-        self.front.limits.check_score(ids)?;
-        let adapter = self.front.adapters.find(adapter)?;
-        let block_table = self
-            .blocks
-            .allocate(blocks_for(ids.len()))
-            .ok_or(EngineError::KvCacheFull)?;
-        let step = self.max_num_batched_tokens;
-        let result = (0..ids.len()).step_by(step).try_for_each(|start| {
-            let end = ids.len().min(start + step);
-            let mut batch = chunk_batch(&ids[start..end], start, &block_table);
-            let adapter = adapter.as_ref().map(AdapterUse::adapter);
-            batch.adapters = AdapterRows::group(&batch.query_start, std::iter::once(adapter));
-            each(self, &batch, end)
-        });
-        self.blocks.release(block_table);
-        Ok(result?)
+    /// How many tokens a job may work on between two steps.
+    pub(super) fn job_step(&self, busy: bool) -> usize {
+        if busy {
+            self.front.limits.scheduler.max_num_prefill_tokens
+        } else {
+            self.max_num_batched_tokens
+        }
     }
 
-    /// Calls `each` with the logits of row `i` of `x`, `[T, C]` with T >= `next.len()`, and `next[i]`.
+    /// Takes blocks for a text.
+    fn begin_look(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Look, EngineError> {
+        self.front.limits.check_score(ids)?;
+        let adapter = self.front.adapters.find(adapter)?;
+        let needed = blocks_for(ids.len());
+        let block_table = self
+            .blocks
+            .allocate(needed)
+            .ok_or(EngineError::KvCacheFull)?;
+        self.blocks_of_looks += needed;
+        Ok(Look {
+            block_table,
+            adapter,
+            end: 0,
+        })
+    }
+
+    fn end_look(&mut self, look: Look) {
+        self.blocks_of_looks -= look.block_table.len();
+        self.blocks.release(look.block_table);
+    }
+
+    /// Calls `each` with the logits of row `i` of the batch, which has at least as many rows, and `next[i]`.
     fn score_rows(
-        &self,
-        x: &Tensor,
+        &mut self,
+        batch: &ForwardBatch,
         next: &[u32],
         mut each: impl FnMut(&[f32], u32),
     ) -> Result<(), KernelError> {
+        let kv = &mut self.kv;
+        let x = self.model.hidden_states(batch, kv, &mut |_| {})?; // [T, C]
         let vocab_size = self.model.config().vocab_size;
         for (i, next) in next.chunks(LOGIT_ROWS).enumerate() {
             let first = (i * LOGIT_ROWS) as u32;
             let rows: Vec<u32> = (first..first + next.len() as u32).collect();
-            let logits = self.model.logits(&gather_rows(x, &rows)?)?; // [R, V]
+            let logits = self.model.logits(&gather_rows(&x, &rows)?)?; // [R, V]
             let logits = logits.as_f32()?.chunks_exact(vocab_size);
             logits.zip(next).for_each(|(row, &id)| each(row, id));
         }
         Ok(())
+    }
+}
+
+/// A text on its way through the model.
+struct Look {
+    block_table: Vec<BlockId>,
+    adapter: Option<AdapterUse>,
+    /// Tokens that are through.
+    end: usize,
+}
+
+impl Look {
+    /// The next tokens of `ids`, at most `step`.
+    fn next_chunk(&mut self, ids: &[u32], step: usize) -> ForwardBatch {
+        let start = self.end;
+        self.end = ids.len().min(start + step);
+        let chunk = ChunkTokens {
+            start,
+            tokens: &ids[start..self.end],
+            draft: &[],
+            prompt_len: self.end,
+            block_table: &self.block_table,
+            samples: false,
+        };
+        let mut batch = ForwardBatch::new(std::iter::once(chunk));
+        let adapter = self.adapter.as_ref().map(AdapterUse::adapter);
+        batch.adapters = AdapterRows::group(&batch.query_start, std::iter::once(adapter));
+        batch
+    }
+}
+
+/// What is said of a token and the logits that predict it, `[V]`.
+type Score<T> = Box<dyn Fn(&[f32], u32) -> T + Send>;
+
+/// Every token of a text after the first is given a score, a chunk at a time.
+pub(super) struct Scoring<T> {
+    ids: Vec<u32>,
+    adapter: Option<String>,
+    look: Option<Look>,
+    score: Score<T>,
+    /// What must be finite in a score.
+    value: fn(&T) -> f32,
+    scores: Vec<T>,
+}
+
+impl Scoring<f32> {
+    /// See [`Engine::score`].
+    pub(super) fn nll(ids: &[u32], adapter: Option<&str>) -> Self {
+        let nll = |row: &[f32], id: u32| (log_sum_exp(row) - f64::from(row[id as usize])) as f32;
+        Self::new(ids, adapter, Box::new(nll), |&nll| nll)
+    }
+}
+
+impl Scoring<PromptLogprob> {
+    /// See [`Engine::prompt_logprobs`]; `top` has been checked.
+    pub(super) fn logprobs(ids: &[u32], top: usize, adapter: Option<&str>) -> Self {
+        let logprob = move |row: &[f32], id: u32| {
+            let report = LogProbs::new(row, top);
+            PromptLogprob {
+                id,
+                logprob: report.of(id),
+                top_logprobs: report.into_top(),
+            }
+        };
+        Self::new(ids, adapter, Box::new(logprob), |token| token.logprob)
+    }
+}
+
+impl<T> Scoring<T> {
+    fn new(ids: &[u32], adapter: Option<&str>, score: Score<T>, value: fn(&T) -> f32) -> Self {
+        Self {
+            ids: ids.to_vec(),
+            adapter: adapter.map(str::to_owned),
+            look: None,
+            score,
+            value,
+            scores: Vec::with_capacity(ids.len().saturating_sub(1)),
+        }
+    }
+
+    /// The text.
+    pub(super) fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Whether it holds blocks.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.look.is_some()
+    }
+
+    /// Scores at most `step` more tokens; true when all are. It holds blocks in between.
+    pub(super) fn advance(
+        &mut self,
+        engine: &mut Engine,
+        step: usize,
+    ) -> Result<bool, EngineError> {
+        let mut look = match self.look.take() {
+            Some(look) => look,
+            None => engine.begin_look(&self.ids, self.adapter.as_deref())?,
+        };
+        let start = look.end;
+        let batch = look.next_chunk(&self.ids, step);
+        // The row of a token predicts the next one; the last token of all predicts nothing that is known.
+        let next = &self.ids[start + 1..self.ids.len().min(look.end + 1)];
+        let (score, scores) = (&self.score, &mut self.scores);
+        let scored = engine.score_rows(&batch, next, |row, id| scores.push(score(row, id)));
+        let done = look.end == self.ids.len();
+        self.look = Some(look);
+        if done || scored.is_err() {
+            self.abandon(engine);
+        }
+        scored?;
+        Ok(done)
+    }
+
+    /// Gives its blocks back.
+    pub(super) fn abandon(&mut self, engine: &mut Engine) {
+        if let Some(look) = self.look.take() {
+            engine.end_look(look);
+        }
+    }
+
+    /// The scores of all tokens after the first.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFinite`].
+    pub(super) fn into_scores(self) -> Result<Vec<T>, EngineError> {
+        if self
+            .scores
+            .iter()
+            .all(|score| (self.value)(score).is_finite())
+        {
+            Ok(self.scores)
+        } else {
+            Err(EngineError::NotFinite)
+        }
     }
 }
 
@@ -222,23 +338,4 @@ pub(super) fn check_top(top: usize) -> Result<(), EngineError> {
         allowed: "at most 100",
         found: top as f64,
     }))
-}
-
-fn all_finite<T>(scores: Vec<T>, value: impl Fn(&T) -> f32) -> Result<Vec<T>, EngineError> {
-    if scores.iter().all(|score| value(score).is_finite()) {
-        Ok(scores)
-    } else {
-        Err(EngineError::NotFinite)
-    }
-}
-
-fn chunk_batch(tokens: &[u32], start: usize, block_table: &[BlockId]) -> ForwardBatch {
-    let chunk = ChunkTokens {
-        start,
-        tokens,
-        draft: &[],
-        block_table,
-        samples: false,
-    };
-    ForwardBatch::new(std::iter::once(chunk))
 }

@@ -32,16 +32,16 @@ pub struct EngineStats {
     pub prefix_cache_hits: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Tokens that came from the file of the prefix cache when the engine was built.
-    pub prefix_cache_restored: u64,
-    /// Why the prefix cache could not be written to its file, if the latest attempt failed.
-    pub prefix_cache_error: Option<String>,
     /// Tokens guessed ahead and checked ([`Speculation`](crate::Speculation)).
     pub drafted_tokens: u64,
     /// Those of them that were right, each of which spared a step.
     pub accepted_tokens: u64,
     /// Steps that went on without guesses because the draft model failed.
     pub drafter_failures: u64,
+    /// Tokens that came from the file of the prefix cache when the engine was built.
+    pub prefix_cache_restored: u64,
+    /// Why the prefix cache could not be written to its file, if the latest attempt failed.
+    pub prefix_cache_error: Option<String>,
     /// Requests that lost their blocks to others and had to be computed again, or copied back.
     pub preemptions: u64,
     /// Those of them whose blocks were copied to host memory.

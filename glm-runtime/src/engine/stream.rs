@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_channel::{Receiver, WeakSender};
 use futures_core::Stream;
 
 use super::handle::Command;
 use crate::error::EngineError;
 use crate::request::{Event, Finished, RequestId, Token};
+use crate::sync::channel::{Receiver, WeakSender};
 
 /// The events of one request, ending with exactly one final event whatever happens.
 ///

@@ -21,7 +21,7 @@ const VOCAB: usize = 64;
 /// A prompt token that makes the whole step fail.
 const POISON: u32 = 60;
 /// A prompt token that makes the model panic.
-const PANIC: u32 = 61;
+pub(super) const PANIC: u32 = 61;
 /// A prompt token whose logits are NaN.
 const NAN: u32 = 62;
 /// A prompt token at which the model waits until the test opens the gate.

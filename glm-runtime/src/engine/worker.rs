@@ -6,16 +6,15 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
-use async_channel::{Receiver, Sender};
-
-use super::handle::{Command, ScoreJob, Shared};
+use super::handle::{Command, Job, Shared};
 use super::{Engine, EngineHandle, SeqEvent, SeqToken};
 use crate::error::{BuildError, EngineError};
 use crate::request::{Event, FinishReason, Finished, Request, RequestId, Token};
+use crate::sync::channel::{self, Receiver, Sender};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, thread};
 use crate::text::TextStream;
 
 /// The engine thread's state.
@@ -24,8 +23,8 @@ struct Worker {
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     clients: HashMap<RequestId, Client>,
-    /// Texts to score as soon as enough blocks are free.
-    scores: VecDeque<(usize, ScoreJob)>,
+    /// Texts to score, one after the other.
+    jobs: VecDeque<Box<dyn Job>>,
     /// Callers that wait for the engine to be idle.
     drains: Vec<Sender<()>>,
     /// Set by the first of them, for good: what was queued before it is served, what comes after it refused.
@@ -47,7 +46,7 @@ impl Engine {
     /// # Errors
     /// [`BuildError::Thread`] if the operating system refuses it.
     pub fn spawn(self) -> Result<EngineHandle, BuildError> {
-        let (sender, commands) = async_channel::unbounded();
+        let (sender, commands) = channel::unbounded();
         let shared = Arc::new(Shared {
             stats: Mutex::new(self.stats()),
             draining: AtomicBool::new(false),
@@ -56,7 +55,7 @@ impl Engine {
         });
         let handle = EngineHandle::new(sender, shared.clone(), self.front.clone());
         let worker = Worker::new(self, commands, shared);
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("glm-engine".to_owned())
             .spawn(move || worker.run_to_end())
             .map_err(BuildError::Thread)?;
@@ -71,7 +70,7 @@ impl Worker {
             commands,
             shared,
             clients: HashMap::new(),
-            scores: VecDeque::new(),
+            jobs: VecDeque::new(),
             drains: Vec::new(),
             draining: false,
         }
@@ -104,7 +103,7 @@ impl Worker {
             self.accept(command);
         }
         self.cancel_abandoned();
-        self.answer_scores();
+        self.work();
         let events = self.engine.step();
         self.deliver(events);
         if !self.engine.has_work() && !self.drains.is_empty() {
@@ -112,13 +111,13 @@ impl Worker {
         }
         // Before anybody hears that the engine is idle: the statistics they look at must say so too.
         *self.shared.stats() = self.engine.stats();
-        if !self.engine.has_work() && self.scores.is_empty() {
+        if !self.engine.has_work() && self.jobs.is_empty() {
             self.answer_drains();
         }
     }
 
     fn has_work(&self) -> bool {
-        self.engine.has_work() || !self.scores.is_empty() || !self.drains.is_empty()
+        self.engine.has_work() || !self.jobs.is_empty() || !self.drains.is_empty()
     }
 
     fn accept(&mut self, command: Command) {
@@ -133,7 +132,7 @@ impl Worker {
                 let event = self.engine.cancel(id);
                 self.deliver(event);
             }
-            Command::Score { len, job } => self.scores.push_back((len, job)),
+            Command::Work(job) => self.jobs.push_back(job),
             Command::HandBack { reply } => {
                 self.draining = true;
                 self.hand_back(&reply);
@@ -201,17 +200,19 @@ impl Worker {
         }
     }
 
-    /// Scores what there is room for. While a text waits for blocks no request is admitted: else the next ones could take
-    /// every block that comes free.
-    fn answer_scores(&mut self) {
-        while let Some((len, job)) = self.scores.pop_front() {
-            if !self.engine.can_score(len) && self.engine.has_work() {
-                self.scores.push_front((len, job));
-                break;
-            }
-            job(&mut self.engine);
+    /// A part of the first job, as small beside running requests as a part of a prompt. While it waits for blocks no request
+    /// is admitted: else the next ones could take every block that comes free.
+    fn work(&mut self) {
+        let Some(mut job) = self.jobs.pop_front() else {
+            return;
+        };
+        let busy = self.engine.has_work();
+        let step = self.engine.job_step(busy);
+        let waits = busy && !self.engine.can_score(job.needs());
+        if waits || !job.advance(&mut self.engine, step) {
+            self.jobs.push_front(job);
         }
-        self.engine.scheduler.set_admitting(self.scores.is_empty());
+        self.engine.scheduler.set_admitting(!waits);
     }
 
     fn answer_drains(&mut self) {
@@ -334,7 +335,7 @@ mod tests {
     /// A worker that takes its turns when the test says so, and the handle to it.
     fn worker(num_blocks: usize) -> (Worker, EngineHandle) {
         let (engine, _) = counter(num_blocks);
-        let (sender, commands) = async_channel::unbounded();
+        let (sender, commands) = channel::unbounded();
         let shared = Arc::new(Shared {
             stats: Mutex::new(engine.stats()),
             draining: AtomicBool::new(false),
@@ -355,23 +356,54 @@ mod tests {
             handle.submit(request(&[1; 20], 7)).unwrap(),
         ];
         worker.turn();
-        let (reply, answer) = async_channel::bounded(1);
         let ids: Vec<u32> = (0..40).collect();
-        let job: ScoreJob = Box::new(move |engine| reply.try_send(engine.score(&ids)).unwrap());
-        worker.accept(Command::Score { len: 40, job });
+        let scorer = std::thread::spawn({
+            let handle = handle.clone();
+            move || handle.score(&ids)
+        });
+        while worker.commands.is_empty() {
+            std::thread::yield_now();
+        }
         for _ in 0..50 {
             if worker.engine.stats().waiting == 0 {
                 streams.push(handle.submit(request(&[1; 20], 7)).unwrap());
             }
             worker.turn();
         }
-        assert_eq!(answer.try_recv().unwrap().unwrap().len(), 39);
+        assert_eq!(scorer.join().unwrap().unwrap().len(), 39);
         while worker.has_work() {
             worker.turn();
         }
         for stream in streams {
             assert!(stream.wait().is_ok());
         }
+    }
+
+    #[test]
+    fn a_text_is_scored_in_parts_between_the_steps_of_an_answer() {
+        let (mut worker, handle) = worker(8);
+        let mut stream = handle.submit(request(&[1; 4], 30)).unwrap();
+        worker.turn();
+        let scorer = std::thread::spawn({
+            let handle = handle.clone();
+            move || handle.score(&[1; 40])
+        });
+        while worker.commands.is_empty() {
+            std::thread::yield_now();
+        }
+        // 40 tokens, at most 16 of them beside a running request.
+        for turn in 1..=3 {
+            assert!(matches!(stream.recv(), Some(Event::Token(_))));
+            worker.turn();
+            assert_eq!(worker.jobs.is_empty(), turn == 3);
+        }
+        assert_eq!(scorer.join().unwrap().unwrap().len(), 39);
+        drop(stream);
+        while worker.has_work() || !worker.commands.is_empty() {
+            worker.turn();
+        }
+        let stats = worker.engine.stats();
+        assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
     }
 
     #[test]
@@ -431,7 +463,7 @@ mod tests {
         worker.turn();
         let waiting = [submit(0), submit(2)];
         let ids = [1, 0].map(|i: usize| waiting[i].id());
-        let (reply, unstarted) = async_channel::bounded(1);
+        let (reply, unstarted) = channel::bounded(1);
         while let Ok(command) = worker.commands.try_recv() {
             worker.accept(command);
         }

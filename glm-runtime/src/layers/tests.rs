@@ -194,6 +194,7 @@ fn attention_equals_candle_across_blocks_in_any_order() -> Result<()> {
         start: 0,
         tokens: &[0; T],
         draft: &[],
+        prompt_len: T,
         block_table: &[4, 0, 2].map(BlockId),
         samples: true,
     };

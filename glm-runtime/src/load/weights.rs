@@ -330,6 +330,7 @@ mod tests {
             start: 0,
             tokens: &tokens,
             draft: &[],
+            prompt_len: tokens.len(),
             block_table: &[BlockId(0)],
             samples: true,
         };

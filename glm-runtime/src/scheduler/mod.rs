@@ -346,6 +346,7 @@ impl Scheduler {
                 start: chunk.start,
                 tokens: &seq.tokens[chunk.start..chunk.end()],
                 draft: plan.draft_of(chunk),
+                prompt_len: seq.prompt_len,
                 block_table: &seq.block_table,
                 samples: chunk.samples,
             }

@@ -43,6 +43,8 @@ pub struct ChunkTokens<'a> {
     pub tokens: &'a [u32],
     /// Guesses at the ids that follow, computed with them so that they can be checked.
     pub draft: &'a [u32],
+    /// Tokens that the sequence started with.
+    pub prompt_len: usize,
     /// The sequence's blocks, long enough for `start + tokens.len() + draft.len()` tokens.
     pub block_table: &'a [BlockId],
     /// Whether the logits of the last token are wanted, and those of the guesses after it.

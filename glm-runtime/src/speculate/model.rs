@@ -209,6 +209,7 @@ impl DraftModel {
             start: piece.start,
             tokens: piece.tokens,
             draft: &[],
+            prompt_len: piece.start + piece.tokens.len(),
             block_table: &sequences[&piece.seq].block_table,
             samples: piece.samples,
         }));
