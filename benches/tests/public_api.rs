@@ -39,7 +39,10 @@ fn documentation() -> PathBuf {
         .args(["doc", "--quiet", "--workspace", "--lib", "--no-deps"])
         .current_dir(root())
         .env("RUSTDOC", &*rustdoc)
-        .env("RUSTDOCFLAGS", "-Z unstable-options --output-format json --cap-lints allow")
+        .env(
+            "RUSTDOCFLAGS",
+            "-Z unstable-options --output-format json --cap-lints allow",
+        )
         .status();
     assert!(status.unwrap().success(), "cargo doc failed");
     root().join(target).join("doc")
