@@ -4,7 +4,8 @@
 //! Continuous batching (Yu et al. 2022, "Orca") with chunked prefill (Agrawal et al. 2024, "Sarathi-Serve"): every step
 //! decodes one token of each running sequence and fills the rest of its token budget with chunks of prompts. Beside
 //! decoding sequences that rest is small, so that a long prompt does not stall them; and a prompt that takes more than one
-//! step leaves half of it to those behind, so that a short one need not wait for the end of a long one.
+//! step leaves half of it to those behind, so that a short one need not wait for the end of a long one. A step in which a prompt
+//! is read to its end is kept as short as one that decodes.
 //!
 //! Sequences that begin alike and come together wait for the first of them, which computes for all: each step, the others
 //! take over the blocks that are there by now.
@@ -235,6 +236,7 @@ impl Scheduler {
                 take_prefill(at, &self.running[at], last, &mut budget, plan);
             }
         }
+        let budget = self.hurry(budget, plan);
         self.spend_rest(budget, plan);
     }
 
@@ -322,6 +324,21 @@ impl Scheduler {
             self.running.push(seq);
         }
         true
+    }
+
+    /// Leaves the prompts that are not read to their end no more of a step in which others are than they have beside decoding
+    /// sequences: the first tokens of those come with its end. Returns what of the budget is left for them.
+    fn hurry(&self, budget: usize, plan: &mut StepPlan) -> usize {
+        if !plan.chunks.iter().any(|chunk| chunk.samples) {
+            return budget;
+        }
+        let mut room = self.config.max_num_prefill_tokens;
+        for chunk in plan.chunks.iter_mut().filter(|chunk| !chunk.samples) {
+            chunk.len = chunk.len.min(room);
+            room -= chunk.len;
+        }
+        plan.chunks.retain(|chunk| chunk.len > 0);
+        room.min(budget)
     }
 
     /// Lets the prompts that left some of the budget to others have what nobody took.

@@ -604,6 +604,15 @@ fn a_long_prompt_leaves_room_for_a_short_one_and_takes_all_when_alone() {
     );
     assert_eq!(lens(&mut simulation), [(0, 40), (1, 24)]);
     assert_eq!(lens(&mut simulation), [(0, 64)]);
+
+    simulation.scheduler.config.max_num_prefill_tokens = 10;
+    simulation.add(new(3, prompt(9, 4), 1)).unwrap();
+    assert_eq!(
+        lens(&mut simulation),
+        [(0, 10), (3, 4)],
+        "a step that ends a prompt is short"
+    );
+    assert_eq!(lens(&mut simulation), [(0, 64)]);
 }
 
 #[test]
