@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use glm_runtime::{DraftLength, KvDType, Quantization, Speculation};
 
+use crate::error::CliError;
 use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
 
 const AFTER_HELP: &str = "\
@@ -185,11 +186,19 @@ pub struct SpeculationArgs {
 
 impl SpeculationArgs {
     /// What was asked for.
-    pub fn speculation(&self) -> Speculation {
+    ///
+    /// # Errors
+    /// A number of guesses where none are made.
+    pub fn speculation(&self) -> Result<Speculation, CliError> {
         let speculation = self.speculate.clone().unwrap_or_default();
-        match self.draft_tokens {
-            Some(max) => speculation.with_length(DraftLength::Adaptive { max: max.into() }),
-            None => speculation,
+        match (self.draft_tokens, speculation) {
+            (Some(_), Speculation::Off) => Err(CliError::Usage(
+                "--draft-tokens does nothing with --speculate off".to_owned(),
+            )),
+            (Some(max), speculation) => {
+                Ok(speculation.with_length(DraftLength::Adaptive { max: max.into() }))
+            }
+            (None, speculation) => Ok(speculation),
         }
     }
 }
@@ -291,7 +300,7 @@ pub struct GenerateArgs {
 
     /// Search for the likeliest answer along N beams; it is printed when it is found
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive,
-          conflicts_with_all = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "form"])]
+          conflicts_with_all = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop", "form", "speculate"])]
     pub beams: Option<usize>,
 
     /// With --beams: above 0 favours long answers, below 0 short ones
@@ -686,7 +695,7 @@ mod tests {
                 Command::Batch(args) => args.speculation,
                 _ => return None,
             };
-            Some(args.speculation())
+            args.speculation().ok()
         };
         let ngram = Speculation::prompt_lookup();
         let draft = Speculation::draft_model("a=b").with_length(DraftLength::Adaptive { max: 3 });
@@ -702,6 +711,8 @@ mod tests {
         );
         assert_eq!(guess(&format!("{generate} 0 --speculate ngram")), None);
         assert_eq!(guess(&format!("{generate} 3")), None);
+        assert_eq!(guess(&format!("{generate} 3 --speculate off")), None);
+        assert_eq!(guess("glm-cli generate --beams 3 --speculate ngram"), None);
         assert_eq!(guess("glm-cli chat --speculate draft="), None);
     }
 

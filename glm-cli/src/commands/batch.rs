@@ -41,7 +41,6 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
     let engine = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
         .max_num_seqs(args.max_num_seqs)
         .kv_cache_tokens(args.kv_cache_tokens)
-        .kv_cache_tokens(args.kv_cache_tokens)
         .swap_space(args.swap_space)
         // Nobody reads along: a step is filled with prompts, whatever that does to the pace of the answers beside them.
         .max_num_prefill_tokens(usize::MAX)

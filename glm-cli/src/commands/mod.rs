@@ -59,7 +59,7 @@ fn answering_builder<'a>(
 ) -> Result<EngineBuilder, CliError> {
     let builder = builder(args)?
         .prefix_cache_file(cache.prefix_cache_file.clone())
-        .speculation(speculation.speculation());
+        .speculation(speculation.speculation()?);
     Ok(with_adapters(builder, adapters))
 }
 

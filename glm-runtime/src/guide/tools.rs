@@ -108,17 +108,21 @@ impl ToolCalls {
         }
     }
 
+    /// What an answer is that may not say what it likes: calls, or the content that is asked for. `None` if it may.
+    fn start_of_form(&self) -> Result<Option<String>, GrammarError> {
+        if self.required {
+            return Ok(Some("calls".to_owned()));
+        }
+        let content = self.content.as_deref().map(content_rule).transpose()?;
+        Ok(content.map(|content| format!("calls | {content}")))
+    }
+
     fn tagged_start(&self, writer: &mut Writer<'_>) -> Result<(), GrammarError> {
         let open = writer.tag(CALL);
         let more = self.repeated(&format!("\"\\n\"? {open} one"));
         writer.rule("calls", &format!("LEAD? {open} one {more}"));
-        if self.required {
-            writer.rule("start", "calls");
-            return Ok(());
-        }
-        if let Some(content) = &self.content {
-            let content = content_rule(content)?;
-            writer.rule("start", &format!("calls | {content}"));
+        if let Some(start) = self.start_of_form()? {
+            writer.rule("start", &start);
             return Ok(());
         }
         writer.rule("CALLING", &format!("/(?s:.*)/ {} /(?s:.*)/", json!(CALL)));
@@ -144,13 +148,8 @@ impl ToolCalls {
         };
         let more = self.repeated(&format!("{separator} one"));
         writer.rule("calls", &format!("LEAD? one {more}"));
-        if self.required {
-            writer.rule("start", "calls");
-            return Ok(());
-        }
-        if let Some(content) = &self.content {
-            let content = content_rule(content)?;
-            writer.rule("start", &format!("calls | {content}"));
+        if let Some(start) = self.start_of_form()? {
+            writer.rule("start", &start);
             return Ok(());
         }
         let names: Vec<_> = tools
