@@ -227,6 +227,11 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of the prompt whose keys and values an earlier request had left: they were not computed.
     pub cached_tokens: usize,
+    /// Tokens of [`GenerateOptions::prediction`] that were guessed and became part of the answer; each spared a step. Which are guessed depends
+    /// on time, so this and the next count can differ where answers do not.
+    pub accepted_prediction_tokens: usize,
+    /// Tokens of it that were guessed, computed, and not part of the answer.
+    pub rejected_prediction_tokens: usize,
 }
 
 /// Durations of one request, measured in the engine.

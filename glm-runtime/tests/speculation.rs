@@ -338,6 +338,42 @@ fn only_checked_tokens_are_shared_and_a_request_can_opt_out() {
     }
 }
 
+#[test]
+fn predictions_that_come_true_spare_steps_and_are_counted() {
+    const LEN: usize = 40;
+    // The answer to a prompt, the prediction that it is asked for with, what is counted, and steps.
+    let ask = |speculation: Speculation, prediction: &[u32]| {
+        let mut engine = builder("tiny-glm", speculation).build_engine().unwrap();
+        let mut request = Request::new([1, 2, 3]);
+        request.options.max_tokens = Some(LEN);
+        request.options.ignore_eos = true;
+        request.options.sampling.temperature = 1.0;
+        request.options.sampling.seed = Some(7);
+        request.options.prediction = prediction.to_vec();
+        engine.submit(request).unwrap();
+        let (tokens, finished) = run_to_end(&mut engine);
+        let answer: Vec<u32> = tokens.iter().map(|token| token.1).collect();
+        (answer, finished[0].usage, engine.stats().steps as usize)
+    };
+    let (expected, usage, steps) = ask(Speculation::Off, &[1, 2]);
+    assert_eq!((usage.accepted_prediction_tokens, steps), (0, LEN));
+    let edited: Vec<u32> = (0..)
+        .zip(&expected)
+        .map(|(at, &token)| if at % 8 == 7 { 5 } else { token })
+        .collect();
+    for (prediction, most_steps) in [(&expected, LEN / 3), (&edited, LEN / 2)] {
+        let (answer, usage, steps) = ask(lookup(4), prediction);
+        assert_eq!(answer, expected);
+        assert!(steps <= most_steps, "{steps}");
+        let accepted = usage.accepted_prediction_tokens;
+        assert!(steps + accepted >= LEN && accepted < LEN, "{usage:?}");
+    }
+    assert!(ask(lookup(4), &edited).1.rejected_prediction_tokens > 0);
+    // What the prompt says itself is nobody's prediction.
+    assert_eq!(ask(lookup(4), &[]).1.accepted_prediction_tokens, 0);
+    assert_eq!(ask(lookup(4), &[]).1.rejected_prediction_tokens, 0);
+}
+
 /// How often each answer of four tokens comes, over many seeds.
 fn frequencies(speculation: Speculation, seeds: std::ops::Range<u64>) -> HashMap<Vec<u32>, f64> {
     let mut engine = builder("tiny-glm", speculation)

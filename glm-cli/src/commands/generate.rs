@@ -194,7 +194,6 @@ fn report(
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
             "cached_tokens": usage.cached_tokens,
-            "cached_tokens": usage.cached_tokens,
         },
         "timings": {
             "ttft_ms": timings.time_to_first_token.as_secs_f64() * 1e3,

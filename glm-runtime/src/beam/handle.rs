@@ -205,6 +205,7 @@ impl EngineHandle {
                     prompt_tokens: task.prompt.len(),
                     completion_tokens: found.hypothesis.tokens.len(),
                     cached_tokens: outcome.cached_tokens,
+                    ..Usage::default()
                 },
                 timings: outcome.timings,
             };

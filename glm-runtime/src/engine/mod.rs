@@ -98,6 +98,8 @@ struct Active {
     speculates: bool,
     /// See [`GenerateOptions::prediction`].
     prediction: Vec<u32>,
+    /// Whether the guesses of this step are from it.
+    predicted: bool,
     usage: Usage,
     /// What was asked for, until a step works on it: it may be handed back.
     unstarted: Option<GenerateOptions>,
@@ -200,6 +202,7 @@ impl Engine {
             adapter,
             speculates: options.speculation,
             prediction: options.prediction,
+            predicted: false,
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 ..Usage::default()
@@ -401,6 +404,7 @@ impl Engine {
         };
         let ids: Vec<Vec<u32>> = sampled.iter().map(ids).collect();
         let committed = self.scheduler.commit(plan, &ids, &mut self.blocks);
+        self.count_predictions(plan, &committed);
         // In the same order, and without those that failed.
         let sampled = sampled.into_iter().filter_map(Result::ok).flatten();
         for (committed, sampled) in committed.iter().zip(sampled) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use glm_kernels::{KernelError, Work};
 
 use super::{Engine, SampledRun};
-use crate::scheduler::{SeqId, StepPlan};
+use crate::scheduler::{Committed, SeqId, StepPlan};
 use crate::speculate::{Context, PlainStep};
 
 impl Engine {
@@ -38,13 +38,35 @@ impl Engine {
         };
         let drafts = speculator.draft(plain, open);
         for ((chunk, seq), draft) in chunks.into_iter().zip(drafts) {
-            let guide = self.requests.get_mut(&seq).and_then(|a| a.guide.as_mut());
+            let Some(active) = self.requests.get_mut(&seq) else {
+                continue;
+            };
+            active.predicted = draft.predicted;
+            let draft = draft.tokens;
+            // Whoever guesses does not know the grammar: what it refuses is not computed.
+            let guide = active.guide.as_mut();
             let allowed = guide.map_or(draft.len(), |guide| guide.num_allowed(&draft));
             if allowed == 0 && !draft.is_empty() {
                 speculator.refused(seq);
             }
             self.scheduler
                 .look_ahead(plan, chunk, &draft[..allowed], &mut self.blocks);
+        }
+    }
+
+    /// Counts the guesses of a step that requests predicted: those that are in the answers now, and those that are not.
+    pub(super) fn count_predictions(&mut self, plan: &StepPlan, committed: &[Committed]) {
+        let drafts = plan.sampled().zip(plan.drafts());
+        for (seq, draft) in drafts.filter(|(_, draft)| !draft.is_empty()) {
+            let active = self.requests.get_mut(&seq);
+            let Some(active) = active.filter(|active| active.predicted) else {
+                continue;
+            };
+            let said = committed.iter().filter(|committed| committed.seq == seq);
+            let pairs = draft.iter().zip(said.map(|committed| &committed.token));
+            let right = pairs.take_while(|(guess, token)| guess == token).count();
+            active.usage.accepted_prediction_tokens += right;
+            active.usage.rejected_prediction_tokens += draft.len() - right;
         }
     }
 
@@ -80,7 +102,7 @@ mod tests {
     use super::*;
     use crate::engine::SeqEvent;
     use crate::request::FinishReason;
-    use crate::speculate::{DraftLength, Drafter, Speculator};
+    use crate::speculate::{Draft, DraftLength, Drafter, Speculator};
 
     /// Guesses what the counter says, and fails at some of its calls.
     struct Scripted {
@@ -91,7 +113,7 @@ mod tests {
     }
 
     impl Drafter for Scripted {
-        fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Vec<u32>>, KernelError> {
+        fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Draft>, KernelError> {
             self.calls += 1;
             if (self.fails)(self.calls) {
                 return Err(KernelError::ShapeOverflow(vec![usize::MAX]));
@@ -99,7 +121,10 @@ mod tests {
             let draft = |context: &Context<'_>| {
                 let last = context.tokens.last().copied().unwrap_or_default();
                 let guess = |i| if i <= self.right { last + i as u32 } else { 1 };
-                (1..=context.max_len.min(4)).map(guess).collect()
+                Draft {
+                    tokens: (1..=context.max_len.min(4)).map(guess).collect(),
+                    predicted: false,
+                }
             };
             Ok(open.iter().map(draft).collect())
         }

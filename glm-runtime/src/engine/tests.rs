@@ -212,7 +212,7 @@ fn answers_end_at_eos_at_max_tokens_and_at_the_end_of_the_context() {
         Usage {
             prompt_tokens: 62,
             completion_tokens: 2,
-            cached_tokens: 0
+            ..Usage::default()
         }
     );
     assert!(finished.timings.queued <= finished.timings.time_to_first_token);

@@ -4,7 +4,7 @@
 
 use glm_kernels::KernelError;
 
-use super::{Context, Drafter};
+use super::{Context, Draft, Drafter};
 
 /// Guesses without a model and without memory: each guess is one pass over the sequence's tokens.
 #[derive(Debug, Clone, Copy)]
@@ -17,9 +17,9 @@ pub(super) struct PromptLookup {
 
 impl PromptLookup {
     /// At most `len` tokens that may follow `tokens`; `prediction` is a text that they may resemble.
-    fn guess(&self, tokens: &[u32], prediction: &[u32], len: usize) -> Vec<u32> {
+    fn guess(&self, tokens: &[u32], prediction: &[u32], len: usize) -> Draft {
         let Some((_, before)) = tokens.split_last().filter(|_| len > 0) else {
-            return Vec::new();
+            return Draft::default();
         };
         let own = self.find(before, tokens);
         let predicted = self.find(prediction, tokens);
@@ -27,10 +27,16 @@ impl PromptLookup {
         match (own, predicted) {
             (own, Some(there)) if own.is_none_or(|own| there.len >= own.len) => {
                 let rest = prediction[there.next..].iter();
-                rest.take(len).copied().collect()
+                Draft {
+                    tokens: rest.take(len).copied().collect(),
+                    predicted: true,
+                }
             }
-            (Some(here), _) => go_on(tokens, here.next, len),
-            _ => Vec::new(),
+            (Some(here), _) => Draft {
+                tokens: go_on(tokens, here.next, len),
+                predicted: false,
+            },
+            _ => Draft::default(),
         }
     }
 
@@ -73,7 +79,7 @@ fn go_on(tokens: &[u32], from: usize, len: usize) -> Vec<u32> {
 }
 
 impl Drafter for PromptLookup {
-    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Vec<u32>>, KernelError> {
+    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Draft>, KernelError> {
         let guess = |c: &Context<'_>| self.guess(c.tokens, c.prediction, c.max_len);
         Ok(open.iter().map(guess).collect())
     }
@@ -105,29 +111,29 @@ mod tests {
             (&[1], &[]),
         ];
         for (tokens, expected) in cases {
-            assert_eq!(LOOKUP.guess(tokens, &[], 4), expected, "{tokens:?}");
+            let draft = LOOKUP.guess(tokens, &[], 4);
+            assert_eq!(draft.tokens, expected, "{tokens:?}");
+            assert!(!draft.predicted);
         }
-        assert!(LOOKUP.guess(&[5, 5, 5], &[], 0).is_empty());
-        assert!(LOOKUP.guess(&[], &[1], 4).is_empty());
+        assert_eq!(LOOKUP.guess(&[5, 5, 5], &[], 0), Draft::default());
+        assert_eq!(LOOKUP.guess(&[], &[1], 4), Draft::default());
     }
 
     #[test]
     fn a_prediction_is_quoted_where_the_answer_resembles_it() {
         let prediction = [1, 2, 3, 4, 5, 6, 7];
-        let guess = |tokens: &[u32]| LOOKUP.guess(tokens, &prediction, 4);
-        assert_eq!(guess(&[9, 2, 3]), [4, 5, 6, 7]);
-        assert!(guess(&[9, 6, 7]).is_empty(), "it is over");
-        assert!(guess(&[9, 1]).is_empty(), "one token says too little");
-        assert_eq!(
-            guess(&[2, 3, 8, 2, 3]),
-            [4, 5, 6, 7],
-            "before what was said"
-        );
-        assert_eq!(
-            guess(&[9, 2, 3, 8, 9, 2, 3]),
-            [8, 9, 2, 3],
-            "but not if that is more alike"
-        );
+        let check = |tokens: &[u32], expected: &[u32], predicted: bool| {
+            let draft = LOOKUP.guess(tokens, &prediction, 4);
+            assert_eq!((&*draft.tokens, draft.predicted), (expected, predicted));
+        };
+        check(&[9, 2, 3], &[4, 5, 6, 7], true);
+        // It is over.
+        check(&[9, 6, 7], &[], true);
+        // One token says too little.
+        check(&[9, 1], &[], false);
+        // It goes before what was said, but not if that is more alike.
+        check(&[2, 3, 8, 2, 3], &[4, 5, 6, 7], true);
+        check(&[9, 2, 3, 8, 9, 2, 3], &[8, 9, 2, 3], false);
     }
 
     /// The definition: for every length from the longest, every place from the nearest.

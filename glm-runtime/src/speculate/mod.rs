@@ -174,6 +174,15 @@ pub(crate) struct Context<'a> {
     pub(crate) sampler: &'a SequenceSampler,
 }
 
+/// What may follow the tokens of a sequence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Draft {
+    /// The guesses, one after the other.
+    pub(crate) tokens: Vec<u32>,
+    /// Whether [`Context::prediction`] reads so.
+    pub(crate) predicted: bool,
+}
+
 /// Guesses how sequences go on.
 ///
 /// This is the seam for other ways to guess. Heads that predict several tokens ahead (MTP) are such a drafter with weights of the
@@ -185,7 +194,7 @@ pub(crate) trait Drafter: Send {
     ///
     /// # Errors
     /// [`KernelError`] of a model that is asked; all state must be gone then.
-    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Vec<u32>>, KernelError>;
+    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Draft>, KernelError>;
 
     /// Drops the state of a sequence that has ended.
     fn forget(&mut self, _seq: SeqId) {}
@@ -248,7 +257,7 @@ impl Speculator {
 
     /// Guesses for each of `open`, in its order; each has room for `max_len` tokens in the step `plain`. Empty if nothing is
     /// guessed at all.
-    pub(crate) fn draft(&mut self, plain: PlainStep, mut open: Vec<Context<'_>>) -> Vec<Vec<u32>> {
+    pub(crate) fn draft(&mut self, plain: PlainStep, mut open: Vec<Context<'_>>) -> Vec<Draft> {
         self.limit(plain, &mut open);
         let started = Instant::now();
         let Ok(drafts) = self.drafter.draft(&open) else {
@@ -256,7 +265,8 @@ impl Speculator {
             self.counters.failures += 1;
             return Vec::new();
         };
-        let rounds = drafts.iter().map(Vec::len).max().unwrap_or(0);
+        let lengths = drafts.iter().map(|draft| draft.tokens.len());
+        let rounds = lengths.max().unwrap_or(0);
         self.control.drafted(open.len(), rounds, started.elapsed());
         drafts
     }

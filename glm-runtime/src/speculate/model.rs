@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use glm_kernels::{Device, KernelError, KvDType, Tensor};
 
-use super::{Context, Drafter};
+use super::{Context, Draft, Drafter};
 use crate::forward::ForwardBatch;
 use crate::kv::{Allocated, BLOCK_SIZE, BlockAllocator, BlockId, KvPool, blocks_for};
 use crate::models::CausalLm;
@@ -281,8 +281,8 @@ impl DraftModel {
         Ok(true)
     }
 
-    fn guess(&mut self, open: &[Context<'_>]) -> Result<Vec<Vec<u32>>, KernelError> {
-        let mut drafts = vec![Vec::new(); open.len()];
+    fn guess(&mut self, open: &[Context<'_>]) -> Result<Vec<Draft>, KernelError> {
+        let mut drafts = vec![Draft::default(); open.len()];
         let mut guesses = self.begin(open)?;
         while self.go_on(&mut guesses)? {}
         for guess in guesses {
@@ -290,14 +290,14 @@ impl DraftModel {
                 let computed = guess.draft.len().saturating_sub(1);
                 known.guessed.extend(&guess.draft[..computed]);
             }
-            drafts[guess.at] = guess.draft;
+            drafts[guess.at].tokens = guess.draft;
         }
         Ok(drafts)
     }
 }
 
 impl Drafter for DraftModel {
-    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Vec<u32>>, KernelError> {
+    fn draft(&mut self, open: &[Context<'_>]) -> Result<Vec<Draft>, KernelError> {
         self.drop_all_but(open);
         let drafts = self.guess(open);
         if drafts.is_err() {

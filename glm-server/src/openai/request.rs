@@ -1,6 +1,7 @@
 //! Bodies to requests for the engine.
 
-use glm_core::chat::{ChatRequest, Message, prompt_ids_open_think};
+use glm_core::chat::{ChatRequest, Content, Message, prompt_ids_open_think};
+use glm_core::tokenizer::SpecialTokens;
 use glm_runtime::{
     BeamOptions, EarlyStopping, EngineHandle, GenerateOptions, Request, SamplingParams,
 };
@@ -103,6 +104,7 @@ fn chat(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
         None => fields.get("max_tokens")?,
     };
     options.sampling.logprobs = chat_logprobs(fields)?;
+    options.prediction = prediction(engine, fields)?;
     let tokenizer = engine.tokenizer()?;
     if format.needs_special_tokens(tokenizer, !tools.offered.is_empty()) {
         options.skip_special_tokens = false;
@@ -150,6 +152,45 @@ fn chat_request(fields: Fields<'_>, tools: &Tools) -> Result<ChatRequest, ApiErr
         enable_thinking: thinking,
         kwargs,
     })
+}
+
+/// A text that the answer is expected to resemble. It changes when the answer comes and nothing else, and where the engine does not look
+/// predictions up not even that.
+#[derive(Debug, Deserialize)]
+struct Prediction {
+    #[serde(rename = "type")]
+    kind: String,
+    content: Content,
+}
+
+/// The token ids of `prediction`, as far as an answer can be long.
+fn prediction(engine: &EngineHandle, fields: Fields<'_>) -> Result<Vec<u32>, ApiError> {
+    const FIELD: &str = "prediction";
+    let Some(prediction) = fields.get::<Prediction>(FIELD)? else {
+        return Ok(Vec::new());
+    };
+    if prediction.kind != "content" {
+        let message = format!("`{FIELD}` of type `{}` is not supported", prediction.kind);
+        return Err(ApiError::not_supported(FIELD, message));
+    }
+    if prediction.content == Content::Null {
+        let message = "`prediction.content` must be a text or a list of parts";
+        return Err(ApiError::invalid(FIELD, message));
+    }
+    let message = Message {
+        content: Some(prediction.content),
+        ..Message::default()
+    };
+    let text = message.plain_text().map_err(|kind| {
+        let message = format!("`{FIELD}` with content of type `{kind}` is not supported");
+        ApiError::not_supported(FIELD, message)
+    })?;
+    let ids = engine
+        .tokenizer()?
+        .encode(&text, SpecialTokens::Plain)
+        .map_err(|error| ApiError::invalid(FIELD, error.to_string()))?;
+    let most = engine.model_info().max_model_len;
+    Ok(ids.into_iter().take(most).collect())
 }
 
 fn chat_logprobs(fields: Fields<'_>) -> Result<Option<usize>, ApiError> {

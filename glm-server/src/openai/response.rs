@@ -142,13 +142,19 @@ impl Form {
         let of_prompts = || answers.iter().step_by(self.asked).map(|a| a.finished.usage);
         let prompt_tokens: usize = of_prompts().map(|usage| usage.prompt_tokens).sum();
         let cached_tokens: usize = of_prompts().map(|usage| usage.cached_tokens).sum();
-        let all = answers.iter();
-        let completion_tokens: usize = all.map(|a| a.finished.usage.completion_tokens).sum();
+        let of_answers = || answers.iter().map(|answer| answer.finished.usage);
+        let completion_tokens: usize = of_answers().map(|usage| usage.completion_tokens).sum();
+        let accepted: usize = of_answers().map(|u| u.accepted_prediction_tokens).sum();
+        let rejected: usize = of_answers().map(|u| u.rejected_prediction_tokens).sum();
         json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": accepted,
+                "rejected_prediction_tokens": rejected,
+            },
         })
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::LazyLock;
 
+use glm_core::tokenizer::SpecialTokens;
 use glm_runtime::{
-    Engine, EngineHandle,
+    Completion, Engine, EngineHandle, FinishReason, Finished, Timings, Usage,
     batch::{self, Job},
 };
 use serde_json::{Map, Value, json};
@@ -122,6 +123,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let wanted = json!({
         "guided_whitespace_pattern": " ", "prompt_logprobs": 1, "length_penalty": 2, "audio": {}, "modalities": ["audio"],
         "functions": [{}], "function_call": "auto", "store": true, "verbosity": "low", "web_search_options": {},
+        "prediction": {"type": "outline", "content": "x"},
     });
     for (field, value) in object(wanted) {
         let error = chat(json!({&field: value})).expect_err(&field);
@@ -145,6 +147,7 @@ fn what_is_wrong_is_refused_by_name() {
     let wrong = json!({
         "messages": [], "temperature": "hot", "n": 0, "stop": 3, "logit_bias": {"five": 1}, "seed": 1.5, "top_logprobs": 3,
         "tools": [1], "chat_template_kwargs": {"enable_thinking": "yes"}, "stop_token_ids": [-1], "max_tokens": -1,
+        "prediction": {"type": "content", "content": null},
     });
     for (field, value) in object(wrong) {
         let error = chat(json!({&field: value})).expect_err(&field);
@@ -192,6 +195,73 @@ fn tools_and_thinking_go_through_the_template() {
         prompt(json!({}))
     );
     assert!(chat(json!({"reasoning_effort": "none", "chat_template_kwargs": {"x": 1}})).is_ok());
+}
+
+#[test]
+fn a_predicted_answer_is_read_as_text() {
+    let prediction = |content: Value| {
+        let call = chat(json!({"prediction": {"type": "content", "content": content}}));
+        call.map(|call| call.requests[0].options.prediction.clone())
+    };
+    let tokenizer = ENGINE.tokenizer().unwrap();
+    let encode = |text: &str| tokenizer.encode(text, SpecialTokens::Plain).unwrap();
+    // Nobody types a role token.
+    let text = "fn main() {}\n<|user|>";
+    assert_eq!(prediction(json!(text)), Ok(encode(text)));
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    assert_eq!(prediction(parts), Ok(encode("a\nb")));
+    assert_eq!(prediction(json!("")), Ok(Vec::new()));
+    let without = chat(json!({})).unwrap();
+    assert!(without.requests[0].options.prediction.is_empty());
+    let image = json!([{"type": "image_url", "image_url": {"url": "x"}}]);
+    let error = prediction(image).unwrap_err();
+    assert!(error.message.contains("image_url"), "{error}");
+    assert_eq!(error.param.as_deref(), Some("prediction"));
+
+    let long = prediction(json!("word ".repeat(1 << 16))).unwrap();
+    assert_eq!(long.len(), ENGINE.model_info().max_model_len);
+}
+
+#[test]
+fn a_prediction_changes_no_answer() {
+    let content = |mut body: Value| body["choices"][0]["message"]["content"].take();
+    let body = || json!({"max_tokens": 8, "seed": 3, "temperature": 1.0});
+    let expected = content(answer(chat(body()).unwrap()));
+    let mut predicted = body();
+    predicted["prediction"] = json!({"type": "content", "content": expected});
+    let predicted = answer(chat(predicted).unwrap());
+    let details = &predicted["usage"]["completion_tokens_details"];
+    // This engine does not guess.
+    assert_eq!(details["accepted_prediction_tokens"], 0);
+    assert_eq!(content(predicted), expected);
+}
+
+#[test]
+fn usage_says_what_came_of_a_prediction() {
+    let call = chat(json!({"n": 2})).unwrap();
+    let completion = |accepted| Completion {
+        text: String::new(),
+        tokens: Vec::new(),
+        finished: Finished {
+            reason: FinishReason::Stop,
+            usage: Usage {
+                completion_tokens: 20,
+                accepted_prediction_tokens: accepted,
+                rejected_prediction_tokens: 4,
+                ..Usage::default()
+            },
+            timings: Timings::default(),
+        },
+    };
+    let stamp = Stamp {
+        id: "7".to_owned(),
+        created: 1,
+    };
+    let body = call
+        .form
+        .response(&ENGINE, &stamp, &[completion(5), completion(7)]);
+    let expected = json!({"accepted_prediction_tokens": 12, "rejected_prediction_tokens": 8});
+    assert_eq!(body["usage"]["completion_tokens_details"], expected);
 }
 
 #[test]
