@@ -308,6 +308,36 @@ fn forms_and_stop_strings_are_the_same() {
 }
 
 #[test]
+fn guesses_that_a_grammar_refuses_are_not_computed() {
+    // At every place one token is allowed, so every guess that is computed is right; behind the last one all are refused.
+    let grammar = || Grammar::Lark(format!("start: {}", "<tool_call> ".repeat(20)));
+    for speculation in [lookup(6), draft_model("tiny-glm4-nobias", 6)] {
+        let engine = builder("tiny-glm4", speculation.clone()).build().unwrap();
+        let tag = engine.tokenizer().unwrap().token_to_id("<tool_call>");
+        let tag = tag.unwrap();
+        let options = GenerateOptions {
+            grammar: Some(grammar()),
+            sampling: SamplingParams {
+                logit_bias: [(tag, 100.0)].into(),
+                ..SamplingParams::greedy()
+            },
+            ..GenerateOptions::default()
+        };
+        let answer = engine.generate(vec![5, 6, 7], options).unwrap();
+        let answer = answer.wait().unwrap();
+        assert_eq!(answer.finished.reason, FinishReason::Stop);
+        assert_eq!(answer.token_ids()[..20], [tag; 20]);
+        engine.drain();
+        let stats = engine.stats();
+        assert!(stats.accepted_tokens >= 12, "{speculation:?}: {stats:?}");
+        assert_eq!(
+            stats.accepted_tokens, stats.drafted_tokens,
+            "{speculation:?}"
+        );
+    }
+}
+
+#[test]
 fn only_checked_tokens_are_shared_and_a_request_can_opt_out() {
     let prompt: Vec<u32> = (0..37).map(|i| i % 5).collect();
     let turns = |speculation: Speculation| {

@@ -360,13 +360,14 @@ impl Engine {
         Ok(plan.sampled().zip(plan.drafts()).map(sample).collect())
     }
 
-    /// Takes the guides of the sequences that this step samples for.
-    fn take_guides(&mut self, plan: &StepPlan) -> (Vec<SeqId>, Vec<Guide>) {
-        let guided = |seq: SeqId| {
+    /// Takes the guides of the sequences that this step samples for, each with the guesses at what it will go on by.
+    fn take_guides(&mut self, plan: &StepPlan) -> (Vec<SeqId>, Vec<(Guide, Vec<u32>)>) {
+        let guided = |(seq, draft): (SeqId, &[u32])| {
             let guide = self.requests.get_mut(&seq)?.guide.take()?;
-            Some((seq, *guide))
+            Some((seq, (*guide, draft.to_vec())))
         };
-        plan.sampled().filter_map(guided).unzip()
+        let drafts = plan.sampled().zip(plan.drafts());
+        drafts.filter_map(guided).unzip()
     }
 
     fn give_back(&mut self, guided: &[SeqId], guides: Vec<Guide>) {

@@ -1,6 +1,8 @@
 //! [`MaskThreads`]: masks computed while the model computes the logits that they are for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use async_channel::{Receiver, Sender};
@@ -21,37 +23,51 @@ pub(crate) struct MaskThreads {
 struct Job {
     place: usize,
     guide: Guide,
+    /// What may come next: masks behind it are computed as long as the model computes.
+    guesses: Vec<u32>,
+    forward_ended: Arc<AtomicBool>,
     done: Sender<(usize, Guide)>,
 }
 
 impl Job {
     fn run(mut self) {
         // A guide that panics computes again when it is asked for its mask, where the panic has somebody to hear it.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.guide.prepare()));
+        let is_time = || !self.forward_ended.load(Ordering::Relaxed);
+        let prepare = || self.guide.prepare(&self.guesses, is_time);
+        let _ = catch_unwind(AssertUnwindSafe(prepare));
         // Whoever waited is gone if this fails, and so is the request.
         let _ = self.done.try_send((self.place, self.guide));
     }
 }
 
 impl MaskThreads {
-    /// Runs `forward` while the masks that its result will need are computed. The guides come back in their order.
+    /// Runs `forward` while the masks that its result will need are computed: the next one of each guide, and those behind its guesses that
+    /// are ready in time; the others may never be needed. The guides come back in their order.
     pub(crate) fn prepare_during<T>(
         &mut self,
-        guides: Vec<Guide>,
+        guides: Vec<(Guide, Vec<u32>)>,
         forward: impl FnOnce() -> T,
     ) -> (T, Vec<Guide>) {
         if guides.is_empty() {
-            return (forward(), guides);
+            return (forward(), Vec::new());
         }
         let (send, receive) = self.jobs.get_or_insert_with(start);
         let (done, prepared) = async_channel::unbounded();
-        for (place, guide) in guides.into_iter().enumerate() {
-            let done = done.clone();
+        let forward_ended = Arc::new(AtomicBool::new(false));
+        for (place, (guide, guesses)) in guides.into_iter().enumerate() {
+            let job = Job {
+                place,
+                guide,
+                guesses,
+                forward_ended: forward_ended.clone(),
+                done: done.clone(),
+            };
             // The channel is open, because a receiver is here.
-            let _ = send.try_send(Job { place, guide, done });
+            let _ = send.try_send(job);
         }
         drop(done);
         let result = forward();
+        forward_ended.store(true, Ordering::Relaxed);
         // What no thread has begun is done here.
         while let Ok(job) = receive.try_recv() {
             job.run();

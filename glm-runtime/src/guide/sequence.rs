@@ -1,5 +1,6 @@
 //! [`Guide`]: one answer on its way through a grammar.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use llguidance::Matcher;
@@ -30,6 +31,8 @@ pub(crate) struct Guide {
     end: EndRules,
     /// The mask for the next token, if it has been computed ahead.
     next: Option<Result<TokenMask, GrammarError>>,
+    /// Guesses at the next tokens, each with the mask behind it.
+    guessed: VecDeque<(u32, TokenMask)>,
 }
 
 impl Guide {
@@ -48,13 +51,49 @@ impl Guide {
             num_tokens: 0,
             end,
             next: None,
+            guessed: VecDeque::new(),
         }
     }
 
-    /// Computes the mask for the next token, so that [`Self::mask`] finds it.
-    pub(crate) fn prepare(&mut self) {
+    /// Computes the mask for the next token, so that [`Self::mask`] finds it; then those behind each of `guesses`, as long as there
+    /// `is_time`.
+    pub(crate) fn prepare(&mut self, guesses: &[u32], is_time: impl Fn() -> bool) {
         if self.next.is_none() {
             self.next = Some(self.compute());
+        }
+        self.guessed.clear();
+        // The mask of a thought is hardly any work.
+        if guesses.is_empty() || !matches!(self.phase, Phase::Answering) || !is_time() {
+            return;
+        }
+        let mut ahead = self.deep_clone();
+        for &guess in guesses {
+            if !is_time() || ahead.advance(guess).is_err() {
+                break;
+            }
+            let Ok(mask) = ahead.compute() else { break };
+            self.guessed.push_back((guess, mask));
+        }
+    }
+
+    /// Guesses with a mask behind them.
+    #[cfg(test)]
+    pub(super) fn num_guessed(&self) -> usize {
+        self.guessed.len()
+    }
+
+    /// A guide at the same place that shares nothing: what a wrong guess makes the parser do must neither count against the limits of the
+    /// answer nor, where it fails, end it.
+    fn deep_clone(&self) -> Self {
+        Self {
+            kind: self.kind,
+            vocabulary: self.vocabulary.clone(),
+            matcher: self.matcher.deep_clone(),
+            phase: self.phase.clone(),
+            num_tokens: self.num_tokens,
+            end: self.end.clone(),
+            next: None,
+            guessed: VecDeque::new(),
         }
     }
 
@@ -104,7 +143,13 @@ impl Guide {
     /// # Errors
     /// [`GrammarError::Stuck`] if it is not one of [`Self::mask`], or the parser reaches a limit.
     pub(crate) fn advance(&mut self, id: u32) -> Result<(), GrammarError> {
-        self.next = None;
+        self.next = match self.guessed.pop_front() {
+            Some((guess, mask)) if guess == id => Some(Ok(mask)),
+            _ => {
+                self.guessed.clear();
+                None
+            }
+        };
         self.phase = match std::mem::replace(&mut self.phase, Phase::Answering) {
             Phase::MayThink(think) | Phase::MustThink(think) if id == think => {
                 Phase::Thinking(Vec::new())

@@ -424,7 +424,8 @@ fn masks_prepared_ahead_are_the_same_masks() {
     let mut threads = MaskThreads::default();
     let mut rng = Rng(1);
     for _ in 0..12 {
-        let (forward, prepared) = threads.prepare_during(ahead, || "done");
+        let guides = ahead.into_iter().map(|guide| (guide, Vec::new()));
+        let (forward, prepared) = threads.prepare_during(guides.collect(), || "done");
         ahead = prepared;
         assert_eq!((forward, ahead.len()), ("done", 2));
         let mask = late.mask().unwrap();
@@ -437,5 +438,106 @@ fn masks_prepared_ahead_are_the_same_masks() {
             .iter_mut()
             .for_each(|guide| guide.advance(id).unwrap());
         late.advance(id).unwrap();
+    }
+}
+
+/// Masks of an answer that was guessed at, as a list of ids for each token.
+fn masks(mut guide: Guide, answer: &[u32], guesses: impl Fn(usize) -> Vec<u32>) -> Vec<Vec<u32>> {
+    let mut at = 0;
+    let mut masks = Vec::new();
+    while at < answer.len() {
+        let guesses = guesses(at);
+        guide.prepare(&guesses, || true);
+        // As the engine does: on as long as what is chosen was guessed.
+        for guess in guesses.into_iter().map(Some).chain([None]) {
+            masks.push(guide.mask().unwrap().0.to_list());
+            guide.advance(answer[at]).unwrap();
+            at += 1;
+            if guess != Some(answer[at - 1]) || at == answer.len() {
+                break;
+            }
+        }
+    }
+    masks
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn masks_behind_guesses_are_those_of_the_answer(
+        seed in 0..1000u64,
+        lengths in prop::collection::vec(0..6usize, 1..8),
+        wrong in prop::collection::vec(any::<bool>(), 1..9),
+    ) {
+        let factory = factory("tiny-glm4");
+        let schema = json!({ "type": "array", "items": { "enum": ["a", "bc", 7] }, "minItems": 2, "maxItems": 9 });
+        let end = || EndRules { min_tokens: 20, ..EndRules::default() };
+        for grammar in [Grammar::JsonSchema(schema), regex("[a-z]{3}( [a-z]{3}){2,6}")] {
+            let guide = || factory.guide(&grammar, &[], end()).unwrap();
+            let answer = answer(&factory, &mut guide(), seed, 40);
+            // What comes next, and here and there something else.
+            let guesses = |at: usize| -> Vec<u32> {
+                let next = answer[at..].iter().take(lengths[at % lengths.len()]).enumerate();
+                let guess = |(i, &id): (usize, &u32)| if wrong[(at + i) % wrong.len()] { id ^ 1 } else { id };
+                next.map(guess).collect()
+            };
+            let expected = masks(guide(), &answer, |_| Vec::new());
+            prop_assert_eq!(masks(guide(), &answer, guesses), expected);
+        }
+    }
+}
+
+#[test]
+fn masks_behind_guesses_are_computed_as_long_as_there_is_time_and_the_grammar_allows() {
+    let factory = factory("tiny-glm4");
+    let id = |text| guide_vocabulary(&factory).tokenizer.token_to_id(text);
+    let [a, b, c] = ["a", "b", "c"].map(|text| id(text).unwrap());
+    let mut guide = factory
+        .guide(&regex("abab[ab]*"), &[], EndRules::default())
+        .unwrap();
+    for (guesses, expected) in [
+        (&[a, b, a][..], 3),
+        (&[a, b, c, a], 2),
+        (&[c, a], 0),
+        (&[], 0),
+    ] {
+        guide.prepare(guesses, || true);
+        assert_eq!(guide.num_guessed(), expected);
+        let calls = std::cell::Cell::new(0);
+        guide.prepare(guesses, || calls.replace(calls.get() + 1) < 2);
+        assert_eq!(guide.num_guessed(), expected.min(1));
+    }
+    guide.prepare(&[a, b, a], || true);
+    guide.mask().unwrap();
+    guide.advance(a).unwrap();
+    assert_eq!(guide.num_guessed(), 2);
+    // What was guessed behind it is no more.
+    guide.advance(b).unwrap();
+    guide.advance(a).unwrap();
+    assert_eq!(guide.num_guessed(), 0);
+}
+
+#[test]
+fn threads_compute_masks_behind_guesses_while_the_model_computes() {
+    let factory = factory("tiny-glm4");
+    let grammar = regex("[a-z]{3}( [a-z]{3})*");
+    let guide = || factory.guide(&grammar, &[], EndRules::default()).unwrap();
+    let ids = answer(&factory, &mut guide(), 3, 30);
+    let mut threads = MaskThreads::default();
+    // Nothing is asked of how many are ready in time, but that they are right.
+    for len in 0..5 {
+        let guides = vec![(guide(), ids[..len].to_vec()), (guide(), Vec::new())];
+        let (_, prepared) = threads.prepare_during(guides, || ());
+        let masks = prepared.into_iter().map(|mut guide| {
+            let mask = |&id: &u32| {
+                let mask = guide.mask().unwrap().0.to_list();
+                guide.advance(id).unwrap();
+                mask
+            };
+            ids[..5].iter().map(mask).collect::<Vec<_>>()
+        });
+        let masks: Vec<_> = masks.collect();
+        assert_eq!(masks[0], masks[1]);
     }
 }
