@@ -86,3 +86,12 @@ fn pytorch() {
         let _ = fuzzing::pytorch_header(bytes);
     });
 }
+
+#[test]
+fn answer() {
+    replay("answer", |bytes| {
+        if let Ok(input) = String::from_utf8(bytes) {
+            fuzzing::check_answer(&input);
+        }
+    });
+}

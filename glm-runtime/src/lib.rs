@@ -33,6 +33,8 @@ pub mod candle;
 mod engine;
 mod error;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guide;
 pub mod inspect;
 #[doc(hidden)]

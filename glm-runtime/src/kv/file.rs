@@ -162,9 +162,21 @@ pub(crate) fn load(
     blocks: &mut BlockAllocator,
     pool: &mut KvPool,
 ) -> Result<Option<Restored>, PrefixCacheError> {
-    let Some(mut input) = open(path)? else {
+    let Some(file) = open(path)? else {
         return Ok(None);
     };
+    read(file, path, identity, blocks, pool).map(Some)
+}
+
+/// As [`load`], from what `path` names; an empty file is no prefix cache.
+pub(crate) fn read(
+    file: impl Read,
+    path: &Path,
+    identity: &Identity,
+    blocks: &mut BlockAllocator,
+    pool: &mut KvPool,
+) -> Result<Restored, PrefixCacheError> {
+    let mut input = begin(file, path)?;
     let damaged = |_| PrefixCacheError::Damaged(path.to_owned());
     let header = input.header().map_err(damaged)?;
     let differs = |name: &&String| identity.get(*name) != header.identity.get(*name);
@@ -181,10 +193,10 @@ pub(crate) fn load(
     // The last one first, so that those to be kept longest are.
     blocks.release(restored);
     match result {
-        Ok(complete) => Ok(Some(Restored {
+        Ok(complete) => Ok(Restored {
             blocks: count,
             damaged: !complete,
-        })),
+        }),
         Err(error) => {
             blocks.forget_all();
             Err(error.into())
@@ -194,14 +206,17 @@ pub(crate) fn load(
 
 /// Refuses to replace what is no prefix cache: a slip of the pen must not cost somebody a checkpoint.
 fn check_replaceable(path: &Path) -> Result<(), PrefixCacheError> {
-    match open(path) {
+    let Some(file) = open(path)? else {
+        return Ok(());
+    };
+    match begin(file, path) {
         Ok(_) | Err(PrefixCacheError::Version { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The file behind its magic; `None` if there is none, or it is empty.
-fn open(path: &Path) -> Result<Option<Input<BufReader<File>>>, PrefixCacheError> {
+/// The file; `None` if there is none, or it is empty.
+fn open(path: &Path) -> Result<Option<BufReader<File>>, PrefixCacheError> {
     let io = |source| PrefixCacheError::Io {
         action: "read",
         path: path.to_owned(),
@@ -216,10 +231,12 @@ fn open(path: &Path) -> Result<Option<Input<BufReader<File>>>, PrefixCacheError>
     if !metadata.is_file() {
         return Err(PrefixCacheError::NotOurs(path.to_owned()));
     }
-    if metadata.len() == 0 {
-        return Ok(None);
-    }
-    let mut input = Input::new(BufReader::new(file));
+    Ok((metadata.len() > 0).then(|| BufReader::new(file)))
+}
+
+/// A file behind its magic.
+fn begin<R: Read>(file: R, path: &Path) -> Result<Input<R>, PrefixCacheError> {
+    let mut input = Input::new(file);
     let mut magic = [0; MAGIC.len() + 1];
     match input.fill(&mut magic) {
         Ok(()) if magic.starts_with(MAGIC) => {}
@@ -227,10 +244,16 @@ fn open(path: &Path) -> Result<Option<Input<BufReader<File>>>, PrefixCacheError>
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             return Err(PrefixCacheError::NotOurs(path.to_owned()));
         }
-        Err(error) => return Err(io(error)),
+        Err(source) => {
+            return Err(PrefixCacheError::Io {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            });
+        }
     }
     match magic[MAGIC.len()] {
-        VERSION => Ok(Some(input)),
+        VERSION => Ok(input),
         found => Err(PrefixCacheError::Version {
             path: path.to_owned(),
             found,
