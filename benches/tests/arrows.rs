@@ -80,9 +80,12 @@ const RULES: &[Rule] = &[
         may_use: &[
             "glm-core",
             "glm-runtime",
+            "rusqlite",
             "serde",
             "serde_json",
             "thiserror",
+            "tokio",
+            "uuid",
         ],
         never: &["glm-cli", "clap"],
         published: true,

@@ -1,0 +1,69 @@
+-- Times are milliseconds since 1970. Bodies and results are in tables of their own, because a task changes several times and
+-- SQLite writes a row anew each time.
+CREATE TABLE task (
+    id TEXT NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    idempotency_key TEXT,
+    task_group TEXT,
+    label TEXT,
+    priority INTEGER NOT NULL,
+    -- Priority and age in one number: see policy.rs.
+    level INTEGER NOT NULL,
+    -- The deadline, or 2^63 - 1: PostgreSQL and SQLite sort NULL to different ends.
+    due INTEGER NOT NULL,
+    max_retries INTEGER NOT NULL,
+    retention INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed', 'cancelled', 'expired')),
+    attempts INTEGER NOT NULL,
+    -- 0, or when the next attempt may start.
+    not_before INTEGER NOT NULL,
+    cancel_requested INTEGER NOT NULL,
+    error TEXT,
+    worker TEXT,
+    -- How often the task was leased: the number that a worker must have to report.
+    lease INTEGER NOT NULL,
+    lease_until INTEGER,
+    created INTEGER NOT NULL,
+    started INTEGER,
+    finished INTEGER,
+    purge_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE task_body (
+    task TEXT NOT NULL PRIMARY KEY REFERENCES task (id) ON DELETE CASCADE,
+    body TEXT NOT NULL
+) STRICT;
+
+-- The primary key is what keeps a task from having two results, whatever a program does.
+CREATE TABLE task_result (
+    task TEXT NOT NULL PRIMARY KEY REFERENCES task (id) ON DELETE CASCADE,
+    result TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX task_idempotency ON task (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- The queue. The order is that of the first three; the last lets a claim pass over a task that waits without looking at it.
+CREATE INDEX task_queue ON task (level, due, id, not_before) WHERE status = 'queued';
+CREATE INDEX task_due ON task (due) WHERE status IN ('queued', 'running');
+CREATE INDEX task_lease ON task (lease_until) WHERE status = 'running';
+CREATE INDEX task_backlog ON task (priority, status, created) WHERE status IN ('queued', 'running');
+
+CREATE INDEX task_by_tenant ON task (tenant, id);
+CREATE INDEX task_by_group ON task (task_group, id, status) WHERE task_group IS NOT NULL;
+CREATE INDEX task_purge ON task (purge_at) WHERE purge_at IS NOT NULL;
+
+-- What is kept beside the tasks: the service knows what it means.
+CREATE TABLE record (
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    value TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    expires INTEGER,
+    PRIMARY KEY (kind, id)
+) STRICT;
+
+CREATE INDEX record_by_tenant ON record (kind, tenant, id);
+CREATE INDEX record_expires ON record (expires) WHERE expires IS NOT NULL;
