@@ -1,77 +1,154 @@
 //! How long people wait for their first token, and for the next ones, while the engine has other work.
 //!
 //! ```text
-//! cargo bench -p glm-benches --bench latency                    # random:glm-edge-1.5b in Q8_0, a long prompt of 8,000 tokens
-//! cargo bench -p glm-benches --bench latency -- MODEL TOKENS    # another model (as it is), a long prompt of so many tokens
+//! cargo bench -p glm-benches --bench latency -- [NAME=VALUE…]
 //! ```
 //!
-//! Prints one JSON object; times are in milliseconds.
+//! | name | default | |
+//! |---|---|---|
+//! | `model` | `random:glm-edge-1.5b` | MODEL |
+//! | `quantize` | `q8_0` for `random:`, else as it is | |
+//! | `system` | 2048 | tokens of a system prompt that comes again; 0 leaves the prefix cache out |
+//! | `tokens` | 8000 | tokens of the long prompt |
+//! | `after` | 1 | how many of them are computed before anything is measured |
+//! | `short` | 5 | short requests beside it in a round, one after the other |
+//! | `streams` | 0 | answers that are under way all the time |
+//! | `prefill` | the engine's own | `max_num_prefill_tokens`, several of them take turns: `prefill=32,64,128`; each takes memory for an engine |
+//! | `rounds` | 1 | |
+//!
+//! The long prompt is cancelled when the last short request has ended. The next short request comes when the one before has ended; without
+//! `streams` a step of the long prompt alone, the longest there is, has just begun then: it is the worst moment to come.
 
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use glm_runtime::{
-    Engine, EngineHandle, Event, GenerateOptions, Quantization, Request, RequestStream,
-    WeightFormat,
-};
+use glm_runtime::{Engine, EngineHandle, Event, Quantization, Request, RequestId, RequestStream};
 use serde_json::{Value, json};
 
+mod common;
+use common::is_measuring;
+use common::options::Options;
+use common::requests::{exactly, milliseconds, print, prompt, spread};
+
+const NAMES: [&str; 9] = [
+    "model", "quantize", "system", "tokens", "after", "short", "streams", "prefill", "rounds",
+];
 const SHORT_PROMPT: usize = 64;
 const SHORT_ANSWER: usize = 16;
-const SYSTEM_PROMPT: usize = 2048;
+/// More steps than a short request takes beside any other work: what the streams beside it may have to answer.
+const SHORT_STEPS: usize = SHORT_ANSWER + 2 * SHORT_PROMPT;
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    // Cargo says `--bench` when it is meant; the gate only sees whether this runs.
-    let measures = args.iter().any(|arg| arg == "--bench");
-    let mut given = args.iter().filter(|arg| !arg.starts_with("--"));
-    let (preset, tokens) = if measures {
-        ("random:glm-edge-1.5b", 8_000)
-    } else {
-        ("random:tiny-9m", 256)
-    };
-    let model = given.next().map_or(preset, String::as_str);
-    let long = given
-        .next()
-        .map_or(tokens, |n| n.parse().expect("a number"));
-    let system = if measures { SYSTEM_PROMPT } else { 64 };
-
-    let format = model.starts_with("random:").then_some(WeightFormat::Q8_0);
-    let engine = Engine::builder(model)
-        .quantize(format.map(Quantization::Uniform))
-        .max_model_len(long + SHORT_PROMPT)
-        .kv_cache_tokens(long + system + 64 * SHORT_PROMPT)
-        .offline(true)
-        .build()
-        .unwrap_or_else(|error| panic!("{model}: {error}"));
-    let _warm = first_token(&engine, prompt(0, SHORT_PROMPT));
-
-    let report = json!({
-        "model": model,
-        "threads": engine.model_info().threads,
-        "device": engine.model_info().device,
-        "prefix_cache": prefix_cache(&engine, system),
-        "beside_a_long_prompt": beside_a_long_prompt(&engine, long),
-    });
-    println!("{report:#}");
+/// What is measured.
+struct Plan {
+    model: String,
+    quantize: Option<Quantization>,
+    system: usize,
+    tokens: usize,
+    after: usize,
+    short: usize,
+    streams: usize,
+    rounds: usize,
 }
 
-/// A prompt like no other.
-fn prompt(seed: usize, len: usize) -> Vec<u32> {
-    let id = |i: usize| 100 + ((seed * 7919 + i * 104_729) % 1000) as u32;
-    (0..len).map(id).collect()
+impl Plan {
+    fn new(options: &Options) -> Self {
+        let given = |name: &str, measured, tried| {
+            let default = if is_measuring() { measured } else { tried };
+            options.get(name).unwrap_or(default)
+        };
+        let preset = if is_measuring() {
+            "random:glm-edge-1.5b"
+        } else {
+            "demo"
+        };
+        let model: String = options.get("model").unwrap_or_else(|| preset.to_owned());
+        let is_random = model.starts_with("random:");
+        let own = is_random.then_some("q8_0").map(str::to_owned);
+        let quantize = options.get::<String>("quantize").or(own);
+        Self {
+            quantize: quantize.map(|name| name.parse().expect("a format")),
+            model,
+            system: given("system", 2048, 64),
+            tokens: given("tokens", 8000, 512),
+            after: given("after", 1, 1).max(1),
+            short: given("short", 5, 2),
+            streams: given("streams", 0, 1),
+            rounds: given("rounds", 1, 1),
+        }
+    }
+
+    fn engine(&self, prefill: Option<usize>) -> EngineHandle {
+        let stream = SHORT_PROMPT + self.short * SHORT_STEPS;
+        let len = self.tokens.max(self.system) + SHORT_PROMPT;
+        let engine = Engine::builder(&self.model)
+            .quantize(self.quantize)
+            .max_num_prefill_tokens(prefill)
+            .max_model_len(len.max(stream))
+            .kv_cache_tokens(len + self.system + (self.streams + 2) * stream)
+            .offline(true)
+            .build()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.model));
+        // The first request of an engine takes longer.
+        token_times(submit(&engine, prompt(0, SHORT_PROMPT), 2));
+        engine
+    }
+
+    fn parameters(&self, engine: &EngineHandle) -> Value {
+        let info = engine.model_info();
+        json!({
+            "model": self.model,
+            "quantize": self.quantize,
+            "threads": info.threads,
+            "device": info.device,
+        })
+    }
+}
+
+fn main() {
+    let options = Options::read(&NAMES);
+    let plan = Plan::new(&options);
+    let prefill = match options.list("prefill") {
+        Some(several) => several.into_iter().map(Some).collect(),
+        None => vec![None],
+    };
+    let engines: Vec<_> = prefill.iter().map(|&one| plan.engine(one)).collect();
+    if plan.system > 0 {
+        prefix_cache(&engines[0], &plan);
+    }
+    let mut seeds = Seeds(1);
+    let mut alone: Vec<Waits> = prefill.iter().map(|_| Waits::default()).collect();
+    let mut beside: Vec<Waits> = prefill.iter().map(|_| Waits::default()).collect();
+    for _ in 0..plan.rounds {
+        for (i, engine) in engines.iter().enumerate() {
+            alone[i].measure(engine, &plan, &mut seeds, None);
+            beside[i].measure_beside_a_long_prompt(engine, &plan, &mut seeds);
+        }
+    }
+    for (i, engine) in engines.iter().enumerate() {
+        let parameters = plan.parameters(engine);
+        for (variant, waits) in [("alone", &alone[i]), ("beside", &beside[i])] {
+            let numbers = waits.numbers(&plan, prefill[i]);
+            print("beside_a_long_prompt", variant, numbers, &parameters);
+        }
+    }
+}
+
+/// A seed for every prompt, so that none begins like another.
+struct Seeds(usize);
+
+impl Seeds {
+    fn next(&mut self) -> usize {
+        self.0 += 1;
+        self.0
+    }
 }
 
 fn submit(engine: &EngineHandle, prompt: Vec<u32>, max_tokens: usize) -> RequestStream {
-    let options = GenerateOptions {
-        max_tokens: Some(max_tokens),
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    };
-    let request = Request::new(prompt).with_options(options);
-    engine.submit(request).expect("fits")
+    let request = Request::new(prompt).with_options(exactly(max_tokens));
+    engine.submit(request).expect("it fits")
 }
 
-/// When each token came.
+/// When each token came; of an answer that was cancelled, those before.
 fn token_times(stream: RequestStream) -> Vec<Instant> {
     let mut times = Vec::new();
     for event in stream {
@@ -84,67 +161,145 @@ fn token_times(stream: RequestStream) -> Vec<Instant> {
     times
 }
 
-fn first_token(engine: &EngineHandle, prompt: Vec<u32>) -> Duration {
-    let begin = Instant::now();
-    token_times(submit(engine, prompt, 1))[0] - begin
-}
-
-fn milliseconds(mut times: Vec<Duration>) -> Value {
-    times.sort();
-    let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 100.0;
-    let at = |share: f64| ms(times[((times.len() - 1) as f64 * share).round() as usize]);
-    json!({ "median": at(0.5), "p95": at(0.95), "max": at(1.0), "n": times.len() })
+fn gaps(times: &[Instant]) -> impl Iterator<Item = Duration> {
+    times.windows(2).map(|pair| pair[1] - pair[0])
 }
 
 /// The first token behind a long system prompt: the first time, and for those that come after.
-fn prefix_cache(engine: &EngineHandle, system: usize) -> Value {
-    let (mut cold, mut warm) = (Vec::new(), Vec::new());
-    for round in 0..3 {
-        let question = |own: usize| [prompt(100 + round, system), prompt(own, 32)].concat();
-        cold.push(first_token(engine, question(0)));
-        warm.extend((1..4).map(|own| first_token(engine, question(own))));
+fn prefix_cache(engine: &EngineHandle, plan: &Plan) {
+    let mut seeds = Seeds(1 << 20);
+    let first_token = |prompt| {
+        let begin = Instant::now();
+        token_times(submit(engine, prompt, 1))[0] - begin
+    };
+    let (mut cold, mut cached) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let system = prompt(seeds.next(), plan.system);
+        let mut question = || [system.clone(), prompt(seeds.next(), 32)].concat();
+        cold.push(first_token(question()));
+        cached.extend((0..3).map(|_| first_token(question())));
     }
-    json!({
-        "system_prompt_tokens": system,
-        "first_token_cold": milliseconds(cold),
-        "first_token_cached": milliseconds(warm),
-    })
+    let parameters = plan.parameters(engine);
+    for (variant, times) in [("cold", cold), ("cached", cached)] {
+        let numbers = json!({
+            "first_token_ms": milliseconds(&times),
+            "system_prompt_tokens": plan.system,
+        });
+        print("prefix_cache", variant, numbers, &parameters);
+    }
 }
 
-/// One short request after the other, alone and then while a long prompt is read; and an answer that is under way meanwhile.
-fn beside_a_long_prompt(engine: &EngineHandle, long: usize) -> Value {
-    let short = |seed| {
-        let begin = Instant::now();
-        let times = token_times(submit(engine, prompt(seed, SHORT_PROMPT), SHORT_ANSWER));
-        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
-        (times[0] - begin, gaps.collect::<Vec<_>>())
-    };
-    let summary = |asked: Vec<(Duration, Vec<Duration>)>| {
-        let (first, gaps): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-        (milliseconds(first), milliseconds(gaps.concat()))
-    };
-    let (alone_first, alone_gap) = summary((1000..1005).map(short).collect());
+/// A long prompt that is being computed.
+struct LongPrompt {
+    id: RequestId,
+    reader: JoinHandle<Vec<Instant>>,
+}
 
-    let begin = Instant::now();
-    let long_prompt = submit(engine, prompt(1, long), 1);
-    let reader = std::thread::spawn(move || token_times(long_prompt)[0]);
-    let mut beside: Vec<_> = (2000..)
-        .map(short)
-        .take_while(|_| !reader.is_finished())
-        .collect();
-    // On a small model the prompt is read at once.
-    if beside.is_empty() {
-        beside.push(short(2000));
+impl LongPrompt {
+    /// Submits it and waits until enough of it is computed.
+    fn start(engine: &EngineHandle, plan: &Plan, seeds: &mut Seeds) -> Self {
+        let before = engine.stats().prefill_tokens;
+        let stream = submit(engine, prompt(seeds.next(), plan.tokens), 1);
+        let long = Self {
+            id: stream.id(),
+            reader: thread::spawn(|| token_times(stream)),
+        };
+        while engine.stats().prefill_tokens - before < plan.after as u64 && !long.is_over() {
+            thread::sleep(Duration::from_micros(100));
+        }
+        long
     }
-    let (beside_first, beside_gap) = summary(beside);
-    let seconds = (reader.join().expect("no panic") - begin).as_secs_f64();
-    json!({
-        "long_prompt_tokens": long,
-        "long_prompt_seconds": (seconds * 10.0).round() / 10.0,
-        "short_prompt_tokens": SHORT_PROMPT,
-        "first_token_alone": alone_first,
-        "first_token_beside": beside_first,
-        "between_tokens_alone": alone_gap,
-        "between_tokens_beside": beside_gap,
-    })
+
+    fn is_over(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    fn cancel(self, engine: &EngineHandle) {
+        engine.cancel(self.id);
+        self.reader.join().expect("it does not panic");
+    }
+}
+
+/// What was waited for.
+#[derive(Default)]
+struct Waits {
+    first_tokens: Vec<Duration>,
+    /// Between the tokens of the short answers.
+    gaps: Vec<Duration>,
+    /// Between those of the answers that are under way all the time.
+    stream_gaps: Vec<Duration>,
+    /// Tokens of the long prompt per second, of each round.
+    long_tok_s: Vec<f64>,
+}
+
+impl Waits {
+    fn measure_beside_a_long_prompt(
+        &mut self,
+        engine: &EngineHandle,
+        plan: &Plan,
+        seeds: &mut Seeds,
+    ) {
+        let long = LongPrompt::start(engine, plan, seeds);
+        self.measure(engine, plan, seeds, Some(&long));
+        long.cancel(engine);
+    }
+
+    /// One short request after the other, beside the streams, as long as `long` lasts.
+    fn measure(
+        &mut self,
+        engine: &EngineHandle,
+        plan: &Plan,
+        seeds: &mut Seeds,
+        long: Option<&LongPrompt>,
+    ) {
+        let answer = plan.short * SHORT_STEPS;
+        let mut start = || submit(engine, prompt(seeds.next(), SHORT_PROMPT), answer);
+        let mut streams: Vec<_> = (0..plan.streams).map(|_| start()).collect();
+        for stream in &mut streams {
+            assert!(matches!(stream.recv(), Some(Event::Token(_))), "an answer");
+        }
+        let (begin, before) = (Instant::now(), engine.stats().prefill_tokens);
+        for nth in 0..plan.short {
+            let asked = Instant::now();
+            let stream = submit(engine, prompt(seeds.next(), SHORT_PROMPT), SHORT_ANSWER);
+            let times = token_times(stream);
+            // On a small model the long prompt is over at once: then one counts all the same.
+            if nth > 0 && long.is_some_and(LongPrompt::is_over) {
+                break;
+            }
+            self.first_tokens.push(times[0] - asked);
+            self.gaps.extend(gaps(&times));
+        }
+        let (end, computed) = (Instant::now(), engine.stats().prefill_tokens - before);
+        if let Some(long) = long
+            && !long.is_over()
+        {
+            let of_long = computed.saturating_sub((plan.short * SHORT_PROMPT) as u64);
+            let seconds = (end - begin).as_secs_f64();
+            self.long_tok_s.push(of_long as f64 / seconds);
+        }
+        for stream in streams {
+            engine.cancel(stream.id());
+            let mut times = token_times(stream);
+            times.retain(|at| (begin..end).contains(at));
+            self.stream_gaps.extend(gaps(&times));
+        }
+    }
+
+    fn numbers(&self, plan: &Plan, prefill: Option<usize>) -> Value {
+        let long = (!self.long_tok_s.is_empty()).then(|| spread(&self.long_tok_s));
+        json!({
+            "first_token_ms": milliseconds(&self.first_tokens),
+            "between_tokens_ms": milliseconds(&self.gaps),
+            "between_stream_tokens_ms": milliseconds(&self.stream_gaps),
+            "long_prompt_tok_s": long,
+            "max_num_prefill_tokens": prefill,
+            "long_prompt_tokens": plan.tokens,
+            "computed_before": plan.after,
+            "short_prompt_tokens": SHORT_PROMPT,
+            "short_answer_tokens": SHORT_ANSWER,
+            "streams": plan.streams,
+            "rounds": plan.rounds,
+        })
+    }
 }

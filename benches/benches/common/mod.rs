@@ -1,8 +1,11 @@
-//! What kernel benchmarks share: measurements that are held against the machine's limits.
+//! What benchmarks share. Here: measurements of kernels, held against the machine's limits.
 #![allow(
     dead_code,
     reason = "every benchmark compiles this for itself and uses its part"
 )]
+
+pub mod options;
+pub mod requests;
 
 use std::cell::RefCell;
 use std::time::Instant;
