@@ -3,11 +3,18 @@
 use glm_runtime::EngineHandle;
 use glm_server::batch::{Batch, BatchError, BatchOptions, Progress};
 use serde_json::json;
+use std::time::Instant;
 
 use super::{answering_builder, keep_prefix_cache, print_remarks};
 use crate::args::BatchArgs;
 use crate::error::CliError;
 use crate::terminal::{interrupt, output, progress};
+
+/// What was done, and how long it took without loading the model.
+struct Outcome {
+    progress: Progress,
+    seconds: f64,
+}
 
 pub fn run(args: &BatchArgs) -> Result<(), CliError> {
     let batch = Batch::open(&args.input, &args.output).map_err(|error| match error {
@@ -19,25 +26,30 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
     })?;
     let before = *batch.progress();
     let after = if before.done == before.lines {
-        before
+        Outcome {
+            progress: before,
+            seconds: 0.0,
+        }
     } else {
         finish(args, batch)?
     };
-    if after.stopped {
+    if after.progress.stopped {
         output::note(&format!(
             "stopped: {} of {} lines have a result; the same command goes on from here",
-            after.done, after.lines
+            after.progress.done, after.progress.lines
         ));
         return Err(CliError::Interrupted);
     }
     if args.json {
-        return output::print_json(&json!(after));
+        let mut summary = json!(after.progress);
+        summary["seconds"] = json!(after.seconds);
+        return output::print_json(&summary);
     }
     output::print(&describe(args, &after))
 }
 
 /// Loads the model and runs what is missing.
-fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
+fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
     let engine = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
         .max_num_seqs(args.max_num_seqs)
         .kv_cache_tokens(args.kv_cache_tokens)
@@ -53,6 +65,7 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
         seed: args.model.seed,
         ..BatchOptions::default()
     };
+    let started = Instant::now();
     let run = batch.start(&engine, options);
     let stopper = run.stopper();
     let _instead = interrupt::instead(move || stopper.stop());
@@ -63,8 +76,10 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Progress, CliError> {
         bar.set_position(progress.done);
     });
     bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
     keep_prefix_cache(&engine, &args.cache);
-    after.map_err(CliError::failed)
+    let progress = after.map_err(CliError::failed)?;
+    Ok(Outcome { progress, seconds })
 }
 
 fn generated_tokens(engine: &EngineHandle) -> impl Fn() -> u64 + Clone + Send + Sync + 'static {
@@ -72,18 +87,22 @@ fn generated_tokens(engine: &EngineHandle) -> impl Fn() -> u64 + Clone + Send + 
     move || engine.stats().generated_tokens
 }
 
-fn describe(args: &BatchArgs, progress: &Progress) -> String {
-    let Progress {
-        done,
-        errors,
-        earlier,
-        prompt_tokens,
-        completion_tokens,
-        ..
-    } = progress;
+fn describe(args: &BatchArgs, outcome: &Outcome) -> String {
+    let Outcome {
+        progress:
+            Progress {
+                done,
+                errors,
+                earlier,
+                prompt_tokens,
+                completion_tokens,
+                ..
+            },
+        seconds,
+    } = outcome;
     let output = args.output.display();
     format!(
         "{output}: {done} results, {errors} of them errors; {earlier} were there before\n\
-         this run: {prompt_tokens} prompt tokens, {completion_tokens} generated\n"
+         this run: {prompt_tokens} prompt tokens, {completion_tokens} generated, in {seconds:.1} s\n"
     )
 }
