@@ -78,8 +78,12 @@ const RULES: &[Rule] = &[
     Rule {
         name: "glm-server",
         may_use: &[
+            "axum",
+            "futures-util",
             "glm-core",
             "glm-runtime",
+            "http-body",
+            "hyper-util",
             "rusqlite",
             "serde",
             "serde_json",

@@ -1,7 +1,7 @@
 //! OpenAI's dialect: JSON bodies to requests for the engine, and its answers to JSON bodies.
 //!
-//! [`Call::read`] takes the body of a request, [`Form::response`] makes the body of the response; [`ApiError::body`] is that of an
-//! error. No transport is involved: lines of a batch file and HTTP requests go the same way.
+//! [`Call::read`] takes the body of a request; [`Form::response`] makes the body of the response, or [`Chunks`] those of a stream;
+//! [`ApiError::body`] is that of an error. No transport is involved: lines of a batch file and HTTP requests go the same way.
 //!
 //! A field that OpenAI does not have is ignored, unless it is one of the extensions that vLLM made common (`top_k`, `min_p`,
 //! `repetition_penalty`, …). A field that OpenAI has and this version cannot honour is an error that names it, unless its
@@ -13,10 +13,14 @@ mod fields;
 mod format;
 mod request;
 mod response;
+mod stream;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod structured_tests;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod tools;
 
 use std::fmt;
@@ -24,6 +28,8 @@ use std::fmt;
 pub use error::ApiError;
 pub use request::{Call, MAX_N, MAX_PROMPTS};
 pub use response::{Form, Stamp};
+pub use stream::Chunks;
+pub use tokens::{detokenize, tokenize};
 
 /// What is asked for, by the path that it is asked under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -122,7 +122,7 @@ fn chat(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
 }
 
 /// What the template is given.
-fn chat_request(fields: Fields<'_>, tools: &Tools) -> Result<ChatRequest, ApiError> {
+pub(super) fn chat_request(fields: Fields<'_>, tools: &Tools) -> Result<ChatRequest, ApiError> {
     let messages: Vec<Message> = fields.required("messages")?;
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` is empty"));
@@ -262,6 +262,7 @@ fn call(
     let n = count(fields, "n", 1)?;
     let best_of = count(fields, "best_of", n)?;
     let stream = fields.get("stream")?.unwrap_or(false);
+    let include_usage = include_usage(fields, stream)?;
     if best_of < n {
         let message = format!("`best_of` must be at least `n`, {n}, found {best_of}");
         return Err(ApiError::invalid("best_of", message));
@@ -287,6 +288,7 @@ fn call(
         n,
         asked,
         logprobs,
+        include_usage,
         adapter: options.adapter.clone(),
         stop_token_ids: options.stop_token_ids.clone(),
     };
@@ -297,6 +299,25 @@ fn call(
         stream,
         form,
     })
+}
+
+/// `stream_options`.
+#[derive(Debug, Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+/// Whether a stream is to end with its usage.
+fn include_usage(fields: Fields<'_>, stream: bool) -> Result<bool, ApiError> {
+    const FIELD: &str = "stream_options";
+    match fields.get::<StreamOptions>(FIELD)? {
+        None => Ok(false),
+        Some(options) if stream => Ok(options.include_usage.unwrap_or(false)),
+        Some(_) => {
+            let message = format!("`{FIELD}` needs `stream` to be true");
+            Err(ApiError::invalid(FIELD, message))
+        }
+    }
 }
 
 /// A number of answers.

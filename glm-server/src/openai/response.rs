@@ -1,7 +1,7 @@
 //! Answers of the engine to bodies.
 
 use glm_core::chat::{AnswerCall, AnswerParser};
-use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer};
+use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer, Usage};
 use serde_json::{Map, Value, json};
 
 /// What a response says about itself.
@@ -22,6 +22,8 @@ pub struct Form {
     /// Answers to each prompt that it is chosen from: the likeliest per token.
     pub(super) asked: usize,
     pub(super) logprobs: bool,
+    /// A stream ends with a chunk that has the usage.
+    pub(super) include_usage: bool,
     /// What answers instead of the model itself.
     pub(super) adapter: Option<String>,
     pub(super) stop_token_ids: Vec<u32>,
@@ -46,22 +48,36 @@ pub(super) struct Chat {
 impl Form {
     /// The body of a response: `answers` to the first prompt, then to the second, and so on.
     pub fn response(&self, engine: &EngineHandle, stamp: &Stamp, answers: &[Completion]) -> Value {
-        let (prefix, object) = match self.shape {
-            Shape::Chat(_) => ("chatcmpl", "chat.completion"),
-            Shape::Text => ("cmpl", "text_completion"),
+        let object = match self.shape {
+            Shape::Chat(_) => "chat.completion",
+            Shape::Text => "text_completion",
         };
         let tokenizer = engine.tokenizer().ok();
         let choice = |(index, answer)| self.choice(index, answer, stamp, tokenizer);
-        let best = self.best(answers);
+        let choices: Vec<_> = self.best(answers).into_iter().enumerate().collect();
+        let usages: Vec<_> = answers.iter().map(|a| a.finished.usage).collect();
         json!({
-            "id": format!("{prefix}-{}", stamp.id),
+            "id": self.id(stamp),
             "object": object,
             "created": stamp.created,
-            "model": self.adapter.as_ref().unwrap_or(&engine.model_info().name),
-            "choices": best.into_iter().enumerate().map(choice).collect::<Vec<_>>(),
-            "usage": self.usage(answers),
+            "model": self.model(engine),
+            "choices": choices.into_iter().map(choice).collect::<Vec<_>>(),
+            "usage": self.usage(&usages),
             "system_fingerprint": null,
         })
+    }
+
+    pub(super) fn id(&self, stamp: &Stamp) -> String {
+        let prefix = match self.shape {
+            Shape::Chat(_) => "chatcmpl",
+            Shape::Text => "cmpl",
+        };
+        format!("{prefix}-{}", stamp.id)
+    }
+
+    /// Who answers.
+    pub(super) fn model<'a>(&'a self, engine: &'a EngineHandle) -> &'a str {
+        self.adapter.as_ref().unwrap_or(&engine.model_info().name)
     }
 
     /// The answers of the response: of those to each prompt the best.
@@ -84,38 +100,52 @@ impl Form {
         stamp: &Stamp,
         tokenizer: Option<&Tokenizer>,
     ) -> Value {
-        let logprobs = self.logprobs.then(|| {
-            let tokens = self.without_end(answer, tokenizer);
-            match self.shape {
-                Shape::Chat(_) => json!({
-                    "content": tokens.iter().map(|t| chat_logprob(t, tokenizer)).collect::<Vec<_>>(),
-                    "refusal": null,
-                }),
-                Shape::Text => text_logprobs(tokens, tokenizer),
-            }
-        });
-        let finish_reason = match answer.finished.reason {
-            FinishReason::Stop => "stop",
-            FinishReason::Length => "length",
-            FinishReason::Cancelled => "cancelled",
-        };
+        let logprobs = self
+            .logprobs
+            .then(|| self.logprobs(self.without_end(answer, tokenizer), 0, tokenizer));
         match &self.shape {
             Shape::Chat(chat) => {
-                let (message, calls) = chat.message(&answer.text, &format!("{}-{index}", stamp.id));
-                let ends_with_calls = calls && finish_reason == "stop" && !chat.names_tool;
+                let (message, calls) = chat.message(&answer.text, stamp, index);
                 json!({
                     "index": index,
                     "message": message,
                     "logprobs": logprobs,
-                    "finish_reason": if ends_with_calls { "tool_calls" } else { finish_reason },
+                    "finish_reason": self.finish_reason(answer.finished.reason, calls),
                 })
             }
             Shape::Text => json!({
                 "index": index,
                 "text": answer.text,
                 "logprobs": logprobs,
-                "finish_reason": finish_reason,
+                "finish_reason": self.finish_reason(answer.finished.reason, false),
             }),
+        }
+    }
+
+    /// Why an answer ended; `calls`: it calls tools.
+    pub(super) fn finish_reason(&self, reason: FinishReason, calls: bool) -> &'static str {
+        let names_tool = matches!(&self.shape, Shape::Chat(chat) if chat.names_tool);
+        match reason {
+            FinishReason::Stop if calls && !names_tool => "tool_calls",
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Cancelled => "cancelled",
+        }
+    }
+
+    /// The log-probabilities of tokens, the first of which begins `offset` characters into the text.
+    pub(super) fn logprobs(
+        &self,
+        tokens: &[Token],
+        offset: usize,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Value {
+        match self.shape {
+            Shape::Chat(_) => json!({
+                "content": tokens.iter().map(|t| chat_logprob(t, tokenizer)).collect::<Vec<_>>(),
+                "refusal": null,
+            }),
+            Shape::Text => text_logprobs(tokens, offset, tokenizer),
         }
     }
 
@@ -125,11 +155,10 @@ impl Form {
         answer: &'a Completion,
         tokenizer: Option<&Tokenizer>,
     ) -> &'a [Token] {
-        let is_end =
-            |id| self.stop_token_ids.contains(&id) || tokenizer.is_some_and(|t| t.is_special(id));
         match answer.tokens.split_last() {
             Some((last, rest))
-                if answer.finished.reason == FinishReason::Stop && is_end(last.id) =>
+                if answer.finished.reason == FinishReason::Stop
+                    && self.is_end(last.id, tokenizer) =>
             {
                 rest
             }
@@ -137,15 +166,20 @@ impl Form {
         }
     }
 
+    /// Whether a token that ended an answer did so by itself, and not by its text.
+    pub(super) fn is_end(&self, id: u32, tokenizer: Option<&Tokenizer>) -> bool {
+        self.stop_token_ids.contains(&id) || tokenizer.is_some_and(|t| t.is_special(id))
+    }
+
     /// A prompt is counted once, however many answers it has.
-    fn usage(&self, answers: &[Completion]) -> Value {
-        let of_prompts = || answers.iter().step_by(self.asked).map(|a| a.finished.usage);
+    pub(super) fn usage(&self, answers: &[Usage]) -> Value {
+        let of_prompts = || answers.iter().step_by(self.asked);
         let prompt_tokens: usize = of_prompts().map(|usage| usage.prompt_tokens).sum();
         let cached_tokens: usize = of_prompts().map(|usage| usage.cached_tokens).sum();
-        let of_answers = || answers.iter().map(|answer| answer.finished.usage);
-        let completion_tokens: usize = of_answers().map(|usage| usage.completion_tokens).sum();
-        let accepted: usize = of_answers().map(|u| u.accepted_prediction_tokens).sum();
-        let rejected: usize = of_answers().map(|u| u.rejected_prediction_tokens).sum();
+        let sum = |count: fn(&Usage) -> usize| answers.iter().map(count).sum::<usize>();
+        let completion_tokens = sum(|usage| usage.completion_tokens);
+        let accepted = sum(|usage| usage.accepted_prediction_tokens);
+        let rejected = sum(|usage| usage.rejected_prediction_tokens);
         json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
@@ -160,8 +194,8 @@ impl Form {
 }
 
 impl Chat {
-    /// The message, and whether it calls tools; `id`: unique part of its calls' ids.
-    fn message(&self, text: &str, id: &str) -> (Value, bool) {
+    /// The message of a choice, and whether it calls tools.
+    fn message(&self, text: &str, stamp: &Stamp, choice: usize) -> (Value, bool) {
         let answer = AnswerParser::clone(&self.parser).parse(text);
         let mut message = json!({"role": "assistant", "content": answer.content, "refusal": null});
         if let Some(reasoning) = answer.reasoning.filter(|_| self.include_reasoning) {
@@ -169,7 +203,7 @@ impl Chat {
         }
         let call = |(index, call): (usize, AnswerCall)| {
             json!({
-                "id": format!("call_{id}-{index}"),
+                "id": call_id(stamp, choice, index),
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments},
             })
@@ -184,6 +218,11 @@ impl Chat {
         }
         (message, has_calls)
     }
+}
+
+/// The id of a choice's call.
+pub(super) fn call_id(stamp: &Stamp, choice: usize, call: usize) -> String {
+    format!("call_{}-{choice}-{call}", stamp.id)
 }
 
 /// How likely an answer is, per token.
@@ -215,9 +254,9 @@ fn chat_logprob(token: &Token, tokenizer: Option<&Tokenizer>) -> Value {
     chosen
 }
 
-fn text_logprobs(tokens: &[Token], tokenizer: Option<&Tokenizer>) -> Value {
+fn text_logprobs(tokens: &[Token], offset: usize, tokenizer: Option<&Tokenizer>) -> Value {
     let texts: Vec<_> = tokens.iter().map(|t| token_text(t.id, tokenizer)).collect();
-    let ends = tokens.iter().scan(0, |end, token| {
+    let starts = tokens.iter().scan(offset, |end, token| {
         let start = *end;
         *end += token.text.chars().count();
         Some(start)
@@ -231,6 +270,6 @@ fn text_logprobs(tokens: &[Token], tokenizer: Option<&Tokenizer>) -> Value {
         "tokens": texts,
         "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
         "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": ends.collect::<Vec<_>>(),
+        "text_offset": starts.collect::<Vec<_>>(),
     })
 }

@@ -1,0 +1,80 @@
+//! What the engine says to one request of a client: the events of all its answers.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, Repeat, SelectAll, Zip};
+use glm_runtime::{Completion, EngineError, Event, RequestStream, Token};
+
+use super::state::Service;
+
+/// Answers on their way. Dropping them cancels those that have not ended.
+pub(super) struct Answers {
+    events: SelectAll<Zip<Repeat<usize>, RequestStream>>,
+    num_answers: usize,
+    unanswered: Option<Unanswered>,
+    service: Arc<Service>,
+}
+
+/// As long as the engine has said nothing.
+struct Unanswered(Arc<Service>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+impl Answers {
+    pub(super) fn new(service: &Arc<Service>, streams: Vec<RequestStream>) -> Self {
+        service.asked();
+        let num_answers = streams.len();
+        let numbered = streams.into_iter().enumerate();
+        Self {
+            events: stream::select_all(numbered.map(|(i, events)| stream::repeat(i).zip(events))),
+            num_answers,
+            unanswered: Some(Unanswered(Arc::clone(service))),
+            service: Arc::clone(service),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.num_answers
+    }
+
+    /// The next event, and the number of its answer; `None` when all have ended.
+    pub(super) async fn next(&mut self) -> Option<(usize, Event)> {
+        let next = self.events.next().await;
+        self.unanswered = None;
+        if let Some((_, Event::Failed(error))) = &next {
+            self.service.note(error);
+        }
+        next
+    }
+
+    /// Waits for the whole of all answers.
+    ///
+    /// # Errors
+    /// The first failure; the others are cancelled.
+    pub(super) async fn whole(mut self) -> Result<Vec<Completion>, EngineError> {
+        let mut tokens: Vec<Vec<Token>> = vec![Vec::new(); self.num_answers];
+        let mut ends = vec![None; self.num_answers];
+        while let Some((answer, event)) = self.next().await {
+            match event {
+                Event::Token(token) => tokens[answer].push(token),
+                Event::Finished(finished) => ends[answer] = Some(finished),
+                Event::Failed(error) => return Err(error),
+            }
+        }
+        let completion = |(tokens, end): (Vec<Token>, Option<_>)| {
+            let text = tokens.iter().map(|token| token.text.as_str()).collect();
+            let finished = end.ok_or(EngineError::Stopped)?;
+            Ok(Completion {
+                text,
+                tokens,
+                finished,
+            })
+        };
+        tokens.into_iter().zip(ends).map(completion).collect()
+    }
+}

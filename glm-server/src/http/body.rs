@@ -1,0 +1,81 @@
+//! Bodies of requests.
+
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
+use serde_json::{Map, Value};
+
+use super::error::{Refusal, error};
+use super::state::Service;
+use crate::openai::ApiError;
+
+/// The JSON object that a request brings.
+pub(super) struct JsonObject(pub(super) Map<String, Value>);
+
+impl FromRequest<Arc<Service>> for JsonObject {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Refusal> {
+        check_type(request.headers())?;
+        let options = &service.options;
+        let read = read(request.into_body(), options.max_body_bytes);
+        let bytes = tokio::time::timeout(options.body_timeout, read).await;
+        let bytes = bytes.map_err(|_| {
+            let message = format!("the body was not there after {:?}", options.body_timeout);
+            error(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+        })??;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(_) => Err(not_json("the body must be a JSON object".to_owned()).into()),
+            Err(error) => Err(not_json(format!("the body is not JSON: {error}")).into()),
+        }
+    }
+}
+
+/// JSON may also come without saying what it is.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(given) = headers.get(CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let media_type = given.as_bytes().split(|byte| *byte == b';').next();
+    let media_type = media_type.unwrap_or_default().trim_ascii();
+    if media_type.eq_ignore_ascii_case(b"application/json") {
+        return Ok(());
+    }
+    let found = String::from_utf8_lossy(given.as_bytes());
+    let message = format!("the body must be application/json, found `{found}`");
+    Err(error(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        message,
+    ))
+}
+
+async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let message = format!("the body has more than {max} bytes");
+        error(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    let announced = body.size_hint().lower();
+    if announced > max as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::with_capacity(announced as usize);
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| not_json("the body broke off".to_owned()))?;
+        if bytes.len() + part.len() > max {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+fn not_json(message: String) -> ApiError {
+    error(StatusCode::BAD_REQUEST, "invalid_json", message)
+}

@@ -1,0 +1,29 @@
+//! The service: OpenAI's interface over HTTP.
+//!
+//! [`Server::bind`] opens the port, before a model is loaded: from then on the probes answer. [`Server::start`] hands it the engine
+//! that answers requests, and [`Server::join`] waits until it has been told to stop and every stream has ended. A [`Stopper`] tells
+//! it, from any thread.
+//!
+//! A request goes through `request_id` (its name in responses), `admission` (nothing new while the service starts or drains), a
+//! handler in `routes` (one file for what belongs together), `openai` (bodies to requests) and `answers` (what the engine says). A
+//! client that goes away drops its answers, and that cancels them.
+//!
+//! Handlers run on a few threads that must never wait: reading a body through a chat template or a grammar is done on others.
+
+mod admission;
+mod answers;
+mod body;
+mod error;
+mod health;
+mod options;
+mod request_id;
+mod routes;
+mod server;
+mod sse;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use error::ServeError;
+pub use options::ServeOptions;
+pub use server::{Server, Stopper};

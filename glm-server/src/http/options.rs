@@ -1,0 +1,46 @@
+//! [`ServeOptions`].
+
+use std::time::Duration;
+
+/// How the service treats its clients.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Listen on other addresses than loopback although nobody has to say who they are. Default: no.
+    pub insecure: bool,
+    /// Drain when the process gets SIGTERM. Default: no.
+    pub stop_on_sigterm: bool,
+    /// Names of the model besides its own that requests may call it by.
+    pub model_aliases: Vec<String>,
+    /// Longest time that streams get to finish when the service stops. Default: 30 s.
+    pub drain_timeout: Duration,
+    /// Largest body of a request. Default: 16 MiB.
+    pub max_body_bytes: usize,
+    /// Longest time for a client to send a body. Default: 30 s.
+    pub body_timeout: Duration,
+    /// Longest time for a client to send the head of a request, and to leave a connection without one. Default: 30 s.
+    pub header_timeout: Duration,
+    /// Longest time for an answer, waiting included. Default: no limit.
+    pub request_timeout: Option<Duration>,
+    /// How often a stream says that it is alive while nothing else comes. Default: every 10 s.
+    pub keep_alive: Duration,
+    /// The engine counts as hanging when it has work and does no step in this time. Default: 120 s, more than the longest step
+    /// of a large model on a small machine.
+    pub stall_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            insecure: false,
+            stop_on_sigterm: false,
+            model_aliases: Vec::new(),
+            drain_timeout: Duration::from_secs(30),
+            max_body_bytes: 16 << 20,
+            body_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(30),
+            request_timeout: None,
+            keep_alive: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(120),
+        }
+    }
+}

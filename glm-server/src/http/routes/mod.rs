@@ -1,0 +1,52 @@
+//! Which path leads where.
+
+mod generate;
+mod models;
+mod probes;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+
+use super::error::{Refusal, error};
+use super::state::Service;
+use super::{admission, request_id};
+use crate::openai::ApiError;
+
+/// The whole service. Probes answer in every phase; everything else goes through admission.
+pub(super) fn router(service: Arc<Service>) -> Router {
+    let interface = Router::new()
+        .route("/v1/chat/completions", post(generate::chat_completions))
+        .route("/v1/completions", post(generate::completions))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route_layer(from_fn_with_state(Arc::clone(&service), admission::admit));
+    let probes = Router::new()
+        .route("/healthz", get(probes::health))
+        .route("/livez", get(probes::live))
+        .route("/readyz", get(probes::ready))
+        .route("/startupz", get(probes::started));
+    interface
+        .merge(probes)
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(request_id::name))
+        .with_state(service)
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let message = format!("`{}` is not an endpoint of this service", uri.path());
+    ApiError::not_found(message).into()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let message = format!("`{}` does not take {method}", uri.path());
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    error(status, "method_not_allowed", message).into()
+}

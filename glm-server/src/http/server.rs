@@ -1,0 +1,200 @@
+//! [`Server`]: the port, the connections, and their orderly end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use glm_runtime::EngineHandle;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{self, Runtime};
+use tokio::task::JoinHandle;
+
+use super::error::ServeError;
+use super::options::ServeOptions;
+use super::routes;
+use super::state::Service;
+
+/// Threads that move bytes; whatever takes longer is done on others. More would take cores from the model.
+const THREADS: usize = 2;
+/// How long connections get to close when all responses are out.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The service, on threads of its own.
+#[derive(Debug)]
+pub struct Server {
+    runtime: Runtime,
+    serving: JoinHandle<usize>,
+    service: Arc<Service>,
+    address: SocketAddr,
+}
+
+/// Tells a [`Server`] to stop, from any thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Service>);
+
+impl Stopper {
+    /// Takes no new requests from now on, and ends when those that are there have their answers, or
+    /// [`ServeOptions::drain_timeout`] is over. Asking again changes nothing.
+    pub fn drain(&self) {
+        self.0.drain();
+    }
+}
+
+impl Server {
+    /// Opens a port, 0 being any that is free. The probes answer from now on, everything else with 503 until
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub fn bind(host: &str, port: u16, options: ServeOptions) -> Result<Self, ServeError> {
+        let addresses = resolve(host, port)?;
+        let is_open = |address: &&SocketAddr| !address.ip().is_loopback();
+        if let Some(open) = addresses.iter().find(is_open).filter(|_| !options.insecure) {
+            return Err(ServeError::Unprotected(*open));
+        }
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("glm-http")
+            .enable_all()
+            .build()
+            .map_err(ServeError::Runtime)?;
+        let entered = runtime.enter();
+        let listener = listen(&addresses).map_err(|source| ServeError::Bind {
+            host: host.to_owned(),
+            port,
+            source,
+        })?;
+        drop(entered);
+        let address = listener.local_addr().map_err(ServeError::Runtime)?;
+        let service = Arc::new(Service::new(options));
+        let serving = runtime.spawn(serve(listener, Arc::clone(&service)));
+        Ok(Self {
+            runtime,
+            serving,
+            service,
+            address,
+        })
+    }
+
+    /// The address, with the port that was free.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// To stop it from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.service))
+    }
+
+    /// Answers requests with this engine from now on.
+    ///
+    /// # Errors
+    /// [`ServeError::Runtime`] if SIGTERM is to be heard and cannot.
+    pub fn start(&self, engine: EngineHandle) -> Result<(), ServeError> {
+        if self.service.options.stop_on_sigterm {
+            self.stop_on_sigterm().map_err(ServeError::Runtime)?;
+        }
+        self.service.start(engine);
+        Ok(())
+    }
+
+    /// Waits until the service has stopped, and returns how many requests did not get their whole answer in time.
+    pub fn join(self) -> usize {
+        // It has not panicked: then it has not been aborted either.
+        let cut_off = self.runtime.block_on(self.serving).unwrap_or_default();
+        // Whoever is still connected has had the time that was allowed.
+        self.runtime.shutdown_background();
+        cut_off
+    }
+
+    #[cfg(unix)]
+    fn stop_on_sigterm(&self) -> io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _entered = self.runtime.enter();
+        let mut sigterm = signal(SignalKind::terminate())?;
+        let service = Arc::clone(&self.service);
+        self.runtime.spawn(async move {
+            sigterm.recv().await;
+            service.drain();
+        });
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    fn stop_on_sigterm(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ServeError> {
+    let found = (host, port).to_socket_addrs().and_then(|addresses| {
+        let addresses: Vec<_> = addresses.collect();
+        match addresses.is_empty() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(addresses),
+        }
+    });
+    found.map_err(|source| ServeError::Host {
+        host: host.to_owned(),
+        source,
+    })
+}
+
+fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let listener = StdListener::bind(addresses)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Until the service has drained; then how many requests it did not wait for.
+async fn serve(listener: TcpListener, service: Arc<Service>) -> usize {
+    let router = routes::router(Arc::clone(&service));
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(service.options.header_timeout);
+    let graceful = GracefulShutdown::new();
+    let mut drained = pin!(service.drained());
+    let cut_off = loop {
+        tokio::select! {
+            cut_off = &mut drained => break cut_off,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => connect(socket, &builder, &router, &graceful),
+                // Clients that are gone before they are accepted are their own affair; the rest passes, or the system is in need.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    };
+    drop(listener);
+    // What is cut off does not close by itself.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
+    cut_off
+}
+
+/// Serves a connection in a task of its own.
+fn connect(
+    socket: TcpStream,
+    builder: &Builder<TokioExecutor>,
+    router: &Router,
+    graceful: &GracefulShutdown,
+) {
+    // Tokens are small, and each should go out when it is there.
+    let _ = socket.set_nodelay(true);
+    let handler = TowerToHyperService::new(router.clone());
+    let connection = builder.serve_connection(TokioIo::new(socket), handler);
+    let connection = graceful.watch(connection.into_owned());
+    tokio::spawn(async move {
+        // A client that breaks off, or breaks the protocol, has been told what there is to tell.
+        let _ = connection.await;
+    });
+}

@@ -1,0 +1,186 @@
+//! [`Service`]: what all handlers share.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::http::StatusCode;
+use glm_runtime::{EngineError, EngineHandle};
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use super::error::error;
+use super::health::{Health, Watch};
+use super::options::ServeOptions;
+use crate::openai::ApiError;
+
+/// How far the service is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The model is being loaded.
+    Starting,
+    /// Requests are answered.
+    Ready,
+    /// What runs may finish until then, and nothing new is taken.
+    Draining { until: Instant },
+}
+
+impl Phase {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining { .. } => "draining",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) options: ServeOptions,
+    /// Seconds since 1970 at which the service began.
+    pub(super) started: u64,
+    engine: OnceLock<EngineHandle>,
+    phase: watch::Sender<Phase>,
+    /// Requests whose response has not gone out to its end.
+    in_flight: watch::Sender<usize>,
+    unanswered: AtomicUsize,
+    watch: Watch,
+}
+
+impl Service {
+    pub(super) fn new(options: ServeOptions) -> Self {
+        Self {
+            options,
+            started: unix_now(),
+            engine: OnceLock::new(),
+            phase: watch::Sender::new(Phase::Starting),
+            in_flight: watch::Sender::new(0),
+            unanswered: AtomicUsize::new(0),
+            watch: Watch::default(),
+        }
+    }
+
+    /// The engine is there. One that comes when the service drains already is not used.
+    pub(super) fn start(&self, engine: EngineHandle) {
+        let _ = self.engine.set(engine);
+        self.phase.send_if_modified(|phase| {
+            let starts = *phase == Phase::Starting;
+            if starts {
+                *phase = Phase::Ready;
+            }
+            starts
+        });
+    }
+
+    /// Takes nothing new from now on. The first to ask decides until when.
+    pub(super) fn drain(&self) {
+        let until = Instant::now() + self.options.drain_timeout;
+        self.phase.send_if_modified(|phase| {
+            let drains = matches!(phase, Phase::Draining { .. });
+            if !drains {
+                *phase = Phase::Draining { until };
+            }
+            !drains
+        });
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Until the service drains and every response has gone out, or their time is over; then how many had not.
+    pub(super) async fn drained(&self) -> usize {
+        let mut phases = self.phase.subscribe();
+        let draining = phases.wait_for(|phase| matches!(phase, Phase::Draining { .. }));
+        let until = match draining.await.map(|phase| *phase) {
+            Ok(Phase::Draining { until }) => until,
+            // The sender is in `self`.
+            _ => return 0,
+        };
+        let mut in_flight = self.in_flight.subscribe();
+        let all_out = in_flight.wait_for(|requests| *requests == 0);
+        match tokio::time::timeout_at(until.into(), all_out).await {
+            Ok(_) => 0,
+            Err(_) => *self.in_flight.borrow(),
+        }
+    }
+
+    /// Counts a request; the counterpart is [`Self::left`].
+    pub(super) fn entered(&self) {
+        self.in_flight.send_modify(|requests| *requests += 1);
+    }
+
+    pub(super) fn left(&self) {
+        self.in_flight.send_modify(|requests| *requests -= 1);
+    }
+
+    /// Counts a request that the engine has said nothing of yet; the counterpart is [`Self::answered`].
+    pub(super) fn asked(&self) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn answered(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// 503 while the model is being loaded.
+    pub(super) fn engine(&self) -> Result<&EngineHandle, ApiError> {
+        self.engine.get().ok_or_else(|| {
+            let message = "the model is being loaded: try again later";
+            error(StatusCode::SERVICE_UNAVAILABLE, "starting", message)
+        })
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let Some(engine) = self.engine.get() else {
+            return Health::Well;
+        };
+        let unanswered = self.unanswered.load(Ordering::Relaxed);
+        let patience = self.options.stall_timeout;
+        self.watch
+            .look(&engine.stats(), unanswered, patience, Instant::now())
+    }
+
+    /// Remembers an error that says that the engine is gone.
+    pub(super) fn note(&self, error: &EngineError) {
+        if matches!(error, EngineError::Stopped | EngineError::Panicked(_)) {
+            self.watch.gone(error.to_string());
+        }
+    }
+
+    /// Refuses a `model` that is not here. None at all is the one that is.
+    ///
+    /// # Errors
+    /// 404.
+    pub(super) fn check_model(&self, body: &Map<String, Value>) -> Result<(), ApiError> {
+        match body.get("model").and_then(Value::as_str) {
+            Some(name) if !self.serves(name) => Err(ApiError {
+                param: Some("model".to_owned()),
+                ..no_model(name)
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this is a name of the model or of one of its adapters.
+    pub(super) fn serves(&self, name: &str) -> bool {
+        let is_model = |engine: &EngineHandle| engine.model_info().name == name;
+        let engine = self.engine.get();
+        engine.is_some_and(|engine| is_model(engine) || engine.has_adapter(name))
+            || self.options.model_aliases.iter().any(|alias| alias == name)
+    }
+}
+
+/// 404: there is no such model.
+pub(super) fn no_model(name: &str) -> ApiError {
+    let message = format!("the model `{name}` is not here; GET /v1/models lists those that are");
+    error(StatusCode::NOT_FOUND, "model_not_found", message)
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.as_ref().map_or(0, Duration::as_secs)
+}

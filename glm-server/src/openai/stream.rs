@@ -1,0 +1,243 @@
+//! Answers as they come: events of the engine to the chunks of a stream.
+
+use glm_core::chat::{AnswerEvent, AnswerParser};
+use glm_runtime::{
+    EngineError, EngineHandle, Event, FinishReason, Finished, Token, Tokenizer, Usage,
+};
+use serde_json::{Value, json};
+
+use super::response::{Form, Shape, Stamp, call_id};
+
+/// Makes the chunks of one response. Put together (text after text, arguments after arguments) they say what [`Form::response`]
+/// says of the same answers.
+#[derive(Debug)]
+pub struct Chunks {
+    engine: EngineHandle,
+    form: Form,
+    stamp: Stamp,
+    choices: Vec<Choice>,
+}
+
+/// An answer, as far as it has come.
+#[derive(Debug)]
+struct Choice {
+    index: usize,
+    /// Takes the answer to a chat apart.
+    parser: Option<AnswerParser>,
+    /// There has been a chunk.
+    begun: bool,
+    /// It calls a tool.
+    calls: bool,
+    /// Tokens whose log-probabilities are in no chunk yet.
+    unsaid: Vec<Token>,
+    /// Characters of text before them.
+    offset: usize,
+    usage: Usage,
+}
+
+/// What a chunk adds to a choice: a field and its value.
+type Delta = (&'static str, Value);
+
+/// What an event adds to a choice; all but the deltas goes with the last of these.
+struct Said {
+    deltas: Vec<Delta>,
+    logprobs: Option<Value>,
+    finish_reason: Option<&'static str>,
+}
+
+impl Chunks {
+    /// Nothing yet of `num_answers` answers: those to the first prompt, then to the second, and so on.
+    pub fn new(engine: &EngineHandle, form: Form, stamp: Stamp, num_answers: usize) -> Self {
+        let choice = |index| Choice {
+            index,
+            parser: match &form.shape {
+                Shape::Chat(chat) => Some(AnswerParser::clone(&chat.parser)),
+                Shape::Text => None,
+            },
+            begun: false,
+            calls: false,
+            unsaid: Vec::new(),
+            offset: 0,
+            usage: Usage::default(),
+        };
+        Self {
+            engine: engine.clone(),
+            choices: (0..num_answers).map(choice).collect(),
+            form,
+            stamp,
+        }
+    }
+
+    /// The chunks that the next event of an answer adds, if it adds something.
+    ///
+    /// # Errors
+    /// The error of [`Event::Failed`]: the stream ends with it.
+    ///
+    /// # Panics
+    /// If there is no answer of this number.
+    pub fn push(&mut self, answer: usize, event: Event) -> Result<Vec<Value>, EngineError> {
+        let role = self.choices[answer].begin();
+        let said = match event {
+            Event::Failed(error) => return Err(error),
+            Event::Token(token) => self.token(answer, token),
+            Event::Finished(finished) => self.end(answer, &finished),
+        };
+        let mut deltas: Vec<_> = role.into_iter().chain(said.deltas).collect();
+        let last = deltas.pop();
+        let chunk =
+            |(field, delta): Delta, logprobs: Option<Value>, finish_reason: Option<&str>| {
+                self.chunk(json!([{
+                    "index": answer,
+                    field: delta,
+                    "logprobs": logprobs,
+                    "finish_reason": finish_reason,
+                }]))
+            };
+        let mut chunks: Vec<_> = deltas.into_iter().map(|d| chunk(d, None, None)).collect();
+        chunks.extend(last.map(|delta| chunk(delta, said.logprobs, said.finish_reason)));
+        Ok(chunks)
+    }
+
+    fn token(&mut self, answer: usize, token: Token) -> Said {
+        let Self { form, stamp, .. } = self;
+        let tokenizer = self.engine.tokenizer().ok();
+        let choice = &mut self.choices[answer];
+        let deltas = choice.text(&token.text, form, stamp);
+        let mut sayable = Vec::new();
+        if form.logprobs {
+            choice.unsaid.push(token);
+            // With a chunk that says something, and without what may turn out to be the end.
+            if !deltas.is_empty() {
+                let end = choice.unsaid.pop_if(|t| form.is_end(t.id, tokenizer));
+                sayable = std::mem::replace(&mut choice.unsaid, end.into_iter().collect());
+            }
+        }
+        Said {
+            deltas,
+            logprobs: choice.logprobs(&sayable, form, tokenizer),
+            finish_reason: None,
+        }
+    }
+
+    fn end(&mut self, answer: usize, finished: &Finished) -> Said {
+        let Self { form, stamp, .. } = self;
+        let tokenizer = self.engine.tokenizer().ok();
+        let choice = &mut self.choices[answer];
+        let mut deltas = choice.end(form, stamp);
+        deltas.push(match form.shape {
+            Shape::Chat(_) => ("delta", json!({})),
+            Shape::Text => ("text", json!("")),
+        });
+        if finished.reason == FinishReason::Stop {
+            choice.unsaid.pop_if(|t| form.is_end(t.id, tokenizer));
+        }
+        let sayable = std::mem::take(&mut choice.unsaid);
+        choice.usage = finished.usage;
+        Said {
+            deltas,
+            logprobs: choice.logprobs(&sayable, form, tokenizer),
+            finish_reason: Some(form.finish_reason(finished.reason, choice.calls)),
+        }
+    }
+
+    /// The last chunk: the usage, if it was asked for. To be called when all answers have ended.
+    pub fn finish(&self) -> Option<Value> {
+        if !self.form.include_usage {
+            return None;
+        }
+        let usages: Vec<_> = self.choices.iter().map(|choice| choice.usage).collect();
+        let mut chunk = self.chunk(json!([]));
+        chunk["usage"] = self.form.usage(&usages);
+        Some(chunk)
+    }
+
+    fn chunk(&self, choices: Value) -> Value {
+        let object = match self.form.shape {
+            Shape::Chat(_) => "chat.completion.chunk",
+            Shape::Text => "text_completion",
+        };
+        let mut chunk = json!({
+            "id": self.form.id(&self.stamp),
+            "object": object,
+            "created": self.stamp.created,
+            "model": self.form.model(&self.engine),
+            "system_fingerprint": null,
+            "choices": choices,
+        });
+        if self.form.include_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+}
+
+impl Choice {
+    /// The chunk that comes before any other: who speaks.
+    fn begin(&mut self) -> Option<Delta> {
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        (is_first && self.parser.is_some())
+            .then(|| ("delta", json!({"role": "assistant", "content": ""})))
+    }
+
+    /// The log-probabilities of the next tokens of the text.
+    fn logprobs(
+        &mut self,
+        tokens: &[Token],
+        form: &Form,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Option<Value> {
+        let offset = self.offset;
+        let chars = tokens.iter().map(|token| token.text.chars().count());
+        self.offset += chars.sum::<usize>();
+        (!tokens.is_empty()).then(|| form.logprobs(tokens, offset, tokenizer))
+    }
+
+    /// What more text says.
+    fn text(&mut self, text: &str, form: &Form, stamp: &Stamp) -> Vec<Delta> {
+        match &mut self.parser {
+            None if text.is_empty() => Vec::new(),
+            None => vec![("text", text.into())],
+            Some(parser) => {
+                let events = parser.push(text);
+                self.deltas(events, form, stamp)
+            }
+        }
+    }
+
+    /// What was held back until the end.
+    fn end(&mut self, form: &Form, stamp: &Stamp) -> Vec<Delta> {
+        match self.parser.take() {
+            None => Vec::new(),
+            Some(parser) => self.deltas(parser.finish(), form, stamp),
+        }
+    }
+
+    fn deltas(&mut self, events: Vec<AnswerEvent>, form: &Form, stamp: &Stamp) -> Vec<Delta> {
+        let include_reasoning = match &form.shape {
+            Shape::Chat(chat) => chat.include_reasoning,
+            Shape::Text => false,
+        };
+        let delta = |event| match event {
+            AnswerEvent::Reasoning(_) if !include_reasoning => None,
+            AnswerEvent::Reasoning(text) => Some(json!({"reasoning_content": text})),
+            AnswerEvent::Content(text) => Some(json!({"content": text})),
+            AnswerEvent::CallStart { index, name } => {
+                self.calls = true;
+                Some(json!({"tool_calls": [{
+                    "index": index,
+                    "id": call_id(stamp, self.index, index),
+                    "type": "function",
+                    "function": {"name": name, "arguments": ""},
+                }]}))
+            }
+            AnswerEvent::CallArguments { index, json } => Some(json!({"tool_calls": [{
+                "index": index,
+                "function": {"arguments": json},
+            }]})),
+            // That a call has ended shows in what follows it.
+            _ => None,
+        };
+        let deltas = events.into_iter().filter_map(delta);
+        deltas.map(|delta| ("delta", delta)).collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! Text to token ids and back, in the bodies that vLLM made common: `/tokenize` and `/detokenize`.
+
+use glm_core::tokenizer::SpecialTokens;
+use glm_runtime::EngineHandle;
+use serde_json::{Map, Value, json};
+
+use super::ApiError;
+use super::fields::Fields;
+use super::request::chat_request;
+use super::tools::Tools;
+
+/// The token ids of a `prompt`, or of a chat: what the endpoints for completions would give to the model.
+///
+/// `add_special_tokens: false` leaves out the tokenizer's own prefix of a prompt, `add_generation_prompt: false` the beginning
+/// of the answer to a chat.
+///
+/// # Errors
+/// [`ApiError`] with status 400 and the field to blame.
+pub fn tokenize(engine: &EngineHandle, body: &Map<String, Value>) -> Result<Value, ApiError> {
+    let fields = Fields(body);
+    let tokens = match (fields.value("messages"), fields.get::<String>("prompt")?) {
+        (None, Some(prompt)) if fields.get("add_special_tokens")?.unwrap_or(true) => {
+            engine.encode(&prompt)?
+        }
+        (None, Some(prompt)) => {
+            let tokens = engine.tokenizer()?.encode(&prompt, SpecialTokens::Parse);
+            tokens.map_err(|error| ApiError::invalid("prompt", error.to_string()))?
+        }
+        (Some(_), None) => chat_tokens(engine, fields)?,
+        (None, None) => return Err(ApiError::missing("prompt")),
+        (Some(_), Some(_)) => {
+            let message = "either `prompt` or `messages`, not both";
+            return Err(ApiError::invalid("messages", message));
+        }
+    };
+    Ok(json!({
+        "count": tokens.len(),
+        "max_model_len": engine.model_info().max_model_len,
+        "tokens": tokens,
+    }))
+}
+
+fn chat_tokens(engine: &EngineHandle, fields: Fields<'_>) -> Result<Vec<u32>, ApiError> {
+    let mut request = chat_request(fields, &Tools::read(fields)?)?;
+    request.add_generation_prompt = fields.get("add_generation_prompt")?.unwrap_or(true);
+    let tokens = engine.chat_format()?.encode(engine.tokenizer()?, &request);
+    tokens.map_err(|error| ApiError::invalid("messages", error.to_string()))
+}
+
+/// The text of `tokens`, special tokens included.
+///
+/// # Errors
+/// [`ApiError`] with status 400 and the field to blame.
+pub fn detokenize(engine: &EngineHandle, body: &Map<String, Value>) -> Result<Value, ApiError> {
+    let tokens: Vec<u32> = Fields(body).required("tokens")?;
+    let vocab_size = engine.model_info().vocab_size;
+    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_size) {
+        let message = format!("token id {id} is outside the vocabulary of {vocab_size} tokens");
+        return Err(ApiError::invalid("tokens", message));
+    }
+    Ok(json!({"prompt": engine.tokenizer()?.decode(&tokens, false)}))
+}
