@@ -38,6 +38,7 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Chat(args) => commands::chat::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Batch(args) => commands::batch::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Tokenize(args) => commands::tokenize::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Perplexity(args) => commands::perplexity::run(&args),

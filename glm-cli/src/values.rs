@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use glm_runtime::Speculation;
 
@@ -145,6 +146,24 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| format!("expected a size such as 0, 512MiB or 4GiB, found `{text}`"))
 }
 
+/// A time in seconds, such as 30 or 0.5.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    // More would overflow when it is added to a point in time.
+    const MAX: f64 = 1e9;
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= MAX);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| format!("expected a number of seconds from 0 to {MAX}, found `{text}`"))
+}
+
+/// A time in seconds above zero.
+pub fn seconds_above_zero(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| format!("expected a number of seconds above 0, found `{text}`"))
+}
+
 /// A seed.
 pub fn seed(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| {
@@ -246,6 +265,18 @@ mod tests {
         for wrong in ["", "=b", "a=", "/", ".."] {
             assert!(adapter(wrong).unwrap_err().contains("NAME=DIR"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        for wrong in ["-1", "1e10", "nan", "inf", "soon", ""] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+        assert!(seconds_above_zero("0").is_err());
+        assert_eq!(seconds_above_zero("2"), Ok(Duration::from_secs(2)));
     }
 
     #[test]

@@ -4,10 +4,11 @@ mod common;
 
 use common::glm;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "chat",
     "generate",
     "batch",
+    "serve",
     "tokenize",
     "inspect",
     "perplexity",

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod man;
 pub mod perplexity;
 pub mod quantize;
+pub mod serve;
 pub mod tokenize;
 
 use std::fs::File;
