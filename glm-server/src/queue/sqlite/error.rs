@@ -1,5 +1,6 @@
 //! SQLite's errors in the queue's words.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ pub(super) fn explain(at: &str, waited: Duration, error: rusqlite::Error) -> Sto
             | ErrorCode::FileLockingProtocolFailed => StoreError::Locked { at, waited },
             ErrorCode::DiskFull => StoreError::Full { at },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { at },
+            ErrorCode::CannotOpen => StoreError::Open {
+                at,
+                source: Arc::new(io::Error::other(error)),
+            },
             ErrorCode::NotADatabase => StoreError::Foreign { at },
             ErrorCode::DatabaseCorrupt => StoreError::Corrupt {
                 at,

@@ -1,11 +1,13 @@
 //! The file: how it is opened, and how its tables come to be.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::StoreError;
 use super::error::explain;
@@ -19,9 +21,13 @@ const APPLICATION_ID: i32 = 0x474c_4d51;
 /// What brings a file from the schema of each version to the next; the first from nothing. Never change one: add another.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
+/// One store at a time is opened in a process: see [`create`].
+static OPENING: Mutex<()> = Mutex::new(());
+
 /// Opens a file, or creates it, and brings its schema up to date.
 pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, StoreError> {
     let at = path.display().to_string();
+    let _turn = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     create(path).map_err(|source| StoreError::Open {
         at: at.clone(),
         source: Arc::new(source),
@@ -31,8 +37,13 @@ pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, St
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags).map_err(failed)?;
     db.busy_timeout(busy_timeout).map_err(failed)?;
-    // Before anything is written: the file may be somebody else's.
-    check(&db, &at, failed)?;
+    // Before anything is written: the file may be somebody else's. In a transaction, because another process may be making a queue
+    // of it at this moment.
+    let transaction =
+        Transaction::new_unchecked(&db, TransactionBehavior::Deferred).map_err(failed)?;
+    check(&transaction, &at, failed)?;
+    transaction.commit().map_err(failed)?;
+    keep_a_log(&db, busy_timeout).map_err(failed)?;
     configure(&db).map_err(failed)?;
     migrate(&db, &at, failed)?;
     Ok(db)
@@ -49,17 +60,36 @@ pub(super) fn in_memory() -> Result<Connection, StoreError> {
 
 /// Creates the file if there is none, readable for this user only: it holds what users ask and are answered. SQLite gives the
 /// files beside it the same rights.
-fn create(path: &Path) -> std::io::Result<()> {
+fn create(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    // Never a file that is there, or that another thread opens meanwhile: closing it again would release all locks that this
+    // process has on it (https://sqlite.org/howtocorrupt.html, 2.2).
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
+}
+
+/// Switches the file to a write-ahead log. SQLite refuses that at once, without waiting, while another process looks at the file.
+fn keep_a_log(db: &Connection, busy_timeout: Duration) -> rusqlite::Result<()> {
+    let begin = Instant::now();
+    loop {
+        let switched = db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()));
+        let is_busy =
+            |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+        match switched {
+            Err(error) if is_busy(&error) && begin.elapsed() < busy_timeout => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            switched => return switched,
+        }
+    }
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {
-    // Answers `wal`, or `memory` for a database in memory.
-    db.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     // The log is on the disk when a transaction ends, not only when it is copied into the database.
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "foreign_keys", true)?;

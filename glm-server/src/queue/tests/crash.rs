@@ -24,7 +24,7 @@ use serde_json::json;
 use super::super::*;
 use super::wait;
 
-/// How many tasks; `20000` is what is asked of the queue, and takes a minute or more.
+/// How many tasks, if not 20,000: for a disk that takes long to sync.
 const JOBS: &str = "GLM_QUEUE_CRASH_JOBS";
 const ORDERS: &str = "GLM_QUEUE_CRASH_ORDERS";
 const LEASE: Duration = Duration::from_mins(10);
@@ -209,7 +209,7 @@ fn run_lane(path: &Path, lane: usize, share: usize, hours: &AtomicI64, all: &Mut
             generation: hours.fetch_add(1, Ordering::Relaxed),
         };
         let mut child = start(&orders);
-        let mut lines_left = 1 + random(&mut chance) as usize % (share / 5);
+        let mut lines_left = 1 + random(&mut chance) as usize % (share / 20).max(1);
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         // What was written before the kill is read to the end; a torn last line says nothing.
@@ -277,7 +277,7 @@ fn all_tasks(store: &SqliteStore) -> Vec<TaskInfo> {
 
 #[test]
 fn processes_killed_at_any_moment_lose_nothing_and_end_nothing_twice() {
-    let jobs = env::var(JOBS).map_or(1000, |jobs| jobs.parse().unwrap());
+    let jobs = env::var(JOBS).map_or(20_000, |jobs| jobs.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
     let (hours, all) = (AtomicI64::new(1), Mutex::new(Acknowledged::default()));
@@ -289,7 +289,7 @@ fn processes_killed_at_any_moment_lose_nothing_and_end_nothing_twice() {
         }
     });
     let all = all.into_inner().unwrap();
-    assert!(all.kills > 0);
+    assert!(all.kills >= LANES, "{} kills", all.kills);
 
     let store = open(&path);
     drain(&store, hour(hours.into_inner() + 1));
