@@ -84,6 +84,7 @@ const RULES: &[Rule] = &[
             "glm-runtime",
             "http-body",
             "hyper-util",
+            "prometheus-client",
             "rusqlite",
             "serde",
             "serde_json",

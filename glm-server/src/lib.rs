@@ -2,7 +2,7 @@
 //!
 //! - [`openai`]: bodies of chat completions and completions to requests for [`glm_runtime`], and its answers to bodies or chunks of
 //!   a stream. This is the only crate that knows their JSON: what it hands on are token ids, sampling parameters and limits.
-//! - [`http`]: the same over HTTP, with probes and a drain: what `glm-cli serve` runs.
+//! - [`http`]: the same over HTTP, with probes, metrics and a drain: what `glm-cli serve` runs.
 //! - [`batch`]: a file of requests to a file of results, to be run again after whatever ended it.
 //! - [`queue`]: tasks that are answered later, and survive whatever ends the process; the service does not use it yet.
 //!
@@ -12,7 +12,7 @@
 //! - API keys, tokens and TLS; until then the service is for this machine alone.
 //! - A bounded queue that answers overload with 429 or 503 and `Retry-After`, asynchronous tasks over the
 //!   durable queue, and a router over several engines.
-//! - Metrics, traces, and supervision of the engine thread.
+//! - Traces, and supervision of the engine thread.
 //!
 //! # What it will not hold
 //!

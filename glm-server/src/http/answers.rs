@@ -1,6 +1,7 @@
 //! What the engine says to one request of a client: the events of all its answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, Repeat, SelectAll, Zip};
@@ -12,6 +13,10 @@ use super::state::Service;
 pub(super) struct Answers {
     events: SelectAll<Zip<Repeat<usize>, RequestStream>>,
     num_answers: usize,
+    /// When each had its latest token.
+    latest: Vec<Option<Instant>>,
+    /// How many have not ended.
+    unended: usize,
     unanswered: Option<Unanswered>,
     service: Arc<Service>,
 }
@@ -25,6 +30,14 @@ impl Drop for Unanswered {
     }
 }
 
+impl Drop for Answers {
+    fn drop(&mut self) {
+        for _ in 0..self.unended {
+            self.service.metrics.ended("cancelled");
+        }
+    }
+}
+
 impl Answers {
     pub(super) fn new(service: &Arc<Service>, streams: Vec<RequestStream>) -> Self {
         service.asked();
@@ -33,6 +46,8 @@ impl Answers {
         Self {
             events: stream::select_all(numbered.map(|(i, events)| stream::repeat(i).zip(events))),
             num_answers,
+            latest: vec![None; num_answers],
+            unended: num_answers,
             unanswered: Some(Unanswered(Arc::clone(service))),
             service: Arc::clone(service),
         }
@@ -46,10 +61,28 @@ impl Answers {
     pub(super) async fn next(&mut self) -> Option<(usize, Event)> {
         let next = self.events.next().await;
         self.unanswered = None;
-        if let Some((_, Event::Failed(error))) = &next {
-            self.service.note(error);
+        if let Some((answer, event)) = &next {
+            self.measure(*answer, event);
         }
         next
+    }
+
+    fn measure(&mut self, answer: usize, event: &Event) {
+        let metrics = &self.service.metrics;
+        match event {
+            Event::Token(token) => {
+                if let Some(before) = self.latest[answer].replace(token.at) {
+                    metrics.between_tokens(token.at.saturating_duration_since(before));
+                }
+                return;
+            }
+            Event::Finished(finished) => metrics.finished(finished),
+            Event::Failed(error) => {
+                metrics.ended("failed");
+                self.service.note(error);
+            }
+        }
+        self.unended -= 1;
     }
 
     /// Waits for the whole of all answers.

@@ -15,6 +15,7 @@ mod answers;
 mod body;
 mod error;
 mod health;
+mod metrics;
 mod options;
 mod request_id;
 mod routes;

@@ -23,6 +23,8 @@ use super::state::Service;
 
 /// Threads that move bytes; whatever takes longer is done on others. More would take cores from the model.
 const THREADS: usize = 2;
+/// Threads for what takes longer. It is computing, so more would only compete with the model.
+const BLOCKING_THREADS: usize = 8;
 /// How long connections get to close when all responses are out.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
@@ -63,6 +65,7 @@ impl Server {
         }
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
+            .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("glm-http")
             .enable_all()
             .build()

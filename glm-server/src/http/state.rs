@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::error::error;
 use super::health::{Health, Watch};
+use super::metrics::Metrics;
 use super::options::ServeOptions;
 use crate::openai::ApiError;
 
@@ -38,6 +39,7 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) options: ServeOptions,
+    pub(super) metrics: Metrics,
     /// Seconds since 1970 at which the service began.
     pub(super) started: u64,
     engine: OnceLock<EngineHandle>,
@@ -52,6 +54,7 @@ impl Service {
     pub(super) fn new(options: ServeOptions) -> Self {
         Self {
             options,
+            metrics: Metrics::new(),
             started: unix_now(),
             engine: OnceLock::new(),
             phase: watch::Sender::new(Phase::Starting),
@@ -63,7 +66,9 @@ impl Service {
 
     /// The engine is there. One that comes when the service drains already is not used.
     pub(super) fn start(&self, engine: EngineHandle) {
-        let _ = self.engine.set(engine);
+        if self.engine.set(engine.clone()).is_ok() {
+            self.metrics.watch(engine);
+        }
         self.phase.send_if_modified(|phase| {
             let starts = *phase == Phase::Starting;
             if starts {

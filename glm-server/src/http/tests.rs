@@ -530,3 +530,35 @@ async fn an_engine_that_is_gone_is_not_healthy() {
     let reason = health["components"]["engine"]["reason"].as_str().unwrap();
     assert!(reason.contains("on purpose"), "{reason}");
 }
+
+#[tokio::test]
+async fn metrics_count_what_happened() {
+    let (_, router) = started(polite());
+    let prompts = json!({"prompt": ["a", "b"], "max_tokens": 3}).to_string();
+    assert_eq!(ask(&router, post("/v1/completions", prompts)).await.0, 200);
+    let dropped = send(&router, never_ending(true)).await;
+    drop(dropped);
+    let patch = Request::patch("/made/up").body(Body::empty()).unwrap();
+    send(&router, patch).await;
+    let response = send(&router, get("/metrics")).await;
+    let media_type = response.headers()["content-type"].to_str().unwrap();
+    assert!(media_type.starts_with("application/openmetrics-text"));
+    let metrics = text(response).await;
+    for line in [
+        r#"http_requests_total{method="POST",endpoint="/v1/completions",status="200"} 1"#,
+        r#"http_requests_total{method="other",endpoint="unknown",status="404"} 1"#,
+        r#"inference_requests_total{outcome="length"} 2"#,
+        r#"inference_requests_total{outcome="cancelled"} 1"#,
+        "inference_request_latency_seconds_count 2",
+        "inference_time_to_first_token_seconds_count 2",
+        "inference_inter_token_latency_seconds_count 4",
+        "engine_kv_blocks ",
+        "engine_generated_tokens_total ",
+        "# EOF",
+    ] {
+        assert!(
+            metrics.lines().any(|found| found.starts_with(line)),
+            "{line}: {metrics}"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! Which path leads where.
 
 mod generate;
+mod metrics;
 mod models;
 mod probes;
 mod tokens;
@@ -13,6 +14,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use super::error::{Refusal, error};
+use super::metrics::count;
 use super::state::Service;
 use super::{admission, request_id};
 use crate::openai::ApiError;
@@ -31,11 +33,13 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(probes::health))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
-        .route("/startupz", get(probes::started));
+        .route("/startupz", get(probes::started))
+        .route("/metrics", get(metrics::metrics));
     interface
         .merge(probes)
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(Arc::clone(&service), count))
         .layer(from_fn(request_id::name))
         .with_state(service)
 }
