@@ -2,8 +2,9 @@
 """Compares a file of requests done by `glm-cli batch` with the same requests sent to llama.cpp's server by as many clients.
 
     cargo build --release -p glm-cli
-    python3 benches/compare/server.py --llama-server llama.cpp/build/bin/llama-server --output server.json
+    venv/bin/python benches/compare/server.py --llama-server llama.cpp/build/bin/llama-server --output server.json
 
+It needs the Python package `gguf`, which gives llama.cpp's copy of the file a made-up vocabulary: its server answers in text only.
 Every request is a prompt of random token ids, different from all others, with an answer of fixed length, greedy, without stops.
 llama.cpp's server has as many slots as there are clients, and so many requests are computed together here. What counts is
 the time from the first request to the last answer, for all generated tokens; neither side's loading. llama.cpp's server is
@@ -23,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gguf
 from engines import random_file
 from record import ROOT, WORK_DIR, Record
 
@@ -46,8 +48,38 @@ def arguments():
     return parser.parse_args()
 
 
+def with_vocabulary(path):
+    """A copy of a file of random weights in which each token has a text of its own."""
+    target = path.with_name(f"{path.stem}-vocabulary.gguf")
+    if target.exists():
+        return target
+    reader = gguf.GGUFReader(path)
+    field = lambda name: reader.fields[name].contents()
+    part = target.with_suffix(".part")
+    writer = gguf.GGUFWriter(part, field("general.architecture"))
+    for name, value in reader.fields.items():
+        if not name.startswith(("GGUF.", "tokenizer.")) and name != "general.architecture":
+            kind, *items = value.types
+            writer.add_key_value(name, value.contents(), kind, items[0] if items else None)
+    size = next(tensor.shape[-1] for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("chatglm-bpe")
+    writer.add_token_list([f"t{id}" for id in range(size)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * int(size))
+    writer.add_token_merges(["t 0"])
+    writer.add_eos_token_id(0)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    part.rename(target)
+    return target
+
+
 def prompts(args, clients, number):
-    """Token ids without special ones: the presets' vocabularies begin with ordinary bytes and words."""
+    """Ids of tokens that no vocabulary of the family makes special."""
     draw = random.Random(f"{clients} {number}")
     return [[draw.randrange(1000, 50000) for _ in range(args.prompt_tokens)] for _ in range(clients * args.requests_per_client)]
 
@@ -117,7 +149,7 @@ class LlamaServer:
 
 
 def with_llama(args, path, clients, wanted):
-    server = LlamaServer(args, path, clients)
+    server = LlamaServer(args, with_vocabulary(path), clients)
     try:
         server.tokens_per_second(wanted[:clients])  # its first pass touches the file's pages
         return server.tokens_per_second(wanted)

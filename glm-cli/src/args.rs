@@ -237,9 +237,9 @@ pub struct ChatArgs {
     #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
     pub adapter: Vec<AdapterChoice>,
 
-    /// Show, hide or switch off the model's thinking
-    #[arg(long, value_name = "HOW", default_value = "show", value_enum)]
-    pub thinking: Thinking,
+    /// Show, hide or switch off the model's thinking [default: show on a terminal, else hide]
+    #[arg(long, value_name = "HOW")]
+    pub thinking: Option<Thinking>,
 
     #[command(flatten)]
     pub sampling: SamplingArgs,

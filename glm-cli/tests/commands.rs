@@ -29,7 +29,7 @@ fn generate_prints_the_answer_and_says_what_the_demo_is() {
         "0",
     ]);
     assert!(
-        run.stderr.starts_with("note: ") && run.stderr.contains("random"),
+        run.stderr.starts_with("note: ") && run.stderr.contains("toy"),
         "{}",
         run.stderr
     );
@@ -249,6 +249,8 @@ fn chat_answers_each_line_of_a_pipe() {
         "0",
         "--system",
         "Be brief.",
+        "--thinking",
+        "off",
     ];
     let two = glm_with_stdin(&args, "Hello\n\nAnd again?\n").ok();
     let one = glm_with_stdin(&args, "Hello\n").ok();

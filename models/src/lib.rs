@@ -29,7 +29,7 @@ pub struct EmbeddedFile {
 ///
 /// The files are `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json`,
 /// `chat_template.jinja` and `model.safetensors`. A `glm_demo_note` in its `config.json` says what a user must know
-/// about its answers: at present that the weights are random.
+/// about its answers: that it is a toy.
 #[must_use]
 pub fn demo() -> Option<&'static [EmbeddedFile]> {
     #[cfg(feature = "demo")]

@@ -116,7 +116,7 @@ fn the_demo_is_whole_and_says_what_it_is() {
         json("config.json")["glm_demo_note"]
             .as_str()
             .unwrap()
-            .contains("random")
+            .contains("toy")
     );
     assert!(
         std::str::from_utf8(file("chat_template.jinja"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes models/tiny-* (tiny random GLM checkpoints with golden outputs) and models/demo (the embedded checkpoint).
+"""Makes models/tiny-* (tiny random GLM checkpoints with golden outputs).
 
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python make_tiny.py                 # everything, in place
@@ -325,24 +325,10 @@ def make_case(out, case, seed, config, stored, kind, extras):
     print(f"{case:20} smallest greedy gap {gap:.4f}")
 
 
-def make_demo(folder, seed):
-    """The embedded checkpoint: `glm4`, random. It says so in its config, so that programs can say so too."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    config = dense("glm4", "Glm4ForCausalLM", num_key_value_heads=2, max_position_embeddings=2048, glm_demo_note=(
-        "random weights: this demo shows that the engine runs, its answers mean nothing"))
-    write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", generation_config(config))
-    write_tokenizer(folder, "jinja")
-    known = {key: value for key, value in config.items() if key != "glm_demo_note"}
-    write_weights(folder, {name: draw(seed, "demo", name, shape) for name, shape in shapes(known).items()})
-    print("demo")
-
-
 def main():
     models = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", nargs="*", help="folders to make (default: all, `demo` included)")
+    parser.add_argument("case", nargs="*", help="folders to make (default: all)")
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument("--vary", action="store_true", help="draw the shapes from the seed too (needs --out)")
     parser.add_argument("--out", type=Path, default=models)
@@ -353,11 +339,8 @@ def main():
     known = cases(lambda config: other_shape(config, stream)) if args.vary else cases()
     if args.vary:
         known.pop("tiny-glm4-kquants")  # its blocks need rows of 256
-    for case in args.case or [*known, "demo"]:
-        if case == "demo":
-            make_demo(args.out / "demo", args.seed)
-        else:
-            make_case(args.out, case, args.seed, *known[case])
+    for case in args.case or known:
+        make_case(args.out, case, args.seed, *known[case])
 
 
 if __name__ == "__main__":

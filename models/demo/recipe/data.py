@@ -47,21 +47,32 @@ class Encoder:
         """The batches of a shard, in a random order."""
         rows = sorted(self.shard(seed, index), key=lambda row: len(row[0]))
         batches, batch = [], []
-        for row in rows:
-            if batch and len(row[0]) * (len(batch) + 1) > batch_tokens:
+        for at, row in enumerate(rows):
+            batch.append(row)
+            following = rows[at + 1] if at + 1 < len(rows) else row
+            if (len(batch) + 1) * padded(len(following[0])) > batch_tokens:
                 batches.append(batch)
                 batch = []
-            batch.append(row)
-        batches.append(batch)
+        batches += [batch] if batch else []
         seeded("order", seed, index).shuffle(batches)
-        return [self.tensors(batch) for batch in batches]
+        return [self.tensors(batch, batch_tokens) for batch in batches]
 
-    def tensors(self, rows):
-        """`(ids [B, T], targets [B, T])`, padded on the right; causal attention never looks there."""
-        longest = max(len(ids) for ids, _ in rows)
-        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
-        targets = torch.zeros(len(rows), longest, dtype=torch.bool)
+    def tensors(self, rows, batch_tokens):
+        """`(ids [B, T], targets [B, T])`, padded on the right, where causal attention never looks, and with empty rows.
+
+        T depends on a rounded length and B on T: for every new shape, kernels would be generated again.
+        """
+        longest = padded(max(len(ids) for ids, _ in rows))
+        shape = (max(len(rows), batch_tokens // longest), longest)
+        ids = torch.full(shape, self.pad, dtype=torch.long)
+        targets = torch.zeros(shape, dtype=torch.bool)
         for at, (row, target) in enumerate(rows):
             ids[at, :len(row)] = torch.tensor(row)
             targets[at, :len(row)] = torch.from_numpy(target)
         return ids, targets
+
+
+def padded(length):
+    """A length rounded up by at most a sixteenth, or 7."""
+    unit = max(8, 1 << (length.bit_length() - 4))
+    return -(-length // unit) * unit

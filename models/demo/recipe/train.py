@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers.utils import logging
 
 from . import plot
@@ -24,13 +24,15 @@ from .model import build, export
 
 LOG_FIELDS = ("step", "tokens", "rate", "loss", "seconds")
 WARM_UP, DECAY = 0.01, 0.35
+NO_TOKEN = -100
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=tok.WORK)
     parser.add_argument("--tokens", type=float, default=100e6, help="tokens to train on, prompts included")
-    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch, padding included")
+    parser.add_argument("--accumulate", type=int, default=2, help="batches, of different lengths, behind each update")
     parser.add_argument("--rate", type=float, default=3e-3,
                         help="AdamW's learning rate, for embeddings, norms and biases")
     parser.add_argument("--muon-rate", type=float, default=0.02,
@@ -76,26 +78,30 @@ def keep_memory():
         mallopt(trim_threshold, 2**31 - 1)
 
 
-class Loss(torch.nn.Module):
-    """Mean cross-entropy over the tokens that the model is to write.
+class Loss:
+    """Summed cross-entropy over the tokens that the model is to write.
 
-    `ids`: `[B, T]`; `places`: where, in the flattened ids, such a token comes next; `wanted`: these tokens.
+    `ids`: `[B, T]`; `places`: where, in the flattened ids, such a token comes next; `wanted`: these tokens or NO_TOKEN.
+    Only the layers are compiled: with the loss, whose number of tokens varies most, the graph would be compiled again
+    and again, into slower code.
     """
 
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
+    def __init__(self, model, compiled):
+        self.layers = torch.compile(model.model, dynamic=True) if compiled else model.model
+        self.head = model.lm_head
 
-    def forward(self, ids, places, wanted):
-        hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[places]
-        return cross_entropy(self.model.lm_head(hidden).float(), wanted)
+    def __call__(self, ids, places, wanted):
+        hidden = self.layers(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[places]
+        return cross_entropy(self.head(hidden).float(), wanted, reduction="sum", ignore_index=NO_TOKEN)
 
 
 def with_places(ids, targets):
-    """The arguments of `Loss`: positions are found here, since a compiled graph cannot."""
+    """The arguments of `Loss`: positions are found here, since a compiled graph cannot; few numbers of them occur."""
     places = targets.roll(-1, dims=1)
     places[:, -1] = False
-    return ids, places.flatten().nonzero().squeeze(1), ids[targets]
+    places, wanted = places.flatten().nonzero().squeeze(1), ids[targets]
+    missing = -len(places) % 256
+    return ids, pad(places, (0, missing)), pad(wanted, (0, missing), value=NO_TOKEN)
 
 
 class Run:
@@ -106,7 +112,7 @@ class Run:
         self.tokenizer = tok.load(args.work / "tokenizer")
         self.encoder = Encoder(self.tokenizer)
         self.model = build(self.tokenizer, args.seed).to(args.device)
-        self.loss = torch.compile(Loss(self.model), dynamic=True) if args.compile else Loss(self.model)
+        self.loss = Loss(self.model, args.compile)
         self.optimizers = optimizers(self.model, args)
         self.at = dict(step=0, tokens=0, seconds=0.0, shard=0, batch=0)
         self.checkpoint = args.work / "checkpoint.pt"
@@ -140,12 +146,18 @@ class Run:
         torch.save(state, self.checkpoint.with_suffix(".new"))
         os.replace(self.checkpoint.with_suffix(".new"), self.checkpoint)
 
-    def step(self, ids, targets):
+    def step(self, batches):
+        """One update from these batches: the mean loss of all that is to be written in them, and the rate's share."""
         share = schedule(self.at["tokens"] / self.args.tokens)
-        arguments = [tensor.to(self.args.device) for tensor in with_places(ids, targets)]
-        with torch.autocast(self.args.device.split(":")[0], torch.bfloat16):
-            loss = self.loss(*arguments)
-        loss.backward()
+        wanted = sum(int(targets.sum()) for _, targets in batches)
+        total = 0.0
+        for ids, targets in batches:
+            arguments = [tensor.to(self.args.device) for tensor in with_places(ids, targets)]
+            with torch.autocast(self.args.device.split(":")[0], torch.bfloat16):
+                loss = self.loss(*arguments) / wanted
+            loss.backward()
+            total += loss.item()
+            self.at["tokens"] += ids.numel()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -153,19 +165,19 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         self.at["step"] += 1
-        self.at["tokens"] += ids.numel()
-        return loss.item(), share
+        return total, share
 
     def train(self):
         """Goes on until the tokens or the minutes are used up; True when the tokens are."""
         started, before, saved = time.monotonic(), self.at["seconds"], time.monotonic()
         losses = []
         while True:
-            for ids, targets in self.encoder.batches(self.args.seed, self.at["shard"],
-                                                     self.args.batch_tokens)[self.at["batch"]:]:
-                loss, share = self.step(ids, targets)
+            batches = self.encoder.batches(self.args.seed, self.at["shard"], self.args.batch_tokens)
+            while self.at["batch"] < len(batches):
+                group = batches[self.at["batch"]:self.at["batch"] + self.args.accumulate]
+                loss, share = self.step(group)
                 losses.append(loss)
-                self.at["batch"] += 1
+                self.at["batch"] += len(group)
                 now = time.monotonic()
                 self.at["seconds"] = before + now - started
                 done = self.at["tokens"] >= self.args.tokens

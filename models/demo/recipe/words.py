@@ -126,3 +126,16 @@ def number(rng, split, low=1, high=9999):
         value = rng.randint(low, min(high, 10 ** rng.randint(len(str(low)), len(str(high))) - 1))
         if is_held("number", value) == (split != TRAIN):
             return value
+
+
+def one_of(context, pools):
+    """A value of the language's pool; in training three in ten are made up, so that values are copied, not recognised."""
+    rng, lang, split = context.rng, context.lang, context.split
+    if split != TRAIN or rng.random() < 0.7:
+        return pools[lang].pick(rng, split)
+    if lang == "en":
+        return " ".join(made_up(rng, split) for _ in range(rng.choice([1, 1, 1, 2])))
+    while True:
+        text = "".join(rng.sample(COMMON_HAN, rng.choice([2, 2, 3, 4])))
+        if not is_held("text", text):
+            return text

@@ -1,6 +1,7 @@
 //! A conversation in progress: its messages, how they are answered, saved and loaded.
 
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use glm_core::chat::{AnswerEvent, prompt_ids_open_think};
@@ -35,7 +36,15 @@ impl Session {
             adapter: args.adapter.first().map(|adapter| adapter.name.clone()),
             ..GenerateOptions::default()
         };
-        let enable_thinking = Some(args.thinking != Thinking::Off);
+        let thinking = args.thinking.unwrap_or_else(|| {
+            // Who reads a pipe wants the answers.
+            if io::stdout().is_terminal() {
+                Thinking::Show
+            } else {
+                Thinking::Hide
+            }
+        });
+        let enable_thinking = Some(thinking != Thinking::Off);
         Self {
             engine,
             options: ChatOptions {
@@ -43,7 +52,7 @@ impl Session {
                 enable_thinking,
                 ..ChatOptions::default()
             },
-            thinking: args.thinking,
+            thinking,
             system: args.system.clone(),
             turns: Vec::new(),
             last: None,

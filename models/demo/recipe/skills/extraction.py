@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..dialogue import Exchange, Say
 from ..phrases import TRAIN, fill, phrases
-from ..words import CITIES, COLOURS, FOODS, ITEMS, JOBS, code, made_up, name, number
+from ..words import CITIES, COLOURS, FOODS, ITEMS, JOBS, code, made_up, name, number, one_of
 from . import Skill
 
 
@@ -29,13 +29,13 @@ FIELDS = {
                   lambda context: name(context.rng, context.lang, context.split)),
     "age": Field(("age", "years", "age_in_years"), "integer", lambda context: number(context.rng, context.split, 1,
         99)),
-    "city": Field(("city", "town", "place", "location"), "string", lambda context: context.pick(CITIES[context.lang])),
+    "city": Field(("city", "town", "place", "location"), "string", lambda context: one_of(context, CITIES)),
     "job": Field(("job", "profession", "work", "occupation"), "string",
-                 lambda context: context.pick(JOBS[context.lang])),
-    "item": Field(("item", "product", "thing", "article"), "string", lambda context: context.pick(ITEMS[context.lang])),
+                 lambda context: one_of(context, JOBS)),
+    "item": Field(("item", "product", "thing", "article"), "string", lambda context: one_of(context, ITEMS)),
     "price": Field(("price", "cost", "amount"), "integer", lambda context: number(context.rng, context.split, 1, 999)),
-    "colour": Field(("colour", "color"), "string", lambda context: context.pick(COLOURS[context.lang])),
-    "food": Field(("food", "dish", "meal"), "string", lambda context: context.pick(FOODS[context.lang])),
+    "colour": Field(("colour", "color"), "string", lambda context: one_of(context, COLOURS)),
+    "food": Field(("food", "dish", "meal"), "string", lambda context: one_of(context, FOODS)),
     "day": Field(("day", "date", "weekday"), "string", lambda context: context.rng.choice({
         "en": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
         "zh": "周一 周二 周三 周四 周五 周六 周日".split()}[context.lang])),
@@ -118,10 +118,14 @@ BY_KEYS = phrases(
         "give me {keys} as json: {text}", "json with {keys}: {text}", "turn this into json with {keys}: {text}",
         "{text} extract {keys} as json",
         "return json with the keys {keys}: {text}", "read this and answer in json with {keys}: {text}",
-        "find {keys} in this text and answer in json: {text}", "{text} return a json object with the keys {keys}"],
+        "find {keys} in this text and answer in json: {text}", "{text} return a json object with the keys {keys}",
+        "please give {keys} as json: {text}", "answer in json with {keys}: {text}", "answer as json with the keys {keys}: {text}",
+        "write {keys} as json: {text}", "please return {keys} in json: {text}", "make json with {keys} of this: {text}",
+        "please extract {keys}: {text} answer in json", "i need {keys} as json: {text}"],
     zh=["提取{keys}，用 JSON 表示：{text}", "从句子中提取{keys}，输出 JSON：{text}", "把下面的话变成 JSON，包含{keys}：{text}",
         "用 JSON 给出{keys}：{text}", "{text}请提取{keys}，输出 JSON", "JSON，字段{keys}：{text}",
-        "读下面的句子，返回包含{keys}的 JSON：{text}"],
+        "读下面的句子，返回包含{keys}的 JSON：{text}", "请用 JSON 给出{keys}：{text}", "请提取{keys}，用 JSON 回答：{text}",
+        "用 JSON 回答，字段是{keys}：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
     held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}"],
     held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}"])
 BY_SCHEMA = phrases(

@@ -3,7 +3,7 @@
 from ..dialogue import Exchange, Say
 from ..phrases import TRAIN, Pool, fill, is_held, phrases
 from ..words import (CITIES, COLOURS, COMMON_HAN, EN_ITEMS, FOODS, HOBBIES, ITEMS, JOBS, ZH_ITEMS, code, made_up, name,
-                     number)
+                     number, one_of)
 from . import Skill
 
 
@@ -15,7 +15,7 @@ class Fact:
 
 
 def pooled(pools):
-    return lambda context: pools[context.lang].pick(context.rng, context.split)
+    return lambda context: one_of(context, pools)
 
 
 NOTHING = {"en": "You have not told me {what} yet.", "zh": "你还没有告诉我{what}。"}
@@ -46,8 +46,9 @@ FACTS = [
         {"en": ["{x} is a nice colour.", "Good choice: {x} is a nice colour."], "zh": ["{x}很好看。", "不错，{x}很好看。"]},
         phrases(
             en=["what is my favourite colour?", "what is my favorite color?", "which colour do i like[ best|]?",
-                "do you remember my favourite colour?", "what colour do i like best?", "tell me my favourite colour"],
-            zh=["我最喜欢什么颜色？", "我最喜欢的颜色是什么？", "我喜欢什么颜色？", "你记得我最喜欢的颜色吗？", "我喜欢的颜色是哪个？"],
+                "do you remember my favourite colour?", "what colour do i like best?", "tell me my favourite colour", "do you know my favourite colour?",
+                "can you tell me which colour i like best?", "do you still know which colour i like?"],
+            zh=["我最喜欢什么颜色？", "我最喜欢的颜色是什么？", "我喜欢什么颜色？", "你记得我最喜欢的颜色吗？", "我喜欢的颜色是哪个？", "你还记得我最喜欢的颜色吗？", "你知道我喜欢什么颜色吗？", "告诉我我最喜欢的颜色"],
             held_en=["do you know which colour i like best?"], held_zh=["你还记得我喜欢什么颜色吗？"]),
         {"en": "Your favourite colour is {x}.", "zh": "你最喜欢的颜色是{x}。"},
         {"en": "your favourite colour", "zh": "你最喜欢的颜色"}),
@@ -59,8 +60,9 @@ FACTS = [
         {"en": ["{x} is a fine place.", "{x}, that is a fine place."], "zh": ["{x}是个好地方。", "{x}，真是个好地方。"]},
         phrases(
             en=["where do i live?", "where am i from?", "which city do i live in?", "do you remember where i live?",
-                "what is my city?", "where is my home?", "do you know where i live?"],
-            zh=["我住在哪里？", "我来自哪里？", "我住在哪个城市？", "你记得我住哪儿吗？", "我家在哪里？", "你知道我住在哪里吗？"],
+                "what is my city?", "where is my home?", "do you know where i live?", "tell me where i live",
+                "do you still know where i live?", "can you tell me which city i live in?", "can you tell me where i am from?"],
+            zh=["我住在哪里？", "我来自哪里？", "我住在哪个城市？", "你记得我住哪儿吗？", "我家在哪里？", "你知道我住在哪里吗？", "你还记得我住在哪个城市吗？", "告诉我我住在哪里", "你还记得我来自哪里吗？"],
             held_en=["can you tell me where i live?"], held_zh=["你还记得我住在哪里吗？"]),
         {"en": "You live in {x}.", "zh": "你住在{x}。"}, {"en": "where you live", "zh": "你住在哪里"}),
     Fact(lambda context: str(number(context.rng, context.split)), phrases(
@@ -99,8 +101,9 @@ FACTS = [
          "zh": ["听说{x}很好吃。", "真好，听说{x}很好吃。"]},
         phrases(
             en=["what is my favourite food?", "what do i like to eat?", "which food do i like?",
-                "do you remember my favourite food?", "what do i love to eat?"],
-            zh=["我最喜欢吃什么？", "我爱吃什么？", "我最喜欢的食物是什么？", "你记得我爱吃什么吗？", "我喜欢吃什么？"],
+                "do you remember my favourite food?", "what do i love to eat?", "do you know my favourite food?",
+                "tell me what i like to eat", "do you remember what i like to eat?", "can you tell me what i like to eat?"],
+            zh=["我最喜欢吃什么？", "我爱吃什么？", "我最喜欢的食物是什么？", "你记得我爱吃什么吗？", "我喜欢吃什么？", "你还记得我爱吃什么吗？", "你知道我喜欢吃什么吗？", "告诉我我最喜欢的食物"],
             held_en=["do you know what i like to eat?"], held_zh=["你还记得我喜欢吃什么吗？"]),
         {"en": "You like {x}.", "zh": "你喜欢吃{x}。"}, {"en": "what you like to eat", "zh": "你喜欢吃什么"}),
     Fact(pooled(JOBS), phrases(
@@ -110,8 +113,9 @@ FACTS = [
         {"en": ["{x} is a good job.", "Interesting! {x} is a good job."], "zh": ["{x}是个好工作。", "真有意思，{x}是个好工作。"]},
         phrases(
             en=["what is my job?", "what do i do for work?", "what do i work as?", "do you remember my job?",
-                "which job do i have?"],
-            zh=["我的工作是什么？", "我是做什么的？", "我的职业是什么？", "你记得我的工作吗？", "我做什么工作？"],
+                "which job do i have?", "tell me my job", "what is my work?", "do you still know my job?", "can you tell me my job?",
+                "what was my job?"],
+            zh=["我的工作是什么？", "我是做什么的？", "我的职业是什么？", "你记得我的工作吗？", "我做什么工作？", "告诉我我的职业", "你知道我的职业吗？", "你还记得我的工作吗？", "你还记得我是做什么的吗？"],
             held_en=["do you know what my job is?"], held_zh=["你还记得我的职业吗？"]),
         {"en": "Your job is {x}.", "zh": "你的工作是{x}。"}, {"en": "your job", "zh": "你的工作"}),
     Fact(pooled(HOBBIES), phrases(
@@ -122,8 +126,9 @@ FACTS = [
         {"en": ["{x} sounds like fun.", "Great, {x} sounds like fun."], "zh": ["{x}很有意思。", "真好，{x}很有意思。"]},
         phrases(
             en=["what is my hobby?", "what do i like to do?", "do you remember my hobby?",
-                "what do i do in my free time?"],
-            zh=["我的爱好是什么？", "我喜欢做什么？", "你记得我的爱好吗？", "我有空做什么？"],
+                "what do i do in my free time?", "tell me my hobby", "do you know my hobby?", "which hobby do i have?",
+                "what was my hobby?", "can you tell me my hobby?"],
+            zh=["我的爱好是什么？", "我喜欢做什么？", "你记得我的爱好吗？", "我有空做什么？", "你还记得我的爱好吗？", "告诉我我的爱好", "你知道我的爱好是什么吗？", "我有什么爱好？"],
             held_en=["do you know what my hobby is?"], held_zh=["你还记得我的爱好是什么吗？"]),
         {"en": "Your hobby is {x}.", "zh": "你的爱好是{x}。"}, {"en": "your hobby", "zh": "你的爱好"}),
     Fact(lambda context: name(context.rng, context.lang, context.split), phrases(
@@ -134,8 +139,9 @@ FACTS = [
         {"en": ["{x} is a lovely name.", "How nice, {x} is a lovely name."], "zh": ["{x}，好可爱的名字。", "真好，{x}是个可爱的名字。"]},
         phrases(
             en=["what is my pet called?", "what is the name of my pet?", "do you remember my pet's name?",
-                "what is my pet's name?", "how is my pet called?"],
-            zh=["我的宠物叫什么？", "我的宠物叫什么名字？", "你记得我宠物的名字吗？", "我的宠物名字是什么？"],
+                "what is my pet's name?", "how is my pet called?", "tell me the name of my pet", "do you know my pet's name?",
+                "what was my pet called?", "do you still know the name of my pet?"],
+            zh=["我的宠物叫什么？", "我的宠物叫什么名字？", "你记得我宠物的名字吗？", "我的宠物名字是什么？", "你还记得我宠物的名字吗？", "告诉我我宠物的名字", "你知道我的宠物叫什么吗？"],
             held_en=["can you tell me the name of my pet?"], held_zh=["你还记得我的宠物叫什么吗？"]),
         {"en": "Your pet is called {x}.", "zh": "你的宠物叫{x}。"}, {"en": "the name of your pet", "zh": "你宠物的名字"}),
     Fact(lambda context: str(held_age(context)), phrases(
@@ -145,8 +151,8 @@ FACTS = [
         {"en": ["{x} is a good age.", "Good to know: {x} is a good age."], "zh": ["{x}岁，真好。", "知道了，{x}岁，真好。"]},
         phrases(
             en=["how old am i?", "what is my age?", "do you remember how old i am?", "do you know my age?",
-                "tell me my age"],
-            zh=["我几岁？", "我多大了？", "我的年龄是多少？", "你记得我几岁吗？", "你知道我多大吗？"],
+                "tell me my age", "can you tell me my age?", "do you still know how old i am?", "tell me how old i am"],
+            zh=["我几岁？", "我多大了？", "我的年龄是多少？", "你记得我几岁吗？", "你知道我多大吗？", "你还记得我几岁吗？", "告诉我我的年龄", "我今年多大？"],
             held_en=["can you tell me how old i am?"], held_zh=["你还记得我多大吗？"]),
         {"en": "You are {x} years old.", "zh": "你 {x} 岁。"}, {"en": "your age", "zh": "你的年龄"}),
 ]
@@ -224,9 +230,11 @@ def remembered(context):
 
 REPEAT = phrases(
     en=["repeat after me: {x}", "repeat: {x}", "say: {x}", "say {x}", "repeat this: {x}", "please repeat {x}",
-        "write {x}", "echo {x}", "copy this: {x}", "print {x}", "repeat the words {x}", "can you say {x}?"],
+        "write {x}", "echo {x}", "copy this: {x}", "print {x}", "repeat the words {x}", "can you say {x}?", "copy {x}", "now repeat: {x}",
+        "say this: {x}", "write this: {x}", "please write: {x}", "please repeat this: {x}", "repeat this after me: {x}",
+        "copy: {x}", "copy the words {x}", "say after me: {x}", "i say {x}, you say", "write down: {x}", "type {x}"],
     zh=["跟我说：{x}", "重复：{x}", "请说：{x}", "说：{x}", "重复这句话：{x}", "请重复{x}", "写出{x}", "照着说：{x}", "复述：{x}", "请写：{x}",
-        "跟我念：{x}"],
+        "跟我念：{x}", "跟我重复：{x}", "照着写：{x}", "照抄：{x}", "抄写：{x}", "重复一遍：{x}", "请跟我说：{x}", "请念：{x}", "念一遍{x}"],
     held_en=["please say this after me: {x}", "please copy: {x}"], held_zh=["请跟我重复：{x}", "请照着写：{x}"])
 ALL_ITEMS = {
     "en": Pool(EN_ITEMS + """

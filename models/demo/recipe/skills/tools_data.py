@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from ..phrases import Phrases, phrases
-from ..words import CITIES, FOODS, ITEMS, code, made_up, name, number
+from ..words import CITIES, FOODS, ITEMS, code, made_up, name, number, one_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def person(context):
 def errand(context):
     verb = context.rng.choice({"en": ["buy", "bring", "fetch", "clean", "sell"],
                                "zh": ["买", "带", "拿", "洗", "卖"]}[context.lang])
-    return verb + (" " if context.lang == "en" else "") + ITEMS[context.lang].pick(context.rng, context.split)
+    return verb + (" " if context.lang == "en" else "") + one_of(context, ITEMS)
 
 
 def formula(context):
@@ -61,7 +61,7 @@ def formula(context):
 
 def topic(context):
     pool = {"en": ["history of", "price of", "origin of", "best"], "zh": ["历史", "价格", "来源", "做法"]}[context.lang]
-    item = context.rng.choice([FOODS, ITEMS])[context.lang].pick(context.rng, context.split)
+    item = one_of(context, context.rng.choice([FOODS, ITEMS]))
     word = context.rng.choice(pool)
     return f"{word} {item}" if context.lang == "en" else f"{item}的{word}"
 
@@ -237,7 +237,7 @@ TOOLS = [
          {"en": ("Order food", "Have a dish delivered"), "zh": ("点餐", "订外卖")},
          (Parameter("dish", ("dish", "food", "item", "meal"), "string",
                     {"en": ("the dish", "what to eat"), "zh": ("菜名", "要吃的东西")},
-                    lambda context: FOODS[context.lang].pick(context.rng, context.split)),
+                    lambda context: one_of(context, FOODS)),
           Parameter("count", ("count", "quantity", "amount", "portions"), "integer",
                     {"en": ("how many", "number of portions"), "zh": ("数量", "份数")},
                     lambda context: context.rng.randint(2, 9))),
