@@ -777,7 +777,10 @@ mod tests {
         let draft = Speculation::draft_model("a=b").with_length(DraftLength::Adaptive { max: 3 });
         assert_eq!(guess("glm-cli chat"), Some(Speculation::Off));
         assert_eq!(guess("glm-cli chat --speculate ngram"), Some(ngram.clone()));
-        assert_eq!(guess("glm-cli serve --speculate ngram"), Some(ngram.clone()));
+        assert_eq!(
+            guess("glm-cli serve --speculate ngram"),
+            Some(ngram.clone())
+        );
         let batch = "glm-cli batch --input a --output b --speculate";
         assert_eq!(guess(&format!("{batch} off")), Some(Speculation::Off));
         assert_eq!(guess(&format!("{batch} ngram")), Some(ngram));
