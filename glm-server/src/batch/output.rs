@@ -212,6 +212,14 @@ impl Output {
     }
 }
 
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Closing would not do: the lock belongs to the open file, which a process that is being started elsewhere in this
+        // one shares until it runs its own program.
+        let _ = self.file.unlock();
+    }
+}
+
 /// The parts of a result by which it is known again.
 #[derive(Deserialize)]
 struct Head<'a> {
