@@ -2,7 +2,7 @@
 
 A topic is `(what a user wants to do, in several phrasings; the answer in full; the answer in brief)`, each as
 `(English, Chinese)`; the last phrasing of each list is held out. The tests hold commands and options against
-`glm-cli/src/args.rs`.
+`glm-cli/src/args/`.
 """
 
 COMMANDS = {

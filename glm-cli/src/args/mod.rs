@@ -2,14 +2,17 @@
 // Doc comments in here are the help texts that clap prints, in plain text: no links, no HTML.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod serve;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use glm_runtime::{DraftLength, KvDType, Quantization, Speculation};
 
 use crate::error::CliError;
 use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
+
+pub use serve::ServeArgs;
 
 const AFTER_HELP: &str = "\
 MODEL is one of:
@@ -396,78 +399,6 @@ pub struct BatchArgs {
     /// Print one JSON object about what was done
     #[arg(long)]
     pub json: bool,
-
-    #[command(flatten)]
-    pub speculation: SpeculationArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub cache: CacheFileArgs,
-}
-
-/// `serve`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  glm-cli serve
-  glm-cli serve --model ./GLM-4-9B-0414 --quantize q4_k --port 8080
-  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
-    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
-
-The address is printed when requests are answered. Ctrl-C or SIGTERM ends the service when the answers
-that run are complete, with exit code 0; a second Ctrl-C ends it at once.")]
-pub struct ServeArgs {
-    /// Address to listen on; one that other machines can reach needs --insecure
-    #[arg(long, value_name = "HOST", env = "GLM_HOST", default_value = "127.0.0.1",
-          value_hint = ValueHint::Hostname)]
-    pub host: String,
-
-    /// Port to listen on; 0 takes one that is free
-    #[arg(
-        long,
-        value_name = "PORT",
-        env = "GLM_PORT",
-        default_value = "8000",
-        allow_negative_numbers = true
-    )]
-    pub port: u16,
-
-    /// Let everybody use the model who can reach the address
-    #[arg(long)]
-    pub insecure: bool,
-
-    /// Seconds that answers get to finish when the service stops
-    #[arg(long, value_name = "SECONDS", default_value = "30", allow_negative_numbers = true, value_parser = values::seconds)]
-    pub drain_timeout: Duration,
-
-    /// Longest time for an answer in seconds, waiting included [default: no limit]
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds_above_zero)]
-    pub request_timeout: Option<Duration>,
-
-    /// Largest body of a request
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::bytes)]
-    pub max_body_size: u64,
-
-    /// A LoRA adapter for the requests whose `model` is NAME, a directory that PEFT wrote; may be given several times
-    #[arg(long, value_name = "NAME=DIR", value_hint = ValueHint::DirPath)]
-    pub adapter: Vec<AdapterChoice>,
-
-    /// Most requests computed together [default: 64]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
-    pub max_num_seqs: Option<usize>,
-
-    /// Most requests that wait for a place; further ones are refused
-    #[arg(long, value_name = "N", default_value = "1024", allow_negative_numbers = true, value_parser = values::whole)]
-    pub max_waiting: usize,
-
-    /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
-    pub kv_cache_tokens: Option<usize>,
-
-    /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
-    /// computing it again
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
-    pub swap_space: u64,
 
     #[command(flatten)]
     pub speculation: SpeculationArgs,
