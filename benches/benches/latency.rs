@@ -13,7 +13,7 @@
 //! | `after` | 1 | how many of them are computed before anything is measured |
 //! | `short` | 5 | short requests beside it in a round, one after the other |
 //! | `streams` | 0 | answers that are under way all the time |
-//! | `prefill` | the engine's own | `max_num_prefill_tokens`, several of them take turns: `prefill=32,64,128`; each takes memory for an engine |
+//! | `step` | the engine's own | `max_step_time` in milliseconds, several of them take turns: `step=200,400,1000`; each takes memory for an engine |
 //! | `rounds` | 1 | |
 //!
 //! The long prompt is cancelled when the last short request has ended. The next short request comes when the one before has ended; without
@@ -31,7 +31,7 @@ use common::options::Options;
 use common::requests::{exactly, milliseconds, print, prompt, spread};
 
 const NAMES: [&str; 9] = [
-    "model", "quantize", "system", "tokens", "after", "short", "streams", "prefill", "rounds",
+    "model", "quantize", "system", "tokens", "after", "short", "streams", "step", "rounds",
 ];
 const SHORT_PROMPT: usize = 64;
 const SHORT_ANSWER: usize = 16;
@@ -77,12 +77,12 @@ impl Plan {
         }
     }
 
-    fn engine(&self, prefill: Option<usize>) -> EngineHandle {
+    fn engine(&self, step: Option<u64>) -> EngineHandle {
         let stream = SHORT_PROMPT + self.short * SHORT_STEPS;
         let len = self.tokens.max(self.system) + SHORT_PROMPT;
         let engine = Engine::builder(&self.model)
             .quantize(self.quantize)
-            .max_num_prefill_tokens(prefill)
+            .max_step_time(step.map(Duration::from_millis))
             .max_model_len(len.max(stream))
             .kv_cache_tokens(len + self.system + (self.streams + 2) * stream)
             .offline(true)
@@ -107,17 +107,17 @@ impl Plan {
 fn main() {
     let options = Options::read(&NAMES);
     let plan = Plan::new(&options);
-    let prefill = match options.list("prefill") {
+    let steps = match options.list("step") {
         Some(several) => several.into_iter().map(Some).collect(),
         None => vec![None],
     };
-    let engines: Vec<_> = prefill.iter().map(|&one| plan.engine(one)).collect();
+    let engines: Vec<_> = steps.iter().map(|&one| plan.engine(one)).collect();
     if plan.system > 0 {
         prefix_cache(&engines[0], &plan);
     }
     let mut seeds = Seeds(1);
-    let mut alone: Vec<Waits> = prefill.iter().map(|_| Waits::default()).collect();
-    let mut beside: Vec<Waits> = prefill.iter().map(|_| Waits::default()).collect();
+    let mut alone: Vec<Waits> = steps.iter().map(|_| Waits::default()).collect();
+    let mut beside: Vec<Waits> = steps.iter().map(|_| Waits::default()).collect();
     for _ in 0..plan.rounds {
         for (i, engine) in engines.iter().enumerate() {
             alone[i].measure(engine, &plan, &mut seeds, None);
@@ -127,7 +127,7 @@ fn main() {
     for (i, engine) in engines.iter().enumerate() {
         let parameters = plan.parameters(engine);
         for (variant, waits) in [("alone", &alone[i]), ("beside", &beside[i])] {
-            let numbers = waits.numbers(&plan, prefill[i]);
+            let numbers = waits.numbers(&plan, steps[i]);
             print("beside_a_long_prompt", variant, numbers, &parameters);
         }
     }
@@ -286,14 +286,14 @@ impl Waits {
         }
     }
 
-    fn numbers(&self, plan: &Plan, prefill: Option<usize>) -> Value {
+    fn numbers(&self, plan: &Plan, step: Option<u64>) -> Value {
         let long = (!self.long_tok_s.is_empty()).then(|| spread(&self.long_tok_s));
         json!({
             "first_token_ms": milliseconds(&self.first_tokens),
             "between_tokens_ms": milliseconds(&self.gaps),
             "between_stream_tokens_ms": milliseconds(&self.stream_gaps),
             "long_prompt_tok_s": long,
-            "max_num_prefill_tokens": prefill,
+            "max_step_time_ms": step,
             "long_prompt_tokens": plan.tokens,
             "computed_before": plan.after,
             "short_prompt_tokens": SHORT_PROMPT,

@@ -29,6 +29,7 @@ impl Load {
             max_num_seqs: SEQUENCES,
             max_num_batched_tokens: 8192,
             max_num_prefill_tokens: 512,
+            max_step_time: None,
             max_model_len: PROMPT + ANSWER,
             max_waiting: None,
             max_waiting_tokens: None,
@@ -81,6 +82,7 @@ impl Load {
     fn commit(&mut self, plan: &StepPlan) {
         let sampled = vec![[1]; plan.sampled().count()];
         let committed = self.scheduler.commit(plan, &sampled, &mut self.blocks);
+        self.scheduler.stepped(plan, Duration::from_millis(50));
         let ended = committed.iter().filter(|c| c.finish_reason.is_some());
         (0..ended.count()).for_each(|_| self.arrive());
     }

@@ -30,6 +30,7 @@ mod beam;
 pub mod bench;
 #[cfg(feature = "candle")]
 pub mod candle;
+mod costs;
 mod engine;
 mod error;
 mod forward;

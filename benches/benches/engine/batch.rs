@@ -144,7 +144,7 @@ pub fn run(setup: &Setup) {
     let engine = builder(&model)
         .max_num_seqs(streams)
         // As `glm-cli batch` does: nobody reads along.
-        .max_num_prefill_tokens(usize::MAX)
+        .max_step_time(Duration::MAX)
         // The same requests come again and again.
         .prefix_cache(false)
         .max_model_len(longest)

@@ -3,7 +3,7 @@
 use glm_runtime::EngineHandle;
 use glm_server::batch::{Batch, BatchError, BatchOptions, Progress};
 use serde_json::json;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{answering_builder, keep_prefix_cache, print_remarks};
 use crate::args::BatchArgs;
@@ -55,7 +55,7 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
         .kv_cache_tokens(args.kv_cache_tokens)
         .swap_space(args.swap_space)
         // Nobody reads along: a step is filled with prompts, whatever that does to the pace of the answers beside them.
-        .max_num_prefill_tokens(usize::MAX)
+        .max_step_time(Duration::MAX)
         .build()
         .map_err(CliError::usage)?;
     print_remarks(&engine);

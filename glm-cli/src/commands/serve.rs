@@ -13,6 +13,7 @@ use crate::terminal::{interrupt, output};
 pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
         .max_num_seqs(args.max_num_seqs)
+        .max_step_time(args.max_step_time)
         .max_waiting(args.max_waiting)
         .kv_cache_tokens(args.kv_cache_tokens)
         .swap_space(args.swap_space);

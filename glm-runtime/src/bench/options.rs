@@ -21,7 +21,7 @@ pub struct BenchOptions {
 
 /// Prompt tokens that the engine is expected to compute per step, for guessing how far the first sequence of a batch gets
 /// ahead of the last. An engine that computes fewer beside running answers
-/// ([`EngineOptions::max_num_prefill_tokens`](crate::EngineOptions::max_num_prefill_tokens)) lets it get further.
+/// ([`EngineOptions::max_step_time`](crate::EngineOptions::max_step_time)) lets it get further.
 pub const PREFILL_CHUNK: usize = 512;
 
 /// Sequences take whole blocks of the KV cache; no block is larger than this.

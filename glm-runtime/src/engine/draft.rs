@@ -9,6 +9,7 @@ use crate::error::BuildError;
 use crate::kv::BLOCK_SIZE;
 use crate::load::{ModelSource, Quantization, WeightLoader, weight_bytes};
 use crate::memory::kv_bytes_per_token;
+use crate::scheduler::UNMEASURED_PREFILL_TOKENS;
 use crate::speculate::{DraftModel, Speculation};
 
 /// A draft model that fits its target, before its weights are read.
@@ -58,11 +59,12 @@ impl OpenedDraft {
         kv_bytes_per_token(self.source.config().dense(), sizes.kv_dtype).saturating_mul(tokens)
     }
 
-    /// Most tokens of a text that it has not seen in a step: as many as take it as long as `max_num_prefill_tokens` take the model.
+    /// Most tokens of a text that it has not seen in a step: as many as take it as long as a few prompt tokens take the model.
     fn max_num_prefill_tokens(&self, sizes: &Sizes, target_bytes: u64) -> usize {
         let times_smaller = (target_bytes / self.weight_bytes().max(1)).max(1);
         let times_smaller = usize::try_from(times_smaller).unwrap_or(usize::MAX);
         let tokens = sizes.scheduler.max_num_prefill_tokens;
+        let tokens = tokens.min(UNMEASURED_PREFILL_TOKENS);
         let most = sizes.scheduler.max_num_batched_tokens;
         tokens.saturating_mul(times_smaller).min(most)
     }

@@ -36,10 +36,6 @@ const DEFAULT_MAX_MODEL_LEN: usize = 8192;
 const DEFAULT_MAX_NUM_SEQS: usize = 64;
 /// Long enough that a prompt is computed at the speed of matrix products.
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
-/// Short enough that running answers do not stall: on two cores with AMX a token of GLM-Edge-1.5B (Q8_0) takes 2.5 ms in a
-/// prompt and 53 ms while decoding, so these take as long as three decode steps. Weights that are read once for both make
-/// up for most of what small chunks cost.
-const DEFAULT_MAX_NUM_PREFILL_TOKENS: usize = 64;
 /// Requests that a person waits for come before a batch of lower priority for as long as a person waits.
 const DEFAULT_PRIORITY_AGING: Duration = Duration::from_secs(10);
 
@@ -136,9 +132,11 @@ impl Engine {
         let (sizes, kv_budget) = Sizes::decide(&config, options, 0)?;
         let eos = eos_token_ids(source);
         let tokenizer = text.tokenizer.clone();
+        let hidden_size = config.hidden_size;
         let model = fake.model(config, &device, tokenizer, eos.first().copied());
         let budget = (&sizes, kv_budget);
         let mut front = Front::new(source, text, &device, budget, &Loaded::default(), None);
+        front.info.hidden_size = hidden_size;
         front.info.note = Some("A fake model: its answers come from a test.".to_owned());
         let mut engine = Self::assemble(device, model, sizes, front, eos, options.seed)?;
         engine.speculator = Speculator::new(&options.speculation, None);
@@ -216,8 +214,15 @@ impl Sizes {
         let max_num_prefill_tokens = at_least_one(
             "max_num_prefill_tokens",
             options.max_num_prefill_tokens,
-            DEFAULT_MAX_NUM_PREFILL_TOKENS,
+            max_num_batched_tokens,
         )?;
+        if options.max_step_time == Some(Duration::ZERO) {
+            return Err(BuildError::Option {
+                option: "max_step_time",
+                allowed: "longer than 0",
+                found: "0".to_owned(),
+            });
+        }
         let kv_budget = KvBudget::decide(
             config,
             options.kv_cache_tokens,
@@ -230,6 +235,7 @@ impl Sizes {
             max_num_seqs: max_num_seqs.min(max_num_batched_tokens),
             max_num_batched_tokens,
             max_num_prefill_tokens,
+            max_step_time: options.max_step_time,
             max_model_len,
             max_waiting: options.max_waiting,
             max_waiting_tokens: options.max_waiting_tokens,
@@ -393,6 +399,7 @@ impl Front {
             kv_capacity_tokens: kv_budget.tokens(),
             kv_budget,
             max_model_len: sizes.scheduler.max_model_len,
+            hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
             device: device.name(),
             threads: device.num_threads(),

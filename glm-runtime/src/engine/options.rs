@@ -36,9 +36,13 @@ pub struct EngineOptions {
     pub max_num_seqs: Option<usize>,
     /// Most tokens in one step: longer prompts are computed in chunks; default 512.
     pub max_num_batched_tokens: Option<usize>,
-    /// Most prompt tokens in a step in which answers go on; default 64. It bounds what a long prompt adds to the time
-    /// between two tokens (ITL) of everybody else: more makes prompts faster and answers less steady.
+    /// Most prompt tokens in a step in which answers go on; default: as many as [`Self::max_step_time`] has room for.
     pub max_num_prefill_tokens: Option<usize>,
+    /// How long a step in which answers go on should take at most, as far as prompts make it long: the time between two tokens
+    /// (ITL) of everybody whose answer is under way while a prompt is read. More makes prompts faster and answers less steady.
+    /// Default: three times what it takes without prompts, at least 100 ms. A step without answers may take five times as long, and 1 s in any
+    /// case; every step reads a few tokens of prompts, whatever they take. `Duration::MAX`: no bound, for work that nobody watches.
+    pub max_step_time: Option<Duration>,
     /// Most requests beyond the `max_num_seqs` that can run; a further one is refused with
     /// [`EngineError::QueueFull`](crate::EngineError::QueueFull). Default: no limit.
     pub max_waiting: Option<usize>,
@@ -88,6 +92,7 @@ impl std::fmt::Debug for EngineOptions {
             .field("max_num_seqs", &self.max_num_seqs)
             .field("max_num_batched_tokens", &self.max_num_batched_tokens)
             .field("max_num_prefill_tokens", &self.max_num_prefill_tokens)
+            .field("max_step_time", &self.max_step_time)
             .field("max_waiting", &self.max_waiting)
             .field("max_waiting_tokens", &self.max_waiting_tokens)
             .field("priority_aging", &self.priority_aging)
@@ -161,6 +166,8 @@ impl EngineBuilder {
         max_num_batched_tokens: usize,
         /// See [`EngineOptions::max_num_prefill_tokens`].
         max_num_prefill_tokens: usize,
+        /// See [`EngineOptions::max_step_time`].
+        max_step_time: Duration,
         /// See [`EngineOptions::max_waiting`].
         max_waiting: usize,
         /// See [`EngineOptions::max_waiting_tokens`].
@@ -278,6 +285,8 @@ pub struct ModelInfo {
     pub max_model_len: usize,
     /// Rows of the embedding table.
     pub vocab_size: usize,
+    /// Length of a hidden state, and of an embedding.
+    pub hidden_size: usize,
     /// Device, as a person would name it.
     pub device: String,
     /// Worker threads.

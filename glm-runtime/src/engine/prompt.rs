@@ -141,12 +141,8 @@ impl Engine {
     }
 
     /// How many tokens a job may work on between two steps.
-    pub(super) fn job_step(&self, busy: bool) -> usize {
-        if busy {
-            self.front.limits.scheduler.max_num_prefill_tokens
-        } else {
-            self.max_num_batched_tokens
-        }
+    pub(super) fn job_step(&self) -> usize {
+        self.scheduler.tokens_between_steps()
     }
 
     /// Takes blocks for a text.

@@ -70,14 +70,16 @@ impl Engine {
         }
     }
 
-    /// Carries a step out; the speculator learns what it took, and which guesses were right.
+    /// Carries a step out; the scheduler and the speculator learn what it took, and the latter which guesses were right.
     pub(super) fn run_timed(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
         let started = Instant::now();
         let sampled = self.run(plan)?;
+        let elapsed = started.elapsed();
+        self.scheduler.stepped(plan, elapsed);
         let Some(speculator) = &mut self.speculator else {
             return Ok(sampled);
         };
-        speculator.stepped(plan.num_tokens(), started.elapsed());
+        speculator.stepped(plan.num_tokens(), elapsed);
         let runs = plan.sampled().zip(plan.drafts()).zip(&sampled);
         for ((seq, draft), run) in runs.filter(|((_, draft), _)| !draft.is_empty()) {
             if let Ok(run) = run {

@@ -92,6 +92,8 @@ pub(super) fn counter(num_blocks: usize) -> (Engine, Arc<AtomicBool>) {
         max_num_seqs: 4,
         max_num_batched_tokens: 32,
         max_num_prefill_tokens: 16,
+        // What a step takes is the machine's mood; plans must not depend on it here.
+        max_step_time: Some(Duration::MAX),
         max_model_len: 64,
         max_waiting: Some(16),
         max_waiting_tokens: Some(256),

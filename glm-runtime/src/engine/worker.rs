@@ -207,7 +207,7 @@ impl Worker {
             return;
         };
         let busy = self.engine.has_work();
-        let step = self.engine.job_step(busy);
+        let step = self.engine.job_step();
         let waits = busy && !self.engine.can_score(job.needs());
         if waits || !job.advance(&mut self.engine, step) {
             self.jobs.push_front(job);

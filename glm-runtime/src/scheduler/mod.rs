@@ -5,7 +5,7 @@
 //! decodes one token of each running sequence and fills the rest of its token budget with chunks of prompts. Beside
 //! decoding sequences that rest is small, so that a long prompt does not stall them; and a prompt that takes more than one
 //! step leaves half of it to those behind, so that a short one need not wait for the end of a long one. A step in which a prompt
-//! is read to its end is kept as short as one that decodes.
+//! is read to its end is kept as short as one that decodes. How long a step takes is known from those before it ([`pace`]).
 //!
 //! Sequences that begin alike and come together wait for the first of them, which computes for all: each step, the others
 //! take over the blocks that are there by now.
@@ -18,6 +18,7 @@
 //! fits into the cache, so every sequence ends.
 
 mod look_ahead;
+mod pace;
 mod plan;
 mod queue;
 mod sequence;
@@ -26,6 +27,8 @@ mod swap;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+pub use pace::UNMEASURED as UNMEASURED_PREFILL_TOKENS;
+use pace::{Budget, Pace};
 pub use plan::{Chunk, ChunkTokens, StepPlan};
 use queue::{Queue, Rank};
 use sequence::Sequence;
@@ -44,6 +47,9 @@ pub struct SchedulerConfig {
     pub max_num_batched_tokens: usize,
     /// Most tokens of prompts in a step that also decodes, at least 1.
     pub max_num_prefill_tokens: usize,
+    /// How long a step that also decodes should take at most, as far as prompts make it long; `None`: as follows from what steps take
+    /// that only decode; `Duration::MAX`: no bound.
+    pub max_step_time: Option<Duration>,
     /// Most tokens of one sequence, prompt and answer together; that many must fit into the KV cache.
     pub max_model_len: usize,
     /// Most sequences beyond the `max_num_seqs` that can run; `None`: any number.
@@ -106,6 +112,7 @@ pub struct Scheduler {
     admitting: bool,
     /// For those that are preempted.
     swap_space: SwapSpace,
+    pace: Pace,
     counters: SchedulerCounters,
 }
 
@@ -119,6 +126,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             admitting: true,
             swap_space: SwapSpace::default(),
+            pace: Pace::new(config.max_step_time),
             counters: SchedulerCounters::default(),
         }
     }
@@ -210,12 +218,30 @@ impl Scheduler {
         (!plan.chunks.is_empty()).then_some(plan)
     }
 
+    /// Learns that the step of `plan` took so long.
+    pub fn stepped(&mut self, plan: &StepPlan, elapsed: Duration) {
+        self.pace.observe(plan, elapsed);
+    }
+
+    /// How many tokens of a text may be computed at once between two steps.
+    pub fn tokens_between_steps(&self) -> usize {
+        let most = self.config.max_num_batched_tokens;
+        if self.is_idle() {
+            return most;
+        }
+        let decoding = self.running.iter().filter(|seq| seq.is_decoding()).count();
+        let most = most.min(self.config.max_num_prefill_tokens);
+        self.pace.budget(most, decoding.max(1)).fits(0)
+    }
+
     /// Fills the budget beside decoding sequences with prompts, those that are under way first.
     fn plan_prefill(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
-        let mut budget = self.config.max_num_batched_tokens - plan.chunks.len();
-        if !plan.chunks.is_empty() {
-            budget = budget.min(self.config.max_num_prefill_tokens);
+        let decoding = plan.chunks.len();
+        let mut most = self.config.max_num_batched_tokens - decoding;
+        if decoding > 0 {
+            most = most.min(self.config.max_num_prefill_tokens);
         }
+        let mut budget = self.pace.budget(most, decoding);
         let mut behind = self.running.len() - plan.chunks.len();
         let mut in_work = HashSet::new();
         for at in 0..self.running.len() {
@@ -229,14 +255,14 @@ impl Scheduler {
                 take_prefill(at, &self.running[at], last, &mut budget, plan);
             }
         }
-        while budget > 0 && self.can_admit() && self.admit(plan, blocks) {
+        while budget.fits(0) > 0 && self.can_admit() && self.admit(plan, blocks) {
             let at = self.running.len() - 1;
             if !must_wait(&self.running[at], blocks, &mut in_work) {
                 let last = !self.can_admit();
                 take_prefill(at, &self.running[at], last, &mut budget, plan);
             }
         }
-        let budget = self.hurry(budget, plan);
+        let budget = self.hurry(budget, decoding, plan);
         self.spend_rest(budget, plan);
     }
 
@@ -328,26 +354,28 @@ impl Scheduler {
 
     /// Leaves the prompts that are not read to their end no more of a step in which others are than they have beside decoding
     /// sequences: the first tokens of those come with its end. Returns what of the budget is left for them.
-    fn hurry(&self, budget: usize, plan: &mut StepPlan) -> usize {
+    fn hurry(&self, budget: Budget, decoding: usize, plan: &mut StepPlan) -> Budget {
         if !plan.chunks.iter().any(|chunk| chunk.samples) {
             return budget;
         }
-        let mut room = self.config.max_num_prefill_tokens;
+        let most = self.config.max_num_prefill_tokens;
+        let mut room = self.pace.budget(most, decoding.max(1));
         for chunk in plan.chunks.iter_mut().filter(|chunk| !chunk.samples) {
-            chunk.len = chunk.len.min(room);
-            room -= chunk.len;
+            chunk.len = chunk.len.min(room.fits(chunk.start));
+            room.take(chunk.start, chunk.len);
         }
         plan.chunks.retain(|chunk| chunk.len > 0);
         room.min(budget)
     }
 
     /// Lets the prompts that left some of the budget to others have what nobody took.
-    fn spend_rest(&self, mut budget: usize, plan: &mut StepPlan) {
+    fn spend_rest(&self, mut budget: Budget, plan: &mut StepPlan) {
         for chunk in plan.chunks.iter_mut().filter(|chunk| !chunk.samples) {
-            let more = budget.min(self.running[chunk.at].tokens.len() - chunk.end());
-            budget -= more;
+            let missing = self.running[chunk.at].tokens.len() - chunk.end();
+            let more = budget.fits(chunk.end()).min(missing);
+            budget.take(chunk.end(), more);
             chunk.len += more;
-            chunk.samples = chunk.end() == self.running[chunk.at].tokens.len();
+            chunk.samples = more == missing;
         }
     }
 
@@ -499,14 +527,15 @@ fn must_wait(seq: &Sequence, blocks: &BlockAllocator, in_work: &mut HashSet<Pref
 }
 
 /// Plans as many tokens of a prompt as the budget allows, half of it if others are behind and this is not its last chunk.
-fn take_prefill(at: usize, seq: &Sequence, last: bool, budget: &mut usize, plan: &mut StepPlan) {
+fn take_prefill(at: usize, seq: &Sequence, last: bool, budget: &mut Budget, plan: &mut StepPlan) {
+    let room = budget.fits(seq.num_computed);
     let len = match seq.num_pending() {
-        pending if pending <= *budget => pending,
-        _ if last => *budget,
-        _ => budget.div_ceil(2),
+        pending if pending <= room => pending,
+        _ if last => room,
+        _ => room.div_ceil(2),
     };
     if len > 0 {
-        *budget -= len;
+        budget.take(seq.num_computed, len);
         plan.chunks.push(chunk(at, seq, len, true));
     }
 }

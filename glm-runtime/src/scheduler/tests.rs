@@ -1,4 +1,5 @@
 mod look_ahead;
+mod pace;
 mod swap;
 
 use std::collections::{HashMap, HashSet};
@@ -119,6 +120,7 @@ fn config(
         max_num_seqs,
         max_num_batched_tokens,
         max_num_prefill_tokens: max_num_batched_tokens,
+        max_step_time: Some(Duration::MAX),
         max_model_len,
         max_waiting: None,
         max_waiting_tokens: None,
@@ -147,6 +149,33 @@ struct Simulation {
     drafts: Option<u64>,
     /// Right guesses.
     accepted: usize,
+    machine: Machine,
+    /// What the latest step took.
+    step_time: Duration,
+}
+
+/// What steps take on a made-up machine, in milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Machine {
+    /// However many tokens decode.
+    decode: f64,
+    /// One token at the beginning of a prompt.
+    token: f64,
+    /// What it takes more for each 1,000 tokens before it.
+    depth: f64,
+}
+
+impl Machine {
+    fn step_time(&self, plan: &StepPlan) -> Duration {
+        let decodes = plan.chunks.iter().any(|chunk| !chunk.prefill);
+        let prompts = plan.chunks.iter().filter(|chunk| chunk.prefill);
+        let prompt = |chunk: &Chunk| {
+            let middle = (chunk.start + chunk.len / 2) as f64;
+            chunk.len as f64 * (self.token + self.depth * middle / 1e3)
+        };
+        let decode = if decodes { self.decode } else { 0.0 };
+        Duration::from_secs_f64((decode + prompts.map(prompt).sum::<f64>()) / 1e3)
+    }
 }
 
 impl Simulation {
@@ -166,6 +195,8 @@ impl Simulation {
             computed: 0,
             drafts: None,
             accepted: 0,
+            machine: Machine::default(),
+            step_time: Duration::ZERO,
         }
     }
 
@@ -219,6 +250,8 @@ impl Simulation {
         let sampled: Vec<Vec<u32>> = answers
             .filter_map(|(samples, next)| samples.then_some(next))
             .collect();
+        self.step_time = self.machine.step_time(&plan);
+        self.scheduler.stepped(&plan, self.step_time);
         self.accepted += sampled.iter().map(|next| next.len() - 1).sum::<usize>();
         for committed in self.scheduler.commit(&plan, &sampled, &mut self.blocks) {
             let generated = self.generated.entry(committed.seq).or_default();
@@ -335,12 +368,29 @@ impl Simulation {
     }
 }
 
+fn any_step_time() -> impl Strategy<Value = Option<Duration>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(Duration::MAX)),
+        (1u64..500).prop_map(|millis| Some(Duration::from_millis(millis))),
+    ]
+}
+
+fn any_machine() -> impl Strategy<Value = Machine> {
+    (0.0..300.0, 0.0..2000.0, 0.0..2000.0).prop_map(|(decode, token, depth)| Machine {
+        decode,
+        token,
+        depth,
+    })
+}
+
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
     let limit = || prop::option::weighted(0.2, 0usize..200);
     (
         1usize..5,
         0usize..40,
         1usize..30,
+        any_step_time(),
         2usize..120,
         prop::option::weighted(0.2, 0usize..6),
         limit(),
@@ -350,11 +400,13 @@ fn any_config() -> impl Strategy<Value = SchedulerConfig> {
                 max_num_seqs,
                 extra,
                 max_num_prefill_tokens,
+                max_step_time,
                 max_model_len,
                 max_waiting,
                 max_waiting_tokens,
             )| SchedulerConfig {
                 max_num_prefill_tokens,
+                max_step_time,
                 max_waiting,
                 max_waiting_tokens,
                 ..config(max_num_seqs, max_num_seqs + extra, max_model_len)
@@ -412,9 +464,11 @@ proptest! {
         swap_slots in prop_oneof![Just(0), 1u32..12],
         arrivals in prop::collection::vec(arrival(), 1..12),
         drafts in prop::option::of(any::<u64>()),
+        machine in any_machine(),
     ) {
         let mut simulation = Simulation::new(config, spare_blocks).with_swap_space(swap_slots);
         simulation.drafts = drafts;
+        simulation.machine = machine;
         for (id, arrival) in (0..).zip(&arrivals) {
             // Refusals are counted as ends.
             let _ = simulation.add(NewSequence { id: SeqId(id), ..arrival.new.clone() });

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::costs::StepCosts;
+use crate::costs::StepCosts;
 use crate::scheduler::SeqId;
 
 /// Rows of logits in a step that guesses: those that the memory estimate allows for, see

@@ -13,7 +13,6 @@
 //! How many tokens are guessed is [`length`]'s to decide, and whether there is room for them the scheduler's
 //! ([`Scheduler::look_ahead`](crate::scheduler::Scheduler::look_ahead)).
 
-mod costs;
 mod length;
 mod lookup;
 mod model;

@@ -3,9 +3,10 @@
 mod text;
 
 use std::io::{self, BufRead};
+use std::time::Duration;
 
 use glm_runtime::EngineHandle;
-use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, PREFILL_CHUNK, Query, Session};
+use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, Query, Session};
 use serde_json::json;
 
 use super::{builder, check_device, engine_error, open_source};
@@ -58,7 +59,7 @@ fn start(args: &BenchArgs, options: &BenchOptions) -> Result<EngineHandle, CliEr
         .kv_cache_tokens(options.kv_cache_tokens(max_model_len))
         .max_num_seqs(options.batch.iter().copied().max())
         // A batch is measured when the last of it decodes: nobody reads what the first one says until then.
-        .max_num_prefill_tokens(PREFILL_CHUNK)
+        .max_step_time(Duration::MAX)
         .build()
         .map_err(CliError::usage)
 }

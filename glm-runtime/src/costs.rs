@@ -1,4 +1,4 @@
-//! What a step of so many tokens takes, learnt from the steps that were made.
+//! What steps cost, learnt from the steps that were made. Times are passed in: nothing here has a clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,9 +10,9 @@ const FORGOTTEN_AFTER: u64 = 1024;
 /// How many times as many tokens as were ever measured are believed to cost no more, so that they are tried.
 const BELIEVED: usize = 2;
 
-/// Seconds by number of tokens.
+/// Seconds of a step by its number of tokens.
 #[derive(Debug, Default)]
-pub(super) struct StepCosts {
+pub(crate) struct StepCosts {
     buckets: BTreeMap<usize, Bucket>,
     /// Times observed.
     now: u64,
@@ -25,6 +25,11 @@ struct Bucket {
 }
 
 impl Bucket {
+    fn push(&mut self, seconds: f64) {
+        self.seconds.truncate(KEPT - 1);
+        self.seconds.push_front(seconds);
+    }
+
     fn median(&self) -> f64 {
         let mut sorted: Vec<f64> = self.seconds.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
@@ -34,26 +39,25 @@ impl Bucket {
 
 impl StepCosts {
     /// Learns from a step of `tokens` tokens.
-    pub(super) fn observe(&mut self, tokens: usize, elapsed: Duration) {
+    pub(crate) fn observe(&mut self, tokens: usize, elapsed: Duration) {
         self.now += 1;
         let bucket = self.buckets.entry(size_class(tokens)).or_default();
         if self.now - bucket.seen > FORGOTTEN_AFTER {
             bucket.seconds.clear();
         }
         bucket.seen = self.now;
-        bucket.seconds.truncate(KEPT - 1);
-        bucket.seconds.push_front(elapsed.as_secs_f64());
+        bucket.push(elapsed.as_secs_f64());
     }
 
     /// How long ago a step of about `tokens` tokens was seen, in steps.
-    pub(super) fn age(&self, tokens: usize) -> Option<u64> {
+    pub(crate) fn age(&self, tokens: usize) -> Option<u64> {
         let bucket = self.buckets.get(&size_class(tokens))?;
         Some(self.now - bucket.seen)
     }
 
     /// Seconds that a step of `tokens` tokens would take: between two sizes that were seen in proportion, and a little above the
     /// largest what that one took. `None` further above, or if nothing was seen.
-    pub(super) fn estimate(&self, tokens: usize) -> Option<f64> {
+    pub(crate) fn estimate(&self, tokens: usize) -> Option<f64> {
         let fresh = |(_, bucket): &(&usize, &Bucket)| self.now - bucket.seen <= FORGOTTEN_AFTER;
         let class = size_class(tokens);
         let below = self.buckets.range(..=class).rev().find(fresh);
@@ -69,6 +73,47 @@ impl StepCosts {
             (None, None) => None,
         }
     }
+}
+
+/// Positions that cost about the same: those up to the first of these, and then twice as many each time.
+const FIRST_DEPTH: usize = 512;
+const DEPTHS: usize = 16;
+
+/// Seconds of one prompt token by its position, on which attention depends.
+#[derive(Debug, Default)]
+pub(crate) struct TokenCosts([Bucket; DEPTHS]);
+
+/// What [`TokenCosts`] knew at some time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TokenSeconds([f64; DEPTHS]);
+
+impl TokenCosts {
+    /// Learns that a token at this position took so many seconds.
+    pub(crate) fn observe(&mut self, position: usize, seconds: f64) {
+        self.0[depth_class(position)].push(seconds);
+    }
+
+    /// Seconds everywhere: as at the nearest position that was seen, a lower one first. `None` if none was.
+    pub(crate) fn estimates(&self) -> Option<TokenSeconds> {
+        let seen = |bucket: &Bucket| (!bucket.seconds.is_empty()).then(|| bucket.median());
+        let mut lower = self.0.iter().find_map(seen)?;
+        Some(TokenSeconds(std::array::from_fn(|class| {
+            lower = seen(&self.0[class]).unwrap_or(lower);
+            lower
+        })))
+    }
+}
+
+impl TokenSeconds {
+    /// Seconds of a token at this position.
+    pub(crate) fn at(&self, position: usize) -> f64 {
+        self.0[depth_class(position)]
+    }
+}
+
+fn depth_class(position: usize) -> usize {
+    let doublings = (position / FIRST_DEPTH + 1).ilog2() as usize;
+    doublings.min(DEPTHS - 1)
 }
 
 /// Numbers of tokens that cost about the same, by the smallest of them: each up to 16, then eight classes to a doubling.
@@ -121,6 +166,27 @@ mod tests {
             Some(0.02),
             "the slow one is too long ago"
         );
+    }
+
+    #[test]
+    fn a_prompt_token_costs_what_those_near_it_did() {
+        let mut costs = TokenCosts::default();
+        assert!(costs.estimates().is_none());
+        let at = |costs: &TokenCosts, positions: [usize; 5]| {
+            positions.map(|position| costs.estimates().unwrap().at(position))
+        };
+        costs.observe(2000, 0.02);
+        assert_eq!(at(&costs, [0, 1, 2000, 9000, usize::MAX]), [0.02; 5]);
+        costs.observe(0, 0.01);
+        assert_eq!(
+            at(&costs, [0, 511, 1535, 1536, 9000]),
+            [0.01, 0.01, 0.01, 0.02, 0.02]
+        );
+        (0..2).for_each(|_| costs.observe(100, 0.01));
+        costs.observe(100, 30.0);
+        assert_eq!(at(&costs, [0; 5]), [0.01; 5], "that was something else");
+        (0..3).for_each(|_| costs.observe(100, 0.008));
+        assert_eq!(at(&costs, [0; 5]), [0.008; 5]);
     }
 
     #[test]
