@@ -200,6 +200,9 @@ pub struct Token {
 pub struct Finished {
     /// Why it ended.
     pub reason: FinishReason,
+    /// The stop string that ended it, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_string: Option<String>,
     /// Token counts.
     pub usage: Usage,
     /// Durations.

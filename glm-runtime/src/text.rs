@@ -50,6 +50,11 @@ impl TextStream {
         }
     }
 
+    /// The stop string that ended the text.
+    pub(crate) fn stop_string(&self) -> Option<&str> {
+        self.stop.found.map(|stop| self.stop.stops[stop].as_str())
+    }
+
     /// The end without a further token.
     pub(crate) fn finish(&mut self) -> Piece {
         let text = self.decode.finish().unwrap_or_default();
@@ -70,7 +75,8 @@ impl TextStream {
 struct StopFilter {
     stops: Vec<String>,
     held: String,
-    stopped: bool,
+    /// Which of them was found.
+    found: Option<usize>,
 }
 
 impl StopFilter {
@@ -78,12 +84,12 @@ impl StopFilter {
         Self {
             stops: stops.to_vec(),
             held: String::new(),
-            stopped: false,
+            found: None,
         }
     }
 
     fn push(&mut self, text: &str) -> Piece {
-        if self.stopped {
+        if self.found.is_some() {
             return Piece {
                 text: String::new(),
                 stopped: true,
@@ -91,9 +97,9 @@ impl StopFilter {
         }
         let seen = self.held.len();
         self.held.push_str(text);
-        if let Some(at) = first_stop(&self.held, &self.stops, seen) {
+        if let Some((at, stop)) = first_stop(&self.held, &self.stops, seen) {
             self.held.truncate(at);
-            self.stopped = true;
+            self.found = Some(stop);
             return Piece {
                 text: std::mem::take(&mut self.held),
                 stopped: true,
@@ -129,14 +135,14 @@ impl StopFilter {
     }
 }
 
-/// Where the stop string begins that is complete first, of those that are not complete in the first `seen` bytes.
-fn first_stop(text: &str, stops: &[String], seen: usize) -> Option<usize> {
-    let found = stops.iter().filter_map(|stop| {
+/// Where the stop string begins that is complete first, of those that are not complete in the first `seen` bytes, and its number.
+fn first_stop(text: &str, stops: &[String], seen: usize) -> Option<(usize, usize)> {
+    let found = stops.iter().enumerate().filter_map(|(number, stop)| {
         let first = text.ceil_char_boundary((seen + 1).saturating_sub(stop.len()));
         let at = first + text[first..].find(stop.as_str())?;
-        Some((at + stop.len(), at))
+        Some((at + stop.len(), at, number))
     });
-    found.min().map(|(_, at)| at)
+    found.min().map(|(_, at, number)| (at, number))
 }
 
 /// Bytes of the longest end of `text` that is a proper beginning of `stop`.
@@ -195,8 +201,11 @@ mod tests {
         ) {
             let whole = pieces.concat();
             let first = first_stop(&whole, &stops, 0);
-            let expected = whole[..first.unwrap_or(whole.len())].to_owned();
+            let expected = whole[..first.map_or(whole.len(), |(at, _)| at)].to_owned();
             prop_assert_eq!(run(&stops, &pieces), (expected, first.is_some()));
+            if let Some((at, stop)) = first {
+                prop_assert!(whole[at..].starts_with(&stops[stop]));
+            }
         }
 
         #[test]

@@ -201,6 +201,7 @@ impl EngineHandle {
             }
             let finished = Finished {
                 reason: found.finish_reason,
+                stop_string: None,
                 usage: Usage {
                     prompt_tokens: task.prompt.len(),
                     completion_tokens: found.hypothesis.tokens.len(),

@@ -8,6 +8,7 @@ use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
+use super::embedding::{EmbedJob, PendingEmbedding};
 use super::limits::Limits;
 use super::prompt::{PromptLogprob, Scoring, check_top};
 use super::stats::EngineStats;
@@ -387,6 +388,33 @@ impl EngineHandle {
         let scoring = Some(scoring);
         self.send(Command::Work(Box::new(ScoreJob { scoring, reply })))?;
         answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// The mean of the final hidden states of a text's tokens, `[hidden_size]`, not normalised; under a LoRA adapter if one is
+    /// named. Runs like [`Self::score`]; texts that are asked for together follow each other.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextLength`] if `ids` do not fit into the context, [`EngineError::EmptyPrompt`] if there are none,
+    /// [`EngineError::Adapter`] if there is none of this name.
+    ///
+    /// ```
+    /// # let engine = glm_runtime::Engine::builder("demo").build()?;
+    /// let embedding = engine.embed(&engine.encode("Hello")?, None)?.wait()?;
+    /// assert_eq!(embedding.len(), engine.model_info().hidden_size);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn embed(
+        &self,
+        ids: &[u32],
+        adapter: Option<&str>,
+    ) -> Result<PendingEmbedding, EngineError> {
+        self.front.limits.check_score(ids)?;
+        self.front.adapters.find(adapter)?;
+        self.accepting()?;
+        let (reply, answer) = channel::bounded(1);
+        let job = EmbedJob::new(ids, adapter, reply);
+        self.send(Command::Work(Box::new(job)))?;
+        Ok(PendingEmbedding::new(answer))
     }
 
     /// Loads a LoRA adapter from a directory that PEFT wrote: requests can choose it by `name` from now on. It is loaded on the

@@ -8,6 +8,7 @@
 //! the edge.
 
 mod draft;
+mod embedding;
 mod handle;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleaving;
@@ -30,6 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use embedding::PendingEmbedding;
 use glm_kernels::{Device, KernelError, Work};
 pub use handle::EngineHandle;
 use handle::Front;
@@ -598,6 +600,7 @@ impl Active {
         };
         Finished {
             reason,
+            stop_string: None,
             usage: self.usage,
             timings,
         }

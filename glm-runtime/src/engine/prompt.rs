@@ -146,7 +146,11 @@ impl Engine {
     }
 
     /// Takes blocks for a text.
-    fn begin_look(&mut self, ids: &[u32], adapter: Option<&str>) -> Result<Look, EngineError> {
+    pub(super) fn begin_look(
+        &mut self,
+        ids: &[u32],
+        adapter: Option<&str>,
+    ) -> Result<Look, EngineError> {
         self.front.limits.check_score(ids)?;
         let adapter = self.front.adapters.find(adapter)?;
         let needed = blocks_for(ids.len());
@@ -162,7 +166,7 @@ impl Engine {
         })
     }
 
-    fn end_look(&mut self, look: Look) {
+    pub(super) fn end_look(&mut self, look: Look) {
         self.blocks_of_looks -= look.block_table.len();
         self.blocks.release(look.block_table);
     }
@@ -189,7 +193,7 @@ impl Engine {
 }
 
 /// A text on its way through the model.
-struct Look {
+pub(super) struct Look {
     block_table: Vec<BlockId>,
     adapter: Option<AdapterUse>,
     /// Tokens that are through.
@@ -197,8 +201,13 @@ struct Look {
 }
 
 impl Look {
+    /// Tokens that are through.
+    pub(super) fn end(&self) -> usize {
+        self.end
+    }
+
     /// The next tokens of `ids`, at most `step`.
-    fn next_chunk(&mut self, ids: &[u32], step: usize) -> ForwardBatch {
+    pub(super) fn next_chunk(&mut self, ids: &[u32], step: usize) -> ForwardBatch {
         let start = self.end;
         self.end = ids.len().min(start + step);
         let chunk = ChunkTokens {

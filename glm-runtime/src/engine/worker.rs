@@ -256,6 +256,7 @@ impl Worker {
         };
         if let Some(tokens) = client.stopped {
             finished.reason = FinishReason::Stop;
+            finished.stop_string = client.stop_string();
             finished.usage.completion_tokens = tokens;
         }
         send(&client.events, Event::Finished(finished));
@@ -278,6 +279,11 @@ impl Worker {
 }
 
 impl Client {
+    /// The stop string that ended the text.
+    fn stop_string(&self) -> Option<String> {
+        self.text.as_ref()?.stop_string().map(str::to_owned)
+    }
+
     /// Sends a token with the text that became certain.
     fn token(&mut self, token: SeqToken) {
         let text = match &mut self.text {

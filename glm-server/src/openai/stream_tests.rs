@@ -41,6 +41,7 @@ fn completion_of(pieces: &[String], reason: FinishReason) -> Completion {
         text: pieces.concat(),
         finished: Finished {
             reason,
+            stop_string: None,
             usage: Usage {
                 prompt_tokens: 3,
                 completion_tokens: tokens.len(),

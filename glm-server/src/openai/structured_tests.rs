@@ -48,6 +48,7 @@ fn answered(call: &Call, text: &str, reason: FinishReason) -> Value {
         tokens: Vec::new(),
         finished: Finished {
             reason,
+            stop_string: None,
             usage: Usage::default(),
             timings: Timings::default(),
         },

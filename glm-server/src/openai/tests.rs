@@ -244,6 +244,7 @@ fn usage_says_what_came_of_a_prediction() {
         tokens: Vec::new(),
         finished: Finished {
             reason: FinishReason::Stop,
+            stop_string: None,
             usage: Usage {
                 completion_tokens: 20,
                 accepted_prediction_tokens: accepted,
