@@ -1,0 +1,108 @@
+//! [`Caller`]: what the service knows of the request that it works on, besides the body.
+//!
+//! It travels with the task, and not as an argument: who asks matters to authentication, limits, fair shares, logs and traces,
+//! none of which the handlers of a dialect are about.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::auth::{Identity, Tenant};
+use super::limits::{Account, Turn};
+use super::request_id::RequestId;
+
+tokio::task_local! {
+    static CURRENT: Arc<Caller>;
+}
+
+/// Weight of a generated token in fair shares; one of a prompt weighs 1. A step computes many prompt tokens at once, but one generated
+/// token of a sequence (Sheng et al. 2024, arXiv:2401.00588, take 2 as well).
+const GENERATED_WEIGHT: u64 = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Caller {
+    pub(super) request_id: Arc<str>,
+    identity: OnceLock<Identity>,
+    account: OnceLock<Arc<Account>>,
+    turn: Mutex<Option<Turn>>,
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
+}
+
+impl Caller {
+    /// Whose request this task works on; nobody in particular if the work did not come through the router.
+    pub(super) fn current() -> Arc<Self> {
+        CURRENT.try_with(Arc::clone).unwrap_or_default()
+    }
+
+    /// Does work of this caller's on a thread that is not its task's.
+    pub(super) fn within<T>(self: Arc<Self>, work: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, work)
+    }
+
+    pub(super) fn is(&self, identity: Identity) {
+        // Whoever came first is right: a request is identified once.
+        let _ = self.identity.set(identity);
+    }
+
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
+    }
+
+    pub(super) fn tenant(&self) -> Tenant {
+        let identity = self.identity.get();
+        identity.map_or_else(Tenant::default, |identity| identity.tenant.clone())
+    }
+
+    pub(super) fn pays_from(&self, account: Arc<Account>) {
+        let _ = self.account.set(account);
+    }
+
+    /// Keeps a place until the last answer has ended.
+    pub(super) fn holds(&self, turn: Turn) {
+        let mut held = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(turn);
+    }
+
+    /// The engine has been given a prompt of this length.
+    pub(super) fn prompt(&self, tokens: usize) {
+        let tokens = tokens as u64;
+        self.prompt_tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.charge(tokens, tokens);
+    }
+
+    /// The engine has generated a token.
+    pub(super) fn generated(&self) {
+        self.completion_tokens.fetch_add(1, Ordering::Relaxed);
+        self.charge(1, GENERATED_WEIGHT);
+    }
+
+    /// Tokens of prompts, and generated ones.
+    pub(super) fn tokens(&self) -> (u64, u64) {
+        let read = |tokens: &AtomicU64| tokens.load(Ordering::Relaxed);
+        (read(&self.prompt_tokens), read(&self.completion_tokens))
+    }
+
+    fn charge(&self, tokens: u64, cost: u64) {
+        if let Some(account) = self.account.get() {
+            account.charge(tokens);
+        }
+        let mut held = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = &mut *held {
+            turn.charge(cost);
+        }
+    }
+}
+
+/// Makes the caller known to all that works on its request.
+pub(super) async fn know(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>();
+    let caller = Caller {
+        request_id: id.map(|RequestId(id)| Arc::clone(id)).unwrap_or_default(),
+        ..Caller::default()
+    };
+    CURRENT.scope(Arc::new(caller), next.run(request)).await
+}
