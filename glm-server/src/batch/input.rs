@@ -1,10 +1,12 @@
 //! A line of the input: what it asks, or what is wrong with it.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufRead};
 
 use serde_json::{Map, Value};
 
-use super::lines::Line;
+use super::lines::{Line, Lines};
 use crate::openai::{ApiError, Endpoint};
 
 /// Longest line of an input.
@@ -12,17 +14,17 @@ pub const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// A request of the input.
 #[derive(Debug, PartialEq)]
-pub(super) struct BatchLine {
-    pub(super) custom_id: String,
-    pub(super) endpoint: Endpoint,
-    pub(super) body: Map<String, Value>,
+pub(crate) struct BatchLine {
+    pub(crate) custom_id: String,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) body: Map<String, Value>,
 }
 
 /// A line that is not a request.
 #[derive(Debug, PartialEq)]
-pub(super) struct BadLine {
-    pub(super) custom_id: Option<String>,
-    pub(super) error: ApiError,
+pub(crate) struct BadLine {
+    pub(crate) custom_id: Option<String>,
+    pub(crate) error: ApiError,
 }
 
 impl BatchLine {
@@ -116,5 +118,60 @@ impl Fingerprints {
     pub(super) fn of(&self, custom_id: Option<&str>) -> u128 {
         let [high, low] = self.0.each_ref().map(|state| state.hash_one(custom_id));
         u128::from(high) << 64 | u128::from(low)
+    }
+}
+
+/// The request of a line; of several with the same `custom_id` only the first is one.
+pub(super) fn parse(
+    line: &Line<'_>,
+    seen: &mut HashSet<u128>,
+    fingerprints: &Fingerprints,
+) -> Result<BatchLine, BadLine> {
+    let parsed = BatchLine::parse(line);
+    let custom_id = match &parsed {
+        Ok(parsed) => Some(&parsed.custom_id),
+        Err(bad) => bad.custom_id.as_ref(),
+    };
+    match custom_id {
+        Some(custom_id) if !seen.insert(fingerprints.of(Some(custom_id))) => Err(BadLine {
+            custom_id: Some(custom_id.clone()),
+            error: ApiError {
+                code: Some("duplicate_custom_id"),
+                ..ApiError::invalid(
+                    "custom_id",
+                    format!("an earlier line has the custom_id `{custom_id}` too"),
+                )
+            },
+        }),
+        _ => parsed,
+    }
+}
+
+/// The requests of an input, one after the other.
+#[derive(Debug)]
+pub(crate) struct Requests<R> {
+    lines: Lines<R>,
+    /// Fingerprints of every `custom_id` so far.
+    seen: HashSet<u128>,
+    fingerprints: Fingerprints,
+}
+
+impl<R: BufRead> Requests<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self {
+            lines: Lines::new(reader, MAX_LINE_BYTES),
+            seen: HashSet::new(),
+            fingerprints: Fingerprints::default(),
+        }
+    }
+
+    /// The next line that is not blank: its number, from 1, and its request.
+    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, Result<BatchLine, BadLine>)>> {
+        let Some(line) = self.lines.next()? else {
+            return Ok(None);
+        };
+        let number = line.number;
+        let request = parse(&line, &mut self.seen, &self.fingerprints);
+        Ok(Some((number, request)))
     }
 }

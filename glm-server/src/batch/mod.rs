@@ -41,9 +41,11 @@ use serde::Serialize;
 
 pub use self::error::BatchError;
 pub use self::input::MAX_LINE_BYTES;
-use self::input::{BadLine, BatchLine, Fingerprints};
-use self::lines::{Line, Lines};
-use self::output::{BatchResult, Done, Output};
+pub(crate) use self::input::{BadLine, BatchLine, Requests};
+use self::input::{Fingerprints, parse};
+use self::lines::Lines;
+pub(crate) use self::output::BatchResult;
+use self::output::{Done, Output};
 use crate::openai::{ApiError, Call, Form, Stamp};
 
 /// What can be chosen about a batch.
@@ -393,32 +395,6 @@ impl Run {
 
     fn request_id(&self, line: u64) -> String {
         format!("req_{:x}-{line}", self.started)
-    }
-}
-
-/// The request of a line; of several with the same `custom_id` only the first is one.
-fn parse(
-    line: &Line<'_>,
-    seen: &mut HashSet<u128>,
-    fingerprints: &Fingerprints,
-) -> Result<BatchLine, BadLine> {
-    let parsed = BatchLine::parse(line);
-    let custom_id = match &parsed {
-        Ok(parsed) => Some(&parsed.custom_id),
-        Err(bad) => bad.custom_id.as_ref(),
-    };
-    match custom_id {
-        Some(custom_id) if !seen.insert(fingerprints.of(Some(custom_id))) => Err(BadLine {
-            custom_id: Some(custom_id.clone()),
-            error: ApiError {
-                code: Some("duplicate_custom_id"),
-                ..ApiError::invalid(
-                    "custom_id",
-                    format!("an earlier line has the custom_id `{custom_id}` too"),
-                )
-            },
-        }),
-        _ => parsed,
     }
 }
 

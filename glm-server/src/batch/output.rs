@@ -24,7 +24,7 @@ const BEGINNING: &[u8] = br#"{"id":"batch_req_"#;
 
 /// A line of the output, in OpenAI's shape.
 #[derive(Debug, Serialize)]
-pub(super) struct BatchResult<'a> {
+pub(crate) struct BatchResult<'a> {
     id: String,
     custom_id: Option<&'a str>,
     response: Option<Response>,
@@ -41,14 +41,14 @@ struct Response {
 
 #[derive(Debug, Serialize)]
 struct LineError {
-    code: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
     message: String,
     param: Option<String>,
     line: u64,
 }
 
 impl<'a> BatchResult<'a> {
-    pub(super) fn answer(line: u64, custom_id: &'a str, request_id: String, body: Value) -> Self {
+    pub(crate) fn answer(line: u64, custom_id: &'a str, request_id: String, body: Value) -> Self {
         Self {
             id: format!("{ID}{line}"),
             custom_id: Some(custom_id),
@@ -62,13 +62,13 @@ impl<'a> BatchResult<'a> {
     }
 
     /// A line that never became a request.
-    pub(super) fn bad_line(line: u64, custom_id: Option<&'a str>, error: ApiError) -> Self {
+    pub(crate) fn bad_line(line: u64, custom_id: Option<&'a str>, error: ApiError) -> Self {
         Self {
             id: format!("{ID}{line}"),
             custom_id,
             response: None,
             error: Some(LineError {
-                code: error.code,
+                code: error.code.map(Cow::Borrowed),
                 message: format!("line {line}: {}", error.message),
                 param: error.param,
                 line,
@@ -77,7 +77,7 @@ impl<'a> BatchResult<'a> {
     }
 
     /// A request that was refused or failed.
-    pub(super) fn failure(
+    pub(crate) fn failure(
         line: u64,
         custom_id: &'a str,
         request_id: String,
@@ -91,6 +91,32 @@ impl<'a> BatchResult<'a> {
         Self {
             response: Some(response),
             ..Self::bad_line(line, Some(custom_id), error)
+        }
+    }
+
+    /// A request that failed, with an error as a response had it, and as it was kept.
+    pub(crate) fn kept_failure(
+        line: u64,
+        custom_id: &'a str,
+        request_id: String,
+        status_code: u16,
+        error: Value,
+    ) -> Self {
+        let text = |name: &str| error[name].as_str().map(str::to_owned);
+        Self {
+            id: format!("{ID}{line}"),
+            custom_id: Some(custom_id),
+            error: Some(LineError {
+                code: text("code").map(Cow::Owned),
+                message: text("message").unwrap_or_default(),
+                param: text("param"),
+                line,
+            }),
+            response: Some(Response {
+                status_code,
+                request_id,
+                body: json!({ "error": error }),
+            }),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use glm_server::queue::{NewTask, Report, SqliteOptions, SqliteStore, Status, Store, Timestamp};
+//! use glm_server::queue::{DEFAULT_POOL, NewTask, Report, SqliteOptions, SqliteStore, Status, Store, Timestamp};
 //! use serde_json::json;
 //!
 //! # let directory = tempfile::tempdir()?;
@@ -14,7 +14,7 @@
 //!
 //! // A worker, here or in another process:
 //! let lease = Duration::from_secs(30);
-//! for claimed in store.claim("worker 1", 1, lease, Timestamp::now()).await? {
+//! for claimed in store.claim(DEFAULT_POOL, "worker 1", 1, lease, Timestamp::now()).await? {
 //!     let result = json!({"text": " 3, 4"});
 //!     store.finish(claimed.lease, Report::Completed(result), Timestamp::now()).await?;
 //! }
@@ -66,8 +66,8 @@ pub use self::policy::{AGING, Backoff, Limits, MAX_PAGE};
 pub use self::record::{NewRecord, Record};
 pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::task::{
-    Backlog, Cancellation, Claimed, Counts, Filter, Lease, NewTask, NotATaskId, Page, Paging,
-    Pulse, Reaped, Report, Status, Submitted, Task, TaskId, TaskInfo, Timestamp,
+    Backlog, Cancellation, Claimed, Counts, DEFAULT_POOL, Filter, Lease, NewTask, NotATaskId, Page,
+    Paging, Pulse, Reaped, Report, Status, Submitted, Task, TaskId, TaskInfo, Timestamp,
 };
 
 /// What an operation of a [`Store`] answers, later. It needs no particular async runtime.
@@ -88,12 +88,13 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// endpoint or body ([`StoreError::Conflict`]).
     fn submit(&self, tasks: Vec<NewTask>, now: Timestamp) -> StoreFuture<'_, Vec<Submitted>>;
 
-    /// Gives up to `limit` tasks to `worker` for the time `lease`, the first in the queue first.
+    /// Gives up to `limit` tasks of `pool` to `worker` for the time `lease`, the first in the queue first.
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] or [`StoreError::ControlCharacters`] because of the worker's name.
     fn claim(
         &self,
+        pool: &str,
         worker: &str,
         limit: usize,
         lease: Duration,
@@ -142,6 +143,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// A task of this tenant or, with `None`, of any.
     fn get(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<Task>>;
 
+    /// The same without body and result, which may be large.
+    fn info(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<TaskInfo>>;
+
     /// A part of the list of tasks.
     ///
     /// # Errors
@@ -151,8 +155,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// How many tasks of a group are how far.
     fn counts(&self, group: &str, tenant: Option<&str>) -> StoreFuture<'_, Counts>;
 
-    /// What waits and runs, by priority, the highest first; no entry where there is nothing.
-    fn backlog(&self) -> StoreFuture<'_, Vec<Backlog>>;
+    /// What waits and runs in a pool, by priority, the highest first; no entry where there is nothing.
+    fn backlog(&self, pool: &str) -> StoreFuture<'_, Vec<Backlog>>;
 
     /// Writes a record that has version `expected`, 0 if it is new. Answers its version from now on.
     ///

@@ -25,7 +25,7 @@ pub struct Limits {
     pub max_result_bytes: usize,
     /// Size of an error as JSON, in bytes; default 64 KiB.
     pub max_error_bytes: usize,
-    /// Size of names, in bytes: tenant, endpoint, idempotency key, group, label, worker, kind and id of a record; default 512.
+    /// Size of names, in bytes: tenant, endpoint, pool, idempotency key, group, label, worker, kind and id of a record; default 512.
     pub max_name_bytes: usize,
     /// Tasks that are submitted at once; default 50,000.
     pub max_tasks: usize,
@@ -74,6 +74,7 @@ impl Limits {
     fn check(&self, task: &NewTask) -> Result<(), StoreError> {
         self.name("tenant", &task.tenant)?;
         self.name("endpoint", &task.endpoint)?;
+        self.name("pool", &task.pool)?;
         let optional = [
             ("idempotency_key", &task.idempotency_key),
             ("group", &task.group),
@@ -170,6 +171,7 @@ impl Prepared {
                 id,
                 tenant: task.tenant,
                 endpoint: task.endpoint,
+                pool: task.pool,
                 priority: task.priority,
                 deadline: task.deadline,
                 max_retries: task.max_retries,

@@ -78,6 +78,9 @@ impl FromStr for TaskId {
     }
 }
 
+/// The pool of tasks that name no other.
+pub const DEFAULT_POOL: &str = "default";
+
 /// A task as it is submitted.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -88,6 +91,8 @@ pub struct NewTask {
     pub endpoint: String,
     /// The request.
     pub body: Value,
+    /// Which workers may run it, those of one model for instance: a worker claims from one pool. Default: [`DEFAULT_POOL`].
+    pub pool: String,
     /// Higher comes first. One level is worth [`AGING`](super::AGING) of waiting. Range: -[`MAX_PRIORITY`] ..=
     /// [`MAX_PRIORITY`]; default 0.
     ///
@@ -114,6 +119,7 @@ impl NewTask {
             tenant: tenant.into(),
             endpoint: endpoint.into(),
             body,
+            pool: DEFAULT_POOL.to_owned(),
             priority: 0,
             deadline: None,
             max_retries: 3,
@@ -188,6 +194,8 @@ pub struct TaskInfo {
     pub tenant: String,
     /// See [`NewTask::endpoint`].
     pub endpoint: String,
+    /// See [`NewTask::pool`].
+    pub pool: String,
     /// See [`NewTask::priority`].
     pub priority: i32,
     /// See [`NewTask::deadline`].
@@ -336,7 +344,7 @@ impl Counts {
     }
 }
 
-/// What waits and runs at one level of priority.
+/// What waits and runs in a pool at one level of priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Backlog {

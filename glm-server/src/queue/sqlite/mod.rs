@@ -25,7 +25,7 @@ use super::policy::IdSource;
 use super::{
     Backlog, Backoff, Cancellation, Claimed, Counts, Filter, Lease, Limits, NewRecord, NewTask,
     Page, Paging, Pulse, Reaped, Record, Report, Status, Store, StoreError, StoreFuture, Submitted,
-    Task, TaskId, Timestamp,
+    Task, TaskId, TaskInfo, Timestamp,
 };
 
 /// What can be chosen about a [`SqliteStore`].
@@ -116,6 +116,7 @@ impl Store for SqliteStore {
 
     fn claim(
         &self,
+        pool: &str,
         worker: &str,
         limit: usize,
         lease: Duration,
@@ -123,8 +124,9 @@ impl Store for SqliteStore {
     ) -> StoreFuture<'_, Vec<Claimed>> {
         match self.options.limits.name("worker", worker) {
             Ok(()) => {
-                let worker = worker.to_owned();
-                self.write(move |db| queries::claim(db, &worker, limit, now.after(lease), now))
+                let (pool, worker) = (pool.to_owned(), worker.to_owned());
+                let until = now.after(lease);
+                self.write(move |db| queries::claim(db, &pool, &worker, limit, until, now))
             }
             Err(error) => refused(error),
         }
@@ -177,6 +179,11 @@ impl Store for SqliteStore {
         self.read(move |db| queries::get(db, id, tenant.as_deref()))
     }
 
+    fn info(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<TaskInfo>> {
+        let tenant = tenant.map(str::to_owned);
+        self.read(move |db| queries::info(db, id, tenant.as_deref()))
+    }
+
     fn list(&self, filter: Filter, paging: Paging) -> StoreFuture<'_, Page> {
         match paging.check() {
             Ok(()) => self.read(move |db| queries::list(db, &filter, paging)),
@@ -189,8 +196,9 @@ impl Store for SqliteStore {
         self.read(move |db| queries::counts(db, &group, tenant.as_deref()))
     }
 
-    fn backlog(&self) -> StoreFuture<'_, Vec<Backlog>> {
-        self.read(queries::backlog)
+    fn backlog(&self, pool: &str) -> StoreFuture<'_, Vec<Backlog>> {
+        let pool = pool.to_owned();
+        self.read(move |db| queries::backlog(db, &pool))
     }
 
     fn put_record(&self, record: NewRecord, expected: u64, now: Timestamp) -> StoreFuture<'_, u64> {

@@ -30,9 +30,9 @@ pub(super) fn submit(db: &Connection, tasks: Vec<Prepared>) -> Result<Vec<Submit
 /// Whether the task was not there.
 fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
     let mut insert = db.prepare_cached(
-        "INSERT INTO task (id, tenant, endpoint, idempotency_key, task_group, label, priority, level, due, max_retries,
+        "INSERT INTO task (id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, level, due, max_retries,
                            retention, status, attempts, not_before, cancel_requested, lease, created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'queued', 0, 0, 0, 0, ?12)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'queued', 0, 0, 0, 0, ?13)
          ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
     )?;
     let info = &task.info;
@@ -41,6 +41,7 @@ fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
         id,
         info.tenant,
         info.endpoint,
+        info.pool,
         info.idempotency_key,
         info.group,
         info.label,
@@ -83,6 +84,7 @@ fn repeated(db: &Connection, task: Prepared) -> Result<Submitted, Failure> {
 
 pub(super) fn claim(
     db: &Connection,
+    pool: &str,
     worker: &str,
     limit: usize,
     until: Timestamp,
@@ -93,18 +95,21 @@ pub(super) fn claim(
         "UPDATE task
          SET status = 'running', attempts = attempts + 1, not_before = 0, worker = ?1, lease = lease + 1, lease_until = ?2,
              started = ?3
-         WHERE id IN (SELECT id FROM task WHERE status = 'queued' AND not_before <= ?3 AND due > ?3
+         WHERE id IN (SELECT id FROM task WHERE status = 'queued' AND pool = ?5 AND not_before <= ?3 AND due > ?3
                       ORDER BY level, due, id LIMIT ?4)
          RETURNING {INFO}, level, lease"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = db.prepare_cached(&sql)?;
     let now = now.as_millis();
-    let claimed = statement.query_map(params![worker, until.as_millis(), now, limit], |row| {
-        let info = rows::info(row)?;
-        let order: (i64, i64, TaskId) = (row.get("level")?, row.get("due")?, info.id);
-        Ok((order, row.get::<_, i64>("lease")?, info))
-    })?;
+    let claimed = statement.query_map(
+        params![worker, until.as_millis(), now, limit, pool],
+        |row| {
+            let info = rows::info(row)?;
+            let order: (i64, i64, TaskId) = (row.get("level")?, row.get("due")?, info.id);
+            Ok((order, row.get::<_, i64>("lease")?, info))
+        },
+    )?;
     let mut claimed = claimed.collect::<Result<Vec<_>, _>>()?;
     // Rows come back in any order.
     claimed.sort_by_key(|(order, ..)| *order);
@@ -145,6 +150,17 @@ pub(super) fn get(
         })
     });
     Ok(task.optional()?)
+}
+
+pub(super) fn info(
+    db: &Connection,
+    id: TaskId,
+    tenant: Option<&str>,
+) -> Result<Option<TaskInfo>, Failure> {
+    let sql = format!("SELECT {INFO} FROM task WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)");
+    let mut statement = db.prepare_cached(&sql)?;
+    let info = statement.query_row(params![id.to_string(), tenant], rows::info);
+    Ok(info.optional()?)
 }
 
 pub(super) fn list(db: &Connection, filter: &Filter, paging: Paging) -> Result<Page, Failure> {
@@ -198,12 +214,12 @@ pub(super) fn counts(
     Ok(counts)
 }
 
-pub(super) fn backlog(db: &Connection) -> Result<Vec<Backlog>, Failure> {
+pub(super) fn backlog(db: &Connection, pool: &str) -> Result<Vec<Backlog>, Failure> {
     let mut statement = db.prepare_cached(
         "SELECT priority, status, count(*) AS count, min(created) AS oldest FROM task
-         WHERE status IN ('queued', 'running') GROUP BY priority, status",
+         WHERE status IN ('queued', 'running') AND pool = ?1 GROUP BY priority, status",
     )?;
-    let mut found = statement.query([])?;
+    let mut found = statement.query([pool])?;
     let mut levels = BTreeMap::new();
     while let Some(row) = found.next()? {
         let priority = row.get("priority")?;

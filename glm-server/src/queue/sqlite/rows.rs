@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::super::{Page, Paging, Status, TaskId, TaskInfo, Timestamp};
 
 /// The columns that [`info`] reads.
-pub(super) const INFO: &str = "id, tenant, endpoint, idempotency_key, task_group, label, priority, due, max_retries, \
+pub(super) const INFO: &str = "id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, due, max_retries, \
      status, attempts, not_before, cancel_requested, error, worker, created, started, finished, purge_at";
 
 /// A deadline that never comes.
@@ -24,6 +24,7 @@ pub(super) fn info(row: &Row<'_>) -> rusqlite::Result<TaskInfo> {
         id: id(row, "id")?,
         tenant: row.get("tenant")?,
         endpoint: row.get("endpoint")?,
+        pool: row.get("pool")?,
         priority: row.get("priority")?,
         deadline: (due != NEVER).then(|| Timestamp::from_millis(due)),
         max_retries: row.get("max_retries")?,

@@ -36,7 +36,7 @@ fn a_queue_is_there_when_it_is_opened_again() {
         drop(store.submit(vec![task()], NOW));
         drop(store);
         let store = SqliteStore::open(path, impatient()).unwrap();
-        assert_eq!(wait(store.backlog()).unwrap()[0].queued, 1);
+        assert_eq!(wait(store.backlog(DEFAULT_POOL)).unwrap()[0].queued, 1);
     });
 }
 
@@ -132,7 +132,7 @@ fn another_process_that_keeps_the_file_locked_is_said_to() {
         assert!(matches!(error, StoreError::Locked { .. }), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         // Who only reads need not wait.
-        assert!(wait(store.backlog()).unwrap().is_empty());
+        assert!(wait(store.backlog(DEFAULT_POOL)).unwrap().is_empty());
         other.execute_batch("ROLLBACK").unwrap();
         wait(store.submit(vec![task()], NOW)).unwrap();
     });
@@ -163,7 +163,10 @@ fn a_full_disk_refuses_what_is_new_and_keeps_what_was_there() {
         "{answers:?}"
     );
     let taken = answers.iter().flatten().flatten().count();
-    assert_eq!(wait(store.backlog()).unwrap()[0].queued, 1 + taken as u64);
+    assert_eq!(
+        wait(store.backlog(DEFAULT_POOL)).unwrap()[0].queued,
+        1 + taken as u64
+    );
     assert!(wait(store.get(id, None)).unwrap().is_some());
     wait(store.submit(vec![task()], NOW)).unwrap();
 }
@@ -191,16 +194,16 @@ fn a_damaged_file_is_said_to_be_damaged() {
 fn a_value_that_this_program_would_not_write_is_damage_not_a_panic() {
     let db = schema::in_memory().unwrap();
     db.execute_batch(
-        "INSERT INTO task (id, tenant, endpoint, priority, level, due, max_retries, retention, status, attempts, not_before,
+        "INSERT INTO task (id, tenant, endpoint, pool, priority, level, due, max_retries, retention, status, attempts, not_before,
                            cancel_requested, lease, created)
-         VALUES ('no uuid', 't', '/', 0, 0, 9, 0, 0, 'queued', 0, 0, 0, 0, 0)",
+         VALUES ('no uuid', 't', '/', 'default', 0, 0, 9, 0, 0, 'queued', 0, 0, 0, 0, 0)",
     )
     .unwrap();
     let store = SqliteStore::start(db, "memory".into(), impatient()).unwrap();
     let failed = wait(store.list(Filter::default(), Paging::default())).unwrap_err();
     assert!(matches!(failed, StoreError::Corrupt { .. }), "{failed:?}");
     assert!(matches!(
-        wait(store.claim("w", 1, Duration::ZERO, NOW)),
+        wait(store.claim(DEFAULT_POOL, "w", 1, Duration::ZERO, NOW)),
         Err(StoreError::Corrupt { .. })
     ));
 }
@@ -232,13 +235,13 @@ fn what_is_asked_often_goes_along_an_index() {
     let db = schema::in_memory().unwrap();
     let queries = [
         (
-            "SELECT id FROM task WHERE status = 'queued' AND not_before <= 5 AND due > 5 ORDER BY level, due, id LIMIT 3",
+            "SELECT id FROM task WHERE status = 'queued' AND pool = 'p' AND not_before <= 5 AND due > 5 ORDER BY level, due, id LIMIT 3",
             "COVERING INDEX task_queue",
         ),
         ("SELECT id FROM task WHERE status = 'running' AND lease_until <= 5", "INDEX task_lease (lease_until<?)"),
         ("SELECT id FROM task WHERE status IN ('queued', 'running') AND due <= 5", "INDEX task_due (due<?)"),
         (
-            "SELECT priority, status, count(*), min(created) FROM task WHERE status IN ('queued', 'running')
+            "SELECT priority, status, count(*), min(created) FROM task WHERE status IN ('queued', 'running') AND pool = 'p'
              GROUP BY priority, status",
             "COVERING INDEX task_backlog",
         ),

@@ -112,7 +112,7 @@ fn process() {
         acknowledge(&lines);
         next = last;
 
-        let claimed = wait(store.claim("w", 12, LEASE, now)).unwrap();
+        let claimed = wait(store.claim(DEFAULT_POOL, "w", 12, LEASE, now)).unwrap();
         if claimed.is_empty() && next == orders.to {
             break;
         }
@@ -244,7 +244,7 @@ fn run_lane(path: &Path, lane: usize, share: usize, hours: &AtomicI64, all: &Mut
 fn drain(store: &SqliteStore, now: Timestamp) {
     wait(store.reap(now)).unwrap();
     loop {
-        let claimed = wait(store.claim("last", 100, LEASE, now)).unwrap();
+        let claimed = wait(store.claim(DEFAULT_POOL, "last", 100, LEASE, now)).unwrap();
         if claimed.is_empty() {
             break;
         }

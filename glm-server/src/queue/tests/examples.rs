@@ -23,7 +23,7 @@ fn submit(store: &dyn Store, task: NewTask, now: Timestamp) -> TaskId {
 }
 
 fn claim_one(store: &dyn Store, now: Timestamp) -> Claimed {
-    let mut claimed = wait(store.claim("w", 1, LEASE, now)).unwrap();
+    let mut claimed = wait(store.claim(DEFAULT_POOL, "w", 1, LEASE, now)).unwrap();
     assert_eq!(claimed.len(), 1);
     claimed.remove(0)
 }
@@ -53,7 +53,7 @@ fn order_is_priority_with_aging_then_deadline_then_age() {
         for (seconds, task) in submitted {
             submit(&*store, task, at(seconds));
         }
-        let claimed = wait(store.claim("w", 10, LEASE, at(100))).unwrap();
+        let claimed = wait(store.claim(DEFAULT_POOL, "w", 10, LEASE, at(100))).unwrap();
         let order: Vec<_> = claimed
             .iter()
             .map(|c| c.body["number"].as_i64().unwrap())
@@ -126,7 +126,7 @@ fn the_same_key_is_the_same_task_and_another_body_a_conflict() {
         assert!(matches!(&error, StoreError::Conflict { existing, .. } if *existing == first));
         assert_eq!(error.kind(), ErrorKind::Conflict);
         // Nothing of it was taken.
-        assert_eq!(wait(store.backlog()).unwrap()[0].queued, 2);
+        assert_eq!(wait(store.backlog(DEFAULT_POOL)).unwrap()[0].queued, 2);
     }
 }
 
@@ -144,7 +144,11 @@ fn attempts_that_fail_are_followed_by_others_up_to_the_last() {
         let ready = info(&*store, id).not_before.unwrap();
         assert!(ready > at(1) && ready <= at(2));
         let early = Timestamp::from_millis(ready.as_millis() - 1);
-        assert!(wait(store.claim("w", 1, LEASE, early)).unwrap().is_empty());
+        assert!(
+            wait(store.claim(DEFAULT_POOL, "w", 1, LEASE, early))
+                .unwrap()
+                .is_empty()
+        );
 
         claim_one(&*store, ready);
         let reaped = wait(store.reap(ready.after(LEASE))).unwrap();
@@ -208,7 +212,11 @@ fn a_deadline_ends_what_waits_and_what_runs() {
         };
         let ids = [0, 1].map(|number| submit(&*store, new(number), at(0)));
         let claimed = claim_one(&*store, at(9));
-        assert!(wait(store.claim("w", 1, LEASE, at(10))).unwrap().is_empty());
+        assert!(
+            wait(store.claim(DEFAULT_POOL, "w", 1, LEASE, at(10)))
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(wait(store.reap(at(10))).unwrap().expired, 2);
         assert!(
             ids.iter()
@@ -303,7 +311,7 @@ fn what_is_beyond_the_limits_is_refused_with_its_name() {
             many,
             Err(StoreError::OutOfRange { field: "tasks", .. })
         ));
-        assert!(wait(store.backlog()).unwrap().is_empty());
+        assert!(wait(store.backlog(DEFAULT_POOL)).unwrap().is_empty());
 
         // A result that is too large leaves the task to the worker, which can report that.
         submit(&*store, task(0), at(0));

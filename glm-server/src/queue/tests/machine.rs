@@ -18,6 +18,7 @@ use super::{stores, wait};
 enum Op {
     Submit(Vec<NewTask>),
     Claim {
+        pool: &'static str,
         worker: u8,
         limit: usize,
         lease: Duration,
@@ -33,7 +34,7 @@ enum Op {
     Get(Index, Option<&'static str>),
     List(Filter, Paging, Option<Index>),
     Counts(&'static str, Option<&'static str>),
-    Backlog,
+    Backlog(&'static str),
     Purge(usize),
     /// In milliseconds.
     Clock(i64),
@@ -51,6 +52,11 @@ fn group() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just("g"), Just("h")]
 }
 
+/// Mostly the one that tasks are in by themselves.
+fn pool() -> impl Strategy<Value = &'static str> {
+    prop_oneof![4 => Just(DEFAULT_POOL), 1 => Just("p")]
+}
+
 fn duration() -> impl Strategy<Value = Duration> {
     (0..90_000u64).prop_map(Duration::from_millis)
 }
@@ -62,6 +68,7 @@ fn new_task() -> impl Strategy<Value = NewTask> {
         0..2u8,
         proptest::option::of(group()),
         proptest::option::of(0..4u8),
+        pool(),
     );
     let numbers = (
         -3..4i32,
@@ -71,8 +78,12 @@ fn new_task() -> impl Strategy<Value = NewTask> {
         0..2i32,
     );
     (names, numbers).prop_map(
-        |((tenant, endpoint, group, key), (priority, deadline, max_retries, retention, body))| {
+        |(
+            (tenant, endpoint, group, key, pool),
+            (priority, deadline, max_retries, retention, body),
+        )| {
             NewTask {
+                pool: pool.to_owned(),
                 priority,
                 deadline: deadline.map(Timestamp::from_millis),
                 max_retries,
@@ -130,7 +141,7 @@ fn op() -> impl Strategy<Value = Op> {
     let index = any::<Index>;
     prop_oneof![
         5 => vec(new_task(), 0..4).prop_map(Op::Submit),
-        6 => (0..3u8, 0..4usize, duration()).prop_map(|(worker, limit, lease)| Op::Claim { worker, limit, lease }),
+        6 => (pool(), 0..3u8, 0..4usize, duration()).prop_map(|(pool, worker, limit, lease)| Op::Claim { pool, worker, limit, lease }),
         2 => (vec(index(), 0..4), duration()).prop_map(|(leases, lease)| Op::Heartbeat { leases, lease }),
         6 => (index(), report()).prop_map(|(lease, report)| Op::Finish(lease, report)),
         2 => (index(), some_tenant()).prop_map(|(task, tenant)| Op::Cancel(task, tenant)),
@@ -139,7 +150,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (index(), some_tenant()).prop_map(|(task, tenant)| Op::Get(task, tenant)),
         1 => list(),
         1 => (group(), some_tenant()).prop_map(|(group, tenant)| Op::Counts(group, tenant)),
-        1 => Just(Op::Backlog),
+        1 => pool().prop_map(Op::Backlog),
         1 => (0..4usize).prop_map(Op::Purge),
         3 => (0..2000i64).prop_map(Op::Clock),
         2 => (0..120_000i64).prop_map(Op::Clock),
@@ -163,13 +174,14 @@ impl Machine<'_> {
         match op {
             Op::Submit(tasks) => self.submit(&tasks),
             Op::Claim {
+                pool,
                 worker,
                 limit,
                 lease,
             } => {
                 let worker = format!("w{worker}");
-                let claimed = wait(store.claim(&worker, limit, lease, now)).unwrap();
-                assert_eq!(claimed, self.model.claim(&worker, limit, lease, now));
+                let claimed = wait(store.claim(pool, &worker, limit, lease, now)).unwrap();
+                assert_eq!(claimed, self.model.claim(pool, &worker, limit, lease, now));
                 self.leases
                     .extend(claimed.iter().map(|claimed| claimed.lease));
             }
@@ -201,10 +213,10 @@ impl Machine<'_> {
             Op::Reap => assert_eq!(wait(store.reap(now)).unwrap(), self.model.reap(now)),
             Op::Get(index, tenant) if !self.ids.is_empty() => {
                 let id = *index.get(&self.ids);
-                assert_eq!(
-                    wait(store.get(id, tenant)).unwrap(),
-                    self.model.get(id, tenant)
-                );
+                let expected = self.model.get(id, tenant);
+                let info = expected.as_ref().map(|task| task.info.clone());
+                assert_eq!(wait(store.info(id, tenant)).unwrap(), info);
+                assert_eq!(wait(store.get(id, tenant)).unwrap(), expected);
             }
             Op::List(filter, mut paging, after) => {
                 paging.after = after
@@ -219,7 +231,9 @@ impl Machine<'_> {
                     self.model.counts(group, tenant)
                 );
             }
-            Op::Backlog => assert_eq!(wait(store.backlog()).unwrap(), self.model.backlog()),
+            Op::Backlog(pool) => {
+                assert_eq!(wait(store.backlog(pool)).unwrap(), self.model.backlog(pool));
+            }
             Op::Purge(limit) => self.purge(limit),
             Op::Clock(millis) => self.now = Timestamp::from_millis(now.as_millis() + millis),
             // Of nothing.

@@ -79,6 +79,7 @@ impl Model {
             id,
             tenant: new.tenant.clone(),
             endpoint: new.endpoint.clone(),
+            pool: new.pool.clone(),
             priority: new.priority,
             deadline: new.deadline,
             max_retries: new.max_retries,
@@ -111,6 +112,7 @@ impl Model {
 
     pub(super) fn claim(
         &mut self,
+        pool: &str,
         worker: &str,
         limit: usize,
         lease: Duration,
@@ -119,6 +121,7 @@ impl Model {
         let can_start = |entry: &&mut Entry| {
             let info = &entry.task.info;
             info.status == Status::Queued
+                && info.pool == pool
                 && info.not_before.is_none_or(|ready| ready <= now)
                 && info.deadline.is_none_or(|deadline| deadline > now)
         };
@@ -335,11 +338,11 @@ impl Model {
         counts
     }
 
-    pub(super) fn backlog(&self) -> Vec<Backlog> {
+    pub(super) fn backlog(&self, pool: &str) -> Vec<Backlog> {
         let mut levels: BTreeMap<i32, Backlog> = BTreeMap::new();
         for Entry { task, .. } in self.tasks.values() {
             let info = &task.info;
-            if info.status.is_terminal() {
+            if info.status.is_terminal() || info.pool != pool {
                 continue;
             }
             let level = levels.entry(-info.priority).or_insert(Backlog {

@@ -27,7 +27,9 @@ fn work(stores: &[&dyn Store]) -> BTreeMap<TaskId, u32> {
             let (store, claims) = (stores[worker % stores.len()], &claims);
             scope.spawn(move || {
                 loop {
-                    let claimed = wait(store.claim(&format!("w{worker}"), 3, LEASE, NOW)).unwrap();
+                    let claimed =
+                        wait(store.claim(DEFAULT_POOL, &format!("w{worker}"), 3, LEASE, NOW))
+                            .unwrap();
                     if claimed.is_empty() {
                         break;
                     }
@@ -50,7 +52,7 @@ fn no_two_workers_get_the_same_task() {
         let claims = work(&[&*store]);
         assert_eq!(claims.len(), TASKS);
         assert!(claims.values().all(|&count| count == 1));
-        assert!(wait(store.backlog()).unwrap().is_empty());
+        assert!(wait(store.backlog(DEFAULT_POOL)).unwrap().is_empty());
     }
 }
 

@@ -4,6 +4,8 @@ CREATE TABLE task (
     id TEXT NOT NULL PRIMARY KEY,
     tenant TEXT NOT NULL,
     endpoint TEXT NOT NULL,
+    -- Which workers may run it.
+    pool TEXT NOT NULL,
     idempotency_key TEXT,
     task_group TEXT,
     label TEXT,
@@ -43,11 +45,11 @@ CREATE TABLE task_result (
 
 CREATE UNIQUE INDEX task_idempotency ON task (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
--- The queue. The order is that of the first three; the last lets a claim pass over a task that waits without looking at it.
-CREATE INDEX task_queue ON task (level, due, id, not_before) WHERE status = 'queued';
+-- The queue. In a pool the order is that of the three that follow it; the last lets a claim pass over a task that waits without looking at it.
+CREATE INDEX task_queue ON task (pool, level, due, id, not_before) WHERE status = 'queued';
 CREATE INDEX task_due ON task (due) WHERE status IN ('queued', 'running');
 CREATE INDEX task_lease ON task (lease_until) WHERE status = 'running';
-CREATE INDEX task_backlog ON task (priority, status, created) WHERE status IN ('queued', 'running');
+CREATE INDEX task_backlog ON task (pool, priority, status, created) WHERE status IN ('queued', 'running');
 
 CREATE INDEX task_by_tenant ON task (tenant, id);
 CREATE INDEX task_by_group ON task (task_group, id, status) WHERE task_group IS NOT NULL;

@@ -1,0 +1,121 @@
+//! Options for what the service answers later.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use glm_server::http::{JobsOptions, QueuePlace};
+
+use crate::values;
+
+/// Where tasks are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueChoice {
+    Memory,
+}
+
+/// Options of commands that keep tasks.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tasks, files and batches")]
+pub struct TaskArgs {
+    /// Directory of tasks and files, created if need be [default: glm in $XDG_STATE_HOME or ~/.local/state]
+    #[arg(long, value_name = "DIR", env = "GLM_STATE_DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+
+    /// Keep tasks elsewhere than in the state directory: memory
+    #[arg(long, value_name = "PLACE", env = "GLM_QUEUE", value_parser = queue)]
+    pub queue: Option<QueueChoice>,
+
+    /// Most tasks that run at a time [default: as many as are computed together]
+    #[arg(long, value_name = "N", env = "MAX_WORKERS", allow_negative_numbers = true, value_parser = values::positive)]
+    pub max_workers: Option<usize>,
+
+    /// Seconds that tasks of a server that died wait for another one
+    #[arg(long, value_name = "SECONDS", default_value = "30", allow_negative_numbers = true, value_parser = values::seconds_above_zero)]
+    pub task_lease: Duration,
+
+    /// Seconds that tasks are kept after their end
+    #[arg(long, value_name = "SECONDS", default_value = "2592000", allow_negative_numbers = true, value_parser = values::seconds)]
+    pub task_retention: Duration,
+
+    /// Largest file of /v1/files
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = values::bytes)]
+    pub max_file_size: u64,
+}
+
+fn queue(text: &str) -> Result<QueueChoice, String> {
+    match text {
+        "memory" => Ok(QueueChoice::Memory),
+        _ => Err(format!("expected `memory`, found `{text}`")),
+    }
+}
+
+impl TaskArgs {
+    /// What the service is told, and what the user should know about it.
+    pub fn options(&self) -> (JobsOptions, Option<String>) {
+        let (dir, remark) = self.directory();
+        let queue = match (&self.queue, &dir) {
+            (Some(QueueChoice::Memory), _) | (None, None) => QueuePlace::Memory,
+            (None, Some(dir)) => QueuePlace::File(dir.join("queue.db")),
+        };
+        let options = JobsOptions {
+            queue,
+            files: dir.map(|dir| dir.join("files")),
+            max_workers: self.max_workers,
+            lease: self.task_lease,
+            retention: self.task_retention,
+            max_file_bytes: self.max_file_size,
+        };
+        (options, remark)
+    }
+
+    /// The state directory. Without one that can be used, unless it was asked for, the service works all the same: in a container
+    /// whose files are read-only, for one.
+    fn directory(&self) -> (Option<PathBuf>, Option<String>) {
+        if self.state_dir.is_some() || self.queue.is_some() {
+            return (self.state_dir.clone(), None);
+        }
+        let remark = |why: String| {
+            format!(
+                "tasks and files are kept until the service ends: {why}; --state-dir names a directory for them"
+            )
+        };
+        let Some(dir) = default_directory() else {
+            let why = "there is no home directory".to_owned();
+            return (None, Some(remark(why)));
+        };
+        match try_directory(&dir) {
+            Ok(()) => (Some(dir), None),
+            Err(error) => (None, Some(remark(format!("{}: {error}", dir.display())))),
+        }
+    }
+}
+
+fn default_directory() -> Option<PathBuf> {
+    let of = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    let state = of("XDG_STATE_HOME").or_else(|| Some(of("HOME")?.join(".local/state")));
+    state.map(|state| state.join("glm"))
+}
+
+/// Whether files can be created there.
+fn try_directory(dir: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)?;
+    let probe = dir.join(format!(".probe-{}", std::process::id()));
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&probe)?;
+    fs::remove_file(probe)
+}

@@ -1,0 +1,91 @@
+//! `GET /v1/tasks`.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{parse, view};
+use crate::http::error::{self, Refusal};
+use crate::http::state::Service;
+use crate::http::tenant::Owner;
+use crate::jobs::refusal;
+use crate::openai::ApiError;
+use crate::queue::{Filter, Paging, Status};
+
+/// Which tasks, and which part of their list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct Wanted {
+    /// One, or several with commas between.
+    status: Option<String>,
+    endpoint: Option<String>,
+    batch_id: Option<String>,
+    limit: Option<usize>,
+    after: Option<String>,
+    order: Option<String>,
+}
+
+pub(in super::super) async fn list(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| ApiError {
+        param: None,
+        ..ApiError::invalid("", error.body_text())
+    })?;
+    let filter = Filter {
+        tenant: Some(tenant.to_string()),
+        group: wanted.batch_id,
+        endpoint: wanted.endpoint,
+        status: statuses(wanted.status.as_deref())?,
+    };
+    let paging = Paging {
+        after: wanted.after.as_deref().map(parse).transpose()?,
+        limit: wanted.limit.unwrap_or(20),
+        oldest_first: oldest_first(wanted.order.as_deref())?,
+    };
+    let page = service.jobs()?.list(filter, paging).await;
+    let page = page.map_err(|error| refusal(&error))?;
+    let tasks: Vec<Value> = page.items.iter().map(view::info).collect();
+    let body = json!({
+        "object": "list",
+        "first_id": page.items.first().map(|task| task.id),
+        "last_id": page.items.last().map(|task| task.id),
+        "has_more": page.has_more,
+        "data": tasks,
+    });
+    Ok(error::json(StatusCode::OK, &body))
+}
+
+fn statuses(names: Option<&str>) -> Result<Vec<Status>, ApiError> {
+    let mut statuses = Vec::new();
+    for name in names.into_iter().flat_map(|names| names.split(',')) {
+        let like = |status: &Status| view::status(*status) == name;
+        let before = statuses.len();
+        statuses.extend(Status::ALL.into_iter().filter(like));
+        if statuses.len() == before {
+            let message = format!(
+                "`status` must be queued, running, completed, failed or cancelled, found `{name}`"
+            );
+            return Err(ApiError::invalid("status", message));
+        }
+    }
+    Ok(statuses)
+}
+
+fn oldest_first(order: Option<&str>) -> Result<bool, ApiError> {
+    match order {
+        None | Some("desc") => Ok(false),
+        Some("asc") => Ok(true),
+        Some(other) => {
+            let message = format!("`order` must be asc or desc, found `{other}`");
+            Err(ApiError::invalid("order", message))
+        }
+    }
+}

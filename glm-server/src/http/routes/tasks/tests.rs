@@ -1,0 +1,390 @@
+//! Tasks from outside: requests to the router of a service whose workers run.
+
+use std::sync::{Arc, Mutex, mpsc};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use futures_util::StreamExt;
+use glm_runtime::testing::FakeModel;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::http::options::ServeOptions;
+use crate::http::server::work;
+use crate::http::state::Service;
+use crate::http::tests::{ask, engine, get, polite, post, send, service};
+use crate::jobs::{Jobs, JobsOptions, QueuePlace};
+
+/// A service that runs tasks.
+struct Working {
+    service: Arc<Service>,
+    router: Router,
+    workers: JoinHandle<()>,
+}
+
+fn working(fake: FakeModel, jobs: JobsOptions) -> Working {
+    let (service, router) = service(ServeOptions::default());
+    service.keep_jobs(Arc::new(Jobs::open(jobs).unwrap()));
+    service.start(engine(fake));
+    let workers = tokio::spawn(work(Arc::clone(&service)));
+    Working {
+        service,
+        router,
+        workers,
+    }
+}
+
+impl Working {
+    async fn submit(&self, fields: Value) -> (u16, Value) {
+        let mut body =
+            json!({"endpoint": "/v1/completions", "body": {"prompt": "a", "max_tokens": 3}});
+        let fields = fields.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(fields);
+        ask(&self.router, post("/v1/tasks", body.to_string())).await
+    }
+
+    async fn submitted(&self, fields: Value) -> String {
+        let (status, task) = self.submit(fields).await;
+        assert_eq!(status, 202, "{task}");
+        task["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn get(&self, id: &str) -> Value {
+        let (status, task) = ask(&self.router, get(&format!("/v1/tasks/{id}"))).await;
+        assert_eq!(status, 200, "{task}");
+        task
+    }
+
+    async fn cancel(&self, id: &str) -> (u16, Value) {
+        let request = Request::delete(format!("/v1/tasks/{id}"));
+        ask(&self.router, request.body(Body::empty()).unwrap()).await
+    }
+
+    /// Every state of a task until its end, as its events say.
+    async fn watch(&self, id: &str) -> Vec<Value> {
+        let response = send(&self.router, get(&format!("/v1/tasks/{id}/events"))).await;
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let mut parts = response.into_body().into_data_stream();
+        let mut text = String::new();
+        while let Some(part) = parts.next().await {
+            text += std::str::from_utf8(&part.unwrap()).unwrap();
+        }
+        let events = text
+            .split_terminator("\n\n")
+            .filter_map(|e| e.strip_prefix("data: "));
+        events
+            .map(|event| serde_json::from_str(event).unwrap())
+            .collect()
+    }
+
+    async fn end(&self, id: &str) -> Value {
+        self.watch(id).await.pop().unwrap()
+    }
+
+    async fn list(&self, query: &str) -> Value {
+        let (status, list) = ask(&self.router, get(&format!("/v1/tasks?{query}"))).await;
+        assert_eq!(status, 200, "{list}");
+        list
+    }
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    let tasks = list["data"].as_array().unwrap();
+    tasks
+        .iter()
+        .map(|task| task["id"].as_str().unwrap())
+        .collect()
+}
+
+/// A model that goes on with its first token when it is told to, or nobody can tell it any more; and hears of each time it is asked.
+fn held() -> (mpsc::Sender<()>, mpsc::Receiver<()>, FakeModel) {
+    let ((go, told), (asks, asked)) = (mpsc::channel::<()>(), mpsc::channel());
+    let told = Mutex::new(told);
+    let fake = FakeModel::next_token(move |_, _| {
+        let _ = asks.send(());
+        let _ = told.lock().unwrap().recv();
+        65
+    });
+    (go, asked, fake)
+}
+
+async fn begun(asked: mpsc::Receiver<()>) {
+    let wait = tokio::task::spawn_blocking(move || asked.recv().unwrap());
+    wait.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_is_answered_as_the_request_would_be() {
+    let working = working(polite(), JobsOptions::default());
+    let body = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    let chat = json!({"endpoint": "/v1/chat/completions", "body": body});
+    let (status, task) = working.submit(chat).await;
+    assert_eq!((status, &task["status"]), (202, &json!("queued")), "{task}");
+    let id = task["id"].as_str().unwrap();
+    let ended = working.end(id).await;
+    assert_eq!(ended, working.get(id).await);
+    assert_eq!(
+        (&ended["status"], &ended["attempts"]),
+        (&json!("completed"), &json!(1))
+    );
+    assert_eq!(ended["body"], body);
+    let (_, direct) = ask(
+        &working.router,
+        post("/v1/chat/completions", body.to_string()),
+    )
+    .await;
+    for field in ["object", "choices", "usage", "model"] {
+        assert_eq!(ended["result"][field], direct[field], "{field}");
+    }
+    let id = ended["result"]["id"].as_str().unwrap();
+    assert!(id.starts_with("chatcmpl-"), "{id}");
+}
+
+#[tokio::test]
+async fn what_could_never_run_is_refused_at_once() {
+    let working = working(polite(), JobsOptions::default());
+    let past = json!({"deadline": 1_000_000});
+    for (fields, status, param) in [
+        (json!({"endpoint": "/v1/nothing"}), 400, json!("endpoint")),
+        (json!({"endpoint": null}), 400, json!("endpoint")),
+        (json!({"body": null}), 400, json!("body")),
+        (json!({"body": {}}), 400, json!("prompt")),
+        (
+            json!({"body": {"prompt": "a", "stream": true}}),
+            400,
+            json!("stream"),
+        ),
+        (
+            json!({"body": {"prompt": "a", "model": "other"}}),
+            404,
+            json!("model"),
+        ),
+        (json!({"priority": 101}), 400, json!("priority")),
+        (json!({"max_retries": 101}), 400, json!("max_retries")),
+        (past, 400, json!("deadline")),
+        (
+            json!({"idempotency_key": "a\nb"}),
+            400,
+            json!("idempotency_key"),
+        ),
+        (json!({"max_retry": 3}), 400, json!(null)),
+    ] {
+        let (found, answer) = working.submit(fields.clone()).await;
+        assert_eq!(
+            (found, &answer["error"]["param"]),
+            (status, &param),
+            "{fields} {answer}"
+        );
+    }
+    assert_eq!(working.list("").await["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_key_makes_a_submission_repeatable() {
+    let working = working(polite(), JobsOptions::default());
+    let first = working.submitted(json!({"idempotency_key": "k"})).await;
+    assert_eq!(
+        working.submitted(json!({"idempotency_key": "k"})).await,
+        first
+    );
+    let body = json!({"endpoint": "/v1/completions", "body": {"prompt": "a", "max_tokens": 3}});
+    let with_header = |key: &str, body: &Value| {
+        let mut request = post("/v1/tasks", body.to_string());
+        request
+            .headers_mut()
+            .insert("idempotency-key", key.parse().unwrap());
+        request
+    };
+    let (_, again) = ask(&working.router, with_header("k", &body)).await;
+    assert_eq!(again["id"], json!(first));
+    let other = json!({"endpoint": "/v1/completions", "body": {"prompt": "b"}});
+    assert_eq!(ask(&working.router, with_header("k", &other)).await.0, 409);
+    let both =
+        json!({"endpoint": "/v1/completions", "body": {"prompt": "b"}, "idempotency_key": "l"});
+    assert_eq!(ask(&working.router, with_header("k", &both)).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_cancelled_task_is_stopped_and_frees_its_place() {
+    let (go, asked, fake) = held();
+    let working = working(fake, JobsOptions::default());
+    let long = json!({"prompt": "a", "max_tokens": 200, "ignore_eos": true});
+    let id = working.submitted(json!({"body": long})).await;
+    begun(asked).await;
+    let (status, task) = working.cancel(&id).await;
+    assert_eq!(
+        (status, &task["cancel_requested"]),
+        (200, &json!(true)),
+        "{task}"
+    );
+    let ended = working.end(&id).await;
+    assert_eq!(
+        (&ended["status"], &ended["result"]),
+        (&json!("cancelled"), &json!(null))
+    );
+    drop(go);
+    // It has come to its end, and asking again changes nothing.
+    assert_eq!(working.cancel(&id).await.1["status"], "cancelled");
+    assert_eq!(working.cancel("no-id").await.0, 404);
+    // The engine is free again.
+    let id = working.submitted(json!({})).await;
+    assert_eq!(working.end(&id).await["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_task_that_waits_is_cancelled_at_once() {
+    let (_go, _asked, fake) = held();
+    let one = JobsOptions {
+        max_workers: Some(1),
+        ..JobsOptions::default()
+    };
+    let working = working(fake, one);
+    working.submitted(json!({})).await;
+    let second = working.submitted(json!({})).await;
+    assert_eq!(working.cancel(&second).await.1["status"], "cancelled");
+    let list = working.list("status=cancelled").await;
+    assert_eq!(ids(&list), [second]);
+}
+
+#[tokio::test]
+async fn events_say_each_state_once() {
+    let (go, asked, fake) = held();
+    let working = Arc::new(working(fake, JobsOptions::default()));
+    let id = working.submitted(json!({})).await;
+    let watching = tokio::spawn({
+        let (working, id) = (Arc::clone(&working), id.clone());
+        async move { working.watch(&id).await }
+    });
+    begun(asked).await;
+    drop(go);
+    let events = watching.await.unwrap();
+    let states: Vec<_> = events
+        .iter()
+        .map(|e| e["status"].as_str().unwrap())
+        .collect();
+    let mut once = states.clone();
+    once.dedup();
+    assert_eq!(states, once, "no state twice");
+    assert!(
+        ["queued", "running", "completed"].ends_with(&states),
+        "{states:?}"
+    );
+    let result = &events.last().unwrap()["result"];
+    assert_eq!(result["usage"]["completion_tokens"], 3);
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_and_then_said() {
+    let working = working(polite().failing(|_| true), JobsOptions::default());
+    let id = working.submitted(json!({"max_retries": 0})).await;
+    let ended = working.end(&id).await;
+    assert_eq!(
+        (&ended["status"], &ended["attempts"]),
+        (&json!("failed"), &json!(1))
+    );
+    assert_eq!(
+        (&ended["error"]["status"], &ended["error"]["code"]),
+        (&json!(500), &json!("engine_failed"))
+    );
+    let again = working.submitted(json!({"max_retries": 1})).await;
+    let states = working.watch(&again).await;
+    assert!(
+        states.iter().any(|state| state["retry_at"].is_f64()),
+        "{states:?}"
+    );
+    assert_eq!(states.last().unwrap()["attempts"], 2);
+}
+
+#[tokio::test]
+async fn lists_have_filters_and_pages() {
+    let working = working(polite(), JobsOptions::default());
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.push(working.submitted(json!({})).await);
+    }
+    for id in &all {
+        working.end(id).await;
+    }
+    assert_eq!(ids(&working.list("order=asc").await), all);
+    let first = working
+        .list("limit=2&order=asc&status=completed,failed")
+        .await;
+    assert_eq!(
+        (ids(&first), &first["has_more"]),
+        (vec![&*all[0], &*all[1]], &json!(true))
+    );
+    let after = first["last_id"].as_str().unwrap();
+    let rest = working.list(&format!("after={after}&order=asc")).await;
+    assert_eq!(
+        (ids(&rest), &rest["has_more"]),
+        (all[2..].iter().map(|id| &**id).collect(), &json!(false))
+    );
+    assert_eq!(
+        working.list("endpoint=/v1/chat/completions").await["data"],
+        json!([])
+    );
+    for query in [
+        "limit=0",
+        "limit=x",
+        "order=up",
+        "status=done",
+        "after=x",
+        "what=1",
+    ] {
+        let (status, answer) = ask(&working.router, get(&format!("/v1/tasks?{query}"))).await;
+        assert!([400, 404].contains(&status), "{query} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_gives_tasks_back_unharmed_and_the_next_service_runs_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let jobs = JobsOptions {
+        queue: QueuePlace::File(directory.path().join("state/queue.db")),
+        ..JobsOptions::default()
+    };
+    let (go, asked, fake) = held();
+    let first = working(fake, jobs.clone());
+    let id = first.submitted(json!({"max_retries": 0})).await;
+    begun(asked).await;
+    first.service.drain();
+    first.workers.await.unwrap();
+    let left = first.service.jobs().unwrap();
+    let left = left
+        .info("default", id.parse().unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((left.status.as_str(), left.attempts), ("queued", 0));
+    drop(go);
+    let second = working(polite(), jobs);
+    let ended = second.end(&id).await;
+    assert_eq!(
+        (&ended["status"], &ended["attempts"]),
+        (&json!("completed"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn tasks_are_for_the_model_that_they_were_submitted_to() {
+    let jobs = Jobs::open(JobsOptions::default()).unwrap();
+    let other = jobs.new_task("default", "another model", "/v1/completions");
+    let other = jobs.submit(other).await.unwrap().task.id;
+    let (service, router) = service(ServeOptions::default());
+    service.keep_jobs(Arc::new(jobs));
+    service.start(engine(polite()));
+    let workers = tokio::spawn(work(Arc::clone(&service)));
+    let working = Working {
+        service,
+        router,
+        workers,
+    };
+    let own = working.submitted(json!({})).await;
+    assert_eq!(working.end(&own).await["status"], "completed");
+    let waits = working.get(&other.to_string()).await;
+    assert_eq!(
+        (&waits["status"], &waits["model"]),
+        (&json!("queued"), &json!("another model"))
+    );
+}

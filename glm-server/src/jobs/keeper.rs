@@ -1,0 +1,135 @@
+//! Keeps the queue in order, and knows how it is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::Jobs;
+use crate::queue::{NewRecord, StoreError, Timestamp};
+
+/// How often to put back what dead workers left, and to look at what waits.
+const TURN: Duration = Duration::from_secs(1);
+/// How many turns go by between two proofs that the queue can be written. A turn that finds nothing to do writes nothing.
+const TURNS_PER_PROOF: u32 = 15;
+/// How many turns go by between two looks for what is old.
+const TURNS_PER_PURGE: u32 = 60;
+/// What is deleted at a time: others wait as long.
+const PURGE: usize = 1000;
+/// A queue that says nothing for so long is not well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the queue is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// What is wrong.
+    pub(crate) reason: Option<String>,
+    /// Tasks of this service's model that wait.
+    pub(crate) queued: u64,
+    /// Tasks of this service's model that run, here or elsewhere.
+    pub(crate) running: u64,
+    /// How long the first of those that wait has waited, in seconds.
+    pub(crate) oldest_queued: Option<u64>,
+}
+
+/// What the queue has shown of itself.
+#[derive(Debug, Default)]
+pub(super) struct Observed(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    queued: u64,
+    running: u64,
+    oldest_queued: Option<Timestamp>,
+    /// The latest failure, unless a write has succeeded since.
+    failure: Option<String>,
+    /// When it last answered.
+    answered: Option<Instant>,
+}
+
+impl Observed {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failed(&self, error: &StoreError) {
+        self.lock().failure = Some(error.to_string());
+    }
+
+    fn proved(&self) {
+        self.lock().failure = None;
+    }
+}
+
+impl Jobs {
+    /// How the queue is, as of the last second.
+    pub(crate) fn health(&self) -> Health {
+        let seen = self.observed.lock();
+        let silent = seen
+            .answered
+            .map(|at| at.elapsed())
+            .filter(|silent| *silent > PATIENCE);
+        let now = Timestamp::now().as_millis();
+        Health {
+            reason: seen
+                .failure
+                .clone()
+                .or_else(|| silent.map(|silent| format!("no answer for {} s", silent.as_secs()))),
+            queued: seen.queued,
+            running: seen.running,
+            oldest_queued: seen
+                .oldest_queued
+                .map(|since| (now - since.as_millis()).max(0).unsigned_abs() / 1000),
+        }
+    }
+
+    /// Keeps the queue in order, for ever. What it does is done by every process that shares the queue.
+    pub(crate) async fn keep(self: Arc<Self>, model: String) {
+        let mut turn: u32 = 0;
+        loop {
+            match self.turn(&model, turn).await {
+                Ok(()) => self.observed.lock().answered = Some(Instant::now()),
+                Err(error) => self.observed.failed(&error),
+            }
+            turn = turn.wrapping_add(1);
+            sleep(TURN).await;
+        }
+    }
+
+    async fn turn(&self, model: &str, turn: u32) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let reaped = self.store.reap(now).await?;
+        if reaped.requeued > 0 {
+            self.wake.notify_one();
+        }
+        let backlog = self.store.backlog(model).await?;
+        {
+            let mut seen = self.observed.lock();
+            seen.queued = backlog.iter().map(|level| level.queued).sum();
+            seen.running = backlog.iter().map(|level| level.running).sum();
+            seen.oldest_queued = backlog.iter().filter_map(|level| level.oldest_queued).min();
+        }
+        if turn.is_multiple_of(TURNS_PER_PROOF) {
+            self.prove(model, now).await?;
+            self.observed.proved();
+        }
+        if turn.is_multiple_of(TURNS_PER_PURGE) {
+            while self.store.purge(PURGE, now).await? >= PURGE as u64 {}
+        }
+        Ok(())
+    }
+
+    /// Writes that this worker is alive.
+    async fn prove(&self, model: &str, now: Timestamp) -> Result<(), StoreError> {
+        const KIND: &str = "worker";
+        let found = self.store.record(KIND, &self.worker, None).await?;
+        let record = NewRecord {
+            expires: Some(now.after(PATIENCE)),
+            ..NewRecord::new(KIND, &*self.worker, "", json!({ "model": model }))
+        };
+        let version = found.map_or(0, |record| record.version);
+        self.store.put_record(record, version, now).await?;
+        Ok(())
+    }
+}
