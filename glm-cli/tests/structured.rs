@@ -4,7 +4,8 @@ mod common;
 
 use std::fs;
 
-use common::glm;
+use common::{arg, glm};
+use serde_json::{Value, json};
 
 /// The demo, sampled hot: only the option gives the answer its form.
 fn generate(args: &[&str]) -> common::Run {
@@ -32,6 +33,62 @@ fn an_answer_has_the_form_that_was_asked_for() {
     fs::write(&grammar, "start: \"<\" NAME \">\"\nNAME: /[a-c]{3}/").unwrap();
     let tag = generate(&["--grammar", grammar.to_str().unwrap()]).ok();
     assert_eq!(tag.trim().len(), 5);
+}
+
+#[test]
+fn an_answer_in_a_form_is_printed_without_the_thought_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = folder.path().join("schema.json");
+    let text = json!({
+        "type": "object",
+        "properties": { "name": { "type": "string", "maxLength": 20 }, "age": { "type": "integer", "maximum": 199 } },
+        "required": ["name", "age"],
+        "additionalProperties": false,
+    });
+    fs::write(&schema, text.to_string()).unwrap();
+    let questions = [
+        "Answer in JSON with the keys name and age: Tom is 34 years old.",
+        "Give me a person as JSON.",
+        "What is 3 + 4?",
+    ];
+    for (question, temperature) in questions
+        .iter()
+        .flat_map(|question| ["0", "1"].map(|temperature| (question, temperature)))
+    {
+        let args = [
+            "generate",
+            "--prompt",
+            question,
+            "--temperature",
+            temperature,
+        ];
+        let rest = [
+            "--seed",
+            "3",
+            "--max-tokens",
+            "600",
+            "--schema",
+            arg(&schema),
+        ];
+        let args = [&args[..], &rest].concat();
+        let printed = glm(&args).ok();
+        assert!(printed.starts_with('{'), "{printed}");
+        let person: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(person.as_object().unwrap().len(), 2, "{printed}");
+        assert!(
+            person["name"].is_string() && person["age"].is_i64(),
+            "{printed}"
+        );
+        let report = glm(&[&args[..], &["--json"]].concat()).json();
+        assert_eq!(
+            report["text"].as_str().unwrap(),
+            printed.trim_end_matches('\n')
+        );
+        assert_eq!(report["finish_reason"], "stop");
+        if question.contains("Tom") && temperature == "0" {
+            assert_eq!(person, json!({ "name": "Tom", "age": 34 }));
+        }
+    }
 }
 
 #[test]

@@ -74,8 +74,8 @@ pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpe
 pub use lora::{AdapterError, AdapterInfo, UnknownAdapter};
 pub use memory::{EstimateOptions, MemoryEstimate, MemoryShortage, available_memory};
 pub use request::{
-    ChatOptions, Event, FinishReason, Finished, GenerateOptions, MAX_PRIORITY, Prompt, Request,
-    RequestId, Timings, Token, Usage,
+    ChatOptions, Event, FinishReason, Finished, GenerateOptions, MAX_PRIORITY, Part, Prompt,
+    Request, RequestId, Timings, Token, Usage,
 };
 pub use sampling::{InvalidSampling, MAX_LOGPROBS, SamplingParams, TokenLogprob};
 pub use speculate::{DraftLength, Speculation};

@@ -191,8 +191,22 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The most likely tokens at this position, most likely first, if asked for.
     pub top_logprobs: Vec<TokenLogprob>,
+    /// What it is a part of, if the answer follows a grammar.
+    pub part: Part,
     /// When the engine chose it; it may have waited for its reader since.
     pub at: Instant,
+}
+
+/// The parts of an answer that follows a [`Grammar`]. An answer that follows none is not looked at: all of it is [`Part::Answer`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Part {
+    /// The text that the grammar is about.
+    #[default]
+    Answer,
+    /// What the model thinks before it answers, `<think>` and `</think>` included.
+    Thought,
+    /// A line end that models were taught to write before their text, which is no part of it: its [`Token::text`] is empty.
+    Format,
 }
 
 /// How and at what cost an answer ended.

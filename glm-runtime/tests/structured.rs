@@ -2,7 +2,7 @@
 
 use glm_runtime::{
     ChatOptions, Completion, Engine, EngineError, EngineHandle, ErrorKind, FinishReason,
-    GenerateOptions, Grammar, GrammarError, Message, Prompt, Request, SamplingParams,
+    GenerateOptions, Grammar, GrammarError, Message, Part, Prompt, Request, SamplingParams,
 };
 use serde_json::{Value, json};
 
@@ -161,6 +161,35 @@ fn a_chat_that_thinks_is_free_until_it_has_thought() {
         .generate(prompt, options(choice(&["yes"]), 0))
         .unwrap();
     assert_eq!(answer.wait().unwrap().text, "yes");
+}
+
+#[test]
+fn what_a_grammar_is_about_can_be_told_from_the_thought_before_it() {
+    let engine = engine("tiny-glm4");
+    let tokenizer = engine.tokenizer().unwrap();
+    let id = |text| tokenizer.token_to_id(text).unwrap();
+    let [hello, assistant, open, close] = ["H", "<|assistant|>", "<think>", "</think>"].map(id);
+    let line_end = engine.encode("\n").unwrap().pop().unwrap();
+    let ask = |prompt: &[u32], bias: (u32, f32), seed| {
+        let mut options = options(choice(&["yes", "no"]), seed);
+        options.sampling.logit_bias = [bias].into();
+        let stream = engine.generate(Prompt::TokenIds(prompt.to_vec()), options);
+        stream.unwrap().wait().unwrap()
+    };
+    let is_choice = |text: &str| matches!(text, "yes" | "no");
+    for seed in 0..4 {
+        let turn = [hello, assistant];
+        let same_line = ask(&turn, (line_end, -90.0), seed);
+        assert!(is_choice(&same_line.text), "{}", same_line.text);
+        let next_line = ask(&turn, (line_end, 90.0), seed);
+        assert_eq!(next_line.tokens[0].part, Part::Format);
+        assert!(is_choice(&next_line.text), "{}", next_line.text);
+        let thought = ask(&[hello, assistant, open], (close, 8.0), seed);
+        assert_eq!(thought.tokens[0].part, Part::Thought);
+        assert!(is_choice(&thought.text_of(Part::Answer)));
+        let parts = [Part::Thought, Part::Answer].map(|part| thought.text_of(part));
+        assert_eq!(parts.concat(), thought.text);
+    }
 }
 
 #[test]

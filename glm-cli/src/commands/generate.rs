@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use glm_runtime::{
     BeamOptions, ChatOptions, Completion, EngineHandle, Event, GenerateOptions, Grammar, Message,
-    Prompt, RequestStream, SamplingParams, Token, Tokenizer,
+    Part, Prompt, RequestStream, SamplingParams, Token, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -154,9 +154,17 @@ fn start(
     .map_err(engine_error)
 }
 
+/// Only what a grammar is about, if there is one.
 fn print_text(stream: RequestStream) -> Result<(), CliError> {
-    for piece in stream.texts() {
-        output::print_model_text(&piece.map_err(engine_error)?)?;
+    for event in stream {
+        match event {
+            Event::Token(token) if token.part == Part::Answer => {
+                output::print_model_text(&token.text)?;
+            }
+            Event::Token(_) => {}
+            Event::Finished(_) => break,
+            Event::Failed(error) => return Err(engine_error(error)),
+        }
     }
     output::print_line("")
 }
@@ -185,7 +193,7 @@ fn report(
     let (usage, timings) = (finished.usage, finished.timings);
     let mut object = json!({
         "model": engine.model_info().name,
-        "text": completion.text,
+        "text": completion.text_of(Part::Answer),
         "token_ids": completion.token_ids(),
         "prompt_token_ids": prompt_token_ids,
         "finish_reason": finished.reason,
@@ -201,6 +209,10 @@ fn report(
             "decode_tok_s": timings.decode_tok_s(usage),
         },
     });
+    let thought = completion.text_of(Part::Thought);
+    if !thought.is_empty() {
+        object["reasoning"] = json!(thought);
+    }
     if logprobs {
         let tokenizer = engine.tokenizer().ok();
         let entries: Vec<_> = completion

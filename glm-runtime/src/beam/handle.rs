@@ -8,7 +8,7 @@ use super::{Beam, BeamError, BeamOptions};
 use crate::engine::{EngineHandle, RequestStream};
 use crate::error::EngineError;
 use crate::request::{
-    Event, FinishReason, Finished, GenerateOptions, Prompt, Request, Timings, Token, Usage,
+    Event, FinishReason, Finished, GenerateOptions, Part, Prompt, Request, Timings, Token, Usage,
 };
 use crate::sampling::{SamplingParams, TokenLogprob};
 use crate::sync::channel::{self, Sender};
@@ -239,6 +239,7 @@ impl EngineHandle {
                 text: piece.map(|piece| piece.text).unwrap_or_default(),
                 logprob: num_top.map(|_| token.logprob),
                 top_logprobs,
+                part: Part::Answer,
                 at,
             }
         };

@@ -51,7 +51,9 @@ use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRows, AdapterUse, UnknownAdapter};
 use crate::models::CausalLm;
 use crate::profile::Profiler;
-use crate::request::{FinishReason, Finished, GenerateOptions, Request, RequestId, Timings, Usage};
+use crate::request::{
+    FinishReason, Finished, GenerateOptions, Part, Request, RequestId, Timings, Usage,
+};
 use crate::sampling::{Sampled, SequenceSampler, TokenLogprob};
 use crate::scheduler::{
     Committed, EndConditions, NewSequence, Refused, Scheduler, SeqId, StepPlan,
@@ -112,7 +114,13 @@ struct Active {
 }
 
 /// The next tokens of a sequence, at least one, or why it has to end.
-type SampledRun = Result<Vec<Sampled>, EngineError>;
+type SampledRun = Result<Vec<SampledPart>, EngineError>;
+
+/// A token, and what it is a part of.
+struct SampledPart {
+    token: Sampled,
+    part: Part,
+}
 
 /// What one step did to one request. Any number of tokens, then exactly one of the other two.
 #[derive(Debug, Clone)]
@@ -138,6 +146,8 @@ pub struct SeqToken {
     pub logprob: Option<f32>,
     /// The most likely tokens, if asked for.
     pub top_logprobs: Vec<TokenLogprob>,
+    /// What it is a part of, if the answer follows a grammar.
+    pub part: Part,
     /// When it was chosen.
     pub at: Instant,
     /// Set on the last token; [`SeqEvent::Finished`] follows.
@@ -403,7 +413,7 @@ impl Engine {
         // A sequence that failed just now is gone from the scheduler, so what is in its place is never looked at.
         let ids = |run: &SampledRun| -> Vec<u32> {
             let run = run.as_deref().unwrap_or_default();
-            run.iter().map(|sampled| sampled.id).collect()
+            run.iter().map(|sampled| sampled.token.id).collect()
         };
         let ids: Vec<Vec<u32>> = sampled.iter().map(ids).collect();
         let committed = self.scheduler.commit(plan, &ids, &mut self.blocks);
@@ -415,7 +425,13 @@ impl Engine {
         }
     }
 
-    fn note_token(&mut self, committed: &Committed, sampled: Sampled, events: &mut Vec<SeqEvent>) {
+    fn note_token(
+        &mut self,
+        committed: &Committed,
+        sampled: SampledPart,
+        events: &mut Vec<SeqEvent>,
+    ) {
+        let SampledPart { token, part } = sampled;
         let at = Instant::now();
         self.counters.generated_tokens += 1;
         if let Some(active) = self.requests.get_mut(&committed.seq) {
@@ -426,8 +442,9 @@ impl Engine {
             request: RequestId(committed.seq.0),
             index: committed.index,
             id: committed.token,
-            logprob: sampled.logprob,
-            top_logprobs: sampled.top_logprobs,
+            logprob: token.logprob,
+            top_logprobs: token.top_logprobs,
+            part,
             at,
             finish_reason: committed.finish_reason,
         }));
@@ -573,7 +590,7 @@ impl Active {
                 Err(_) if at > 0 => break,
                 Err(error) => return Err(error),
             }
-            if draft.get(at) != Some(&run[at].id) {
+            if draft.get(at) != Some(&run[at].token.id) {
                 break;
             }
         }
@@ -581,14 +598,16 @@ impl Active {
     }
 
     /// The next token: from all, or from those that the grammar allows.
-    fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
+    fn sample(&mut self, logits: &mut [f32]) -> Result<SampledPart, EngineError> {
         let Some(guide) = &mut self.guide else {
-            return Ok(self.sampler.sample(logits)?);
+            let token = self.sampler.sample(logits)?;
+            let part = Part::Answer;
+            return Ok(SampledPart { token, part });
         };
         let allowed = guide.mask()?;
-        let sampled = self.sampler.sample_among(logits, Some(&allowed))?;
-        guide.advance(sampled.id)?;
-        Ok(sampled)
+        let token = self.sampler.sample_among(logits, Some(&allowed))?;
+        let part = guide.advance(token.id)?;
+        Ok(SampledPart { token, part })
     }
 
     fn finish(&self, reason: FinishReason) -> Finished {

@@ -83,7 +83,10 @@ impl Engine {
         let runs = plan.sampled().zip(plan.drafts()).zip(&sampled);
         for ((seq, draft), run) in runs.filter(|((_, draft), _)| !draft.is_empty()) {
             if let Ok(run) = run {
-                let right = draft.iter().zip(run).take_while(|(id, s)| **id == s.id);
+                let right = draft
+                    .iter()
+                    .zip(run)
+                    .take_while(|(id, s)| **id == s.token.id);
                 speculator.verified(seq, draft.len(), right.count());
             }
         }

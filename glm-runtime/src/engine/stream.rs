@@ -8,7 +8,7 @@ use futures_core::Stream;
 
 use super::handle::Command;
 use crate::error::EngineError;
-use crate::request::{Event, Finished, RequestId, Token};
+use crate::request::{Event, Finished, Part, RequestId, Token};
 use crate::sync::channel::{Receiver, WeakSender};
 
 /// The events of one request, ending with exactly one final event whatever happens.
@@ -40,6 +40,12 @@ impl Completion {
     /// The ids of all tokens.
     pub fn token_ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
+    }
+
+    /// The text of one part: of an answer that follows a grammar, what the grammar is about, or what the model thought before.
+    pub fn text_of(&self, part: Part) -> String {
+        let of_part = self.tokens.iter().filter(|token| token.part == part);
+        of_part.map(|token| token.text.as_str()).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::handle::{Command, Job, Shared};
 use super::{Engine, EngineHandle, SeqEvent, SeqToken};
 use crate::error::{BuildError, EngineError};
-use crate::request::{Event, FinishReason, Finished, Request, RequestId, Token};
+use crate::request::{Event, FinishReason, Finished, Part, Request, RequestId, Token};
 use crate::sync::channel::{self, Receiver, Sender};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, thread};
 use crate::text::TextStream;
@@ -287,6 +287,7 @@ impl Client {
     /// Sends a token with the text that became certain.
     fn token(&mut self, token: SeqToken) {
         let text = match &mut self.text {
+            Some(_) if token.part == Part::Format && token.finish_reason.is_none() => String::new(),
             Some(text) => {
                 let piece = match token.finish_reason {
                     // The id that ends the answer is not part of its text.
@@ -304,6 +305,7 @@ impl Client {
             id,
             logprob,
             top_logprobs,
+            part,
             at,
             ..
         } = token;
@@ -315,6 +317,7 @@ impl Client {
                 text,
                 logprob,
                 top_logprobs,
+                part,
                 at,
             }),
         );

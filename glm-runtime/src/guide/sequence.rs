@@ -8,6 +8,7 @@ use llguidance::Matcher;
 use super::GrammarError;
 use super::thinking::{self, Phase};
 use super::vocabulary::{TokenMask, Vocabulary};
+use crate::request::Part;
 
 /// When a request lets its answer end, as far as the grammar leaves a choice.
 #[derive(Debug, Clone, Default)]
@@ -108,16 +109,18 @@ impl Guide {
     fn compute(&mut self) -> Result<TokenMask, GrammarError> {
         let mut mask = match &self.phase {
             Phase::Thinking(tail) => thinking::mask(tail, &self.vocabulary),
-            Phase::MustThink(think) => TokenMask::only(*think, self.vocabulary.size),
-            Phase::MayThink(_) | Phase::Answering => {
+            Phase::Before { .. } | Phase::Answering => {
                 let mask = self.matcher.compute_mask_or_eos();
                 TokenMask(mask.map_err(|error| self.stuck(error))?)
             }
         };
-        if let Phase::MayThink(think) = self.phase {
-            mask.add(think);
-            if let Some(line_end) = self.vocabulary.line_end {
-                mask.add(line_end);
+        if let Phase::Before { think, line_end } = self.phase {
+            think.iter().for_each(|&id| mask.add(id));
+            if line_end {
+                self.vocabulary
+                    .line_ends
+                    .iter()
+                    .for_each(|&id| mask.add(id));
             }
         }
         if self.num_tokens < self.end.min_tokens {
@@ -129,20 +132,27 @@ impl Guide {
         Ok(mask)
     }
 
-    /// How many of `draft` the grammar allows one after the other. Without a grammar yet, while the answer thinks, it is all.
+    /// How many of `draft` may come one after the other: as long as the answer thinks, or is about to, that is all.
     pub(crate) fn num_allowed(&mut self, draft: &[u32]) -> usize {
-        match self.phase {
-            Phase::MayThink(_) | Phase::MustThink(_) | Phase::Thinking(_) => draft.len(),
-            // What a parser in trouble has to say, it says when it is asked for a mask.
-            Phase::Answering => self.matcher.validate_tokens(draft).unwrap_or(0),
+        let is_before = match self.phase {
+            Phase::Thinking(_) => true,
+            Phase::Before { think, line_end } => draft.first().is_some_and(|&id| {
+                think == Some(id) || line_end && self.vocabulary.line_ends.contains(&id)
+            }),
+            Phase::Answering => false,
+        };
+        if is_before {
+            return draft.len();
         }
+        // What a parser in trouble has to say, it says when it is asked for a mask.
+        self.matcher.validate_tokens(draft).unwrap_or(0)
     }
 
-    /// Goes on by the token that was chosen.
+    /// Goes on by the token that was chosen; returns what it is a part of.
     ///
     /// # Errors
     /// [`GrammarError::Stuck`] if it is not one of [`Self::mask`], or the parser reaches a limit.
-    pub(crate) fn advance(&mut self, id: u32) -> Result<(), GrammarError> {
+    pub(crate) fn advance(&mut self, id: u32) -> Result<Part, GrammarError> {
         self.next = match self.guessed.pop_front() {
             Some((guess, mask)) if guess == id => Some(Ok(mask)),
             _ => {
@@ -150,33 +160,36 @@ impl Guide {
                 None
             }
         };
-        self.phase = match std::mem::replace(&mut self.phase, Phase::Answering) {
-            Phase::MayThink(think) | Phase::MustThink(think) if id == think => {
-                Phase::Thinking(Vec::new())
+        let (phase, part) = match std::mem::replace(&mut self.phase, Phase::Answering) {
+            Phase::Before { think, .. } if think == Some(id) => {
+                (Phase::Thinking(Vec::new()), Part::Thought)
             }
-            // Where the grammar allows a line end it is the grammar's.
-            Phase::MayThink(think)
-                if self.vocabulary.line_end == Some(id)
-                    && self.matcher.validate_tokens(&[id]).unwrap_or(0) == 0 =>
-            {
-                Phase::MustThink(think)
+            Phase::Before { think, line_end } if line_end && self.is_before_the_text(id) => {
+                let line_end = false;
+                (Phase::Before { think, line_end }, Part::Format)
             }
-            Phase::MustThink(_) => return Err(self.stuck("a thought was to begin")),
             Phase::Thinking(tail) => {
                 let bytes = self.vocabulary.tokenizer.token_bytes(id);
-                Phase::think_on(tail, &bytes)
+                (Phase::think_on(tail, &bytes), Part::Thought)
             }
-            Phase::MayThink(_) | Phase::Answering => {
+            Phase::Before { .. } | Phase::Answering => {
                 // The end of the answer is nothing that the parser must know; it may have stopped before.
                 if !self.vocabulary.eos_token_ids.contains(&id) {
                     let consumed = self.matcher.consume_token(id);
                     consumed.map_err(|error| self.stuck(error))?;
                 }
-                Phase::Answering
+                (Phase::Answering, Part::Answer)
             }
         };
+        self.phase = phase;
         self.num_tokens += 1;
-        Ok(())
+        Ok(part)
+    }
+
+    /// Whether this is a line end of the format. Where the grammar allows it, it is the grammar's.
+    fn is_before_the_text(&mut self, id: u32) -> bool {
+        self.vocabulary.line_ends.contains(&id)
+            && self.matcher.validate_tokens(&[id]).unwrap_or(0) == 0
     }
 
     fn stuck(&self, error: impl std::fmt::Display) -> GrammarError {

@@ -1,4 +1,5 @@
-//! Answers that think first: free text up to `</think>`, then the grammar.
+//! What may come before the text that a grammar is about: a thought, free up to `</think>`, and the line ends that models were taught to
+//! begin their turns and to end their thoughts with.
 
 use glm_core::Tokenizer;
 
@@ -14,10 +15,13 @@ const PROMPT_TAIL: usize = 24;
 /// Where an answer stands.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// At its beginning, and the model may open a thought with this token, on the same line or the next.
-    MayThink(u32),
-    /// On the next line, which only a thought has.
-    MustThink(u32),
+    /// Before its text.
+    Before {
+        /// The token that opens a thought, if there may be one.
+        think: Option<u32>,
+        /// Whether a line end may come first that is no part of the text.
+        line_end: bool,
+    },
     /// In a thought; the last bytes of it, in which `</think>` may have begun.
     Thinking(Vec<u8>),
     /// In the text that the grammar is about.
@@ -26,14 +30,20 @@ pub(super) enum Phase {
 
 impl Phase {
     /// How the answer to `prompt` begins. Templates of models that always think end with `<think>`; those of models that decide
-    /// for themselves end with the assistant's marker, or with an empty thought to switch thinking off.
+    /// for themselves end with the assistant's marker, or with an empty thought to switch thinking off. Behind the marker, turns of GLM-4
+    /// and later begin with a line end.
     pub(super) fn after(prompt: &[u32], vocabulary: &Vocabulary) -> Self {
         let tail = tail_text(&vocabulary.tokenizer, prompt);
-        let tail = tail.trim_end();
-        match vocabulary.think {
-            _ if tail.ends_with(OPEN) => Self::Thinking(Vec::new()),
-            Some(think) if tail.ends_with(ASSISTANT) => Self::MayThink(think),
-            _ => Self::Answering,
+        let line = tail.trim_end();
+        if line.ends_with(OPEN) {
+            Self::Thinking(Vec::new())
+        } else if line.ends_with(ASSISTANT) {
+            Self::Before {
+                think: vocabulary.think,
+                line_end: line.len() == tail.len(),
+            }
+        } else {
+            Self::Answering
         }
     }
 
@@ -41,7 +51,10 @@ impl Phase {
     pub(super) fn think_on(mut tail: Vec<u8>, bytes: &[u8]) -> Self {
         tail.extend(bytes);
         if rest_behind_close(&tail).is_some() {
-            return Self::Answering;
+            return Self::Before {
+                think: None,
+                line_end: true,
+            };
         }
         tail.drain(..tail.len().saturating_sub(CLOSE.len() - 1));
         Self::Thinking(tail)

@@ -26,8 +26,8 @@ pub(super) struct Vocabulary {
     pub(super) parsers: ParserFactory,
     /// The token `<think>`, if it is one.
     pub(super) think: Option<u32>,
-    /// The token of a line end.
-    pub(super) line_end: Option<u32>,
+    /// The tokens of one line end and of two.
+    pub(super) line_ends: Vec<u32>,
     /// Tokens that can end a thought with something of the answer behind it.
     pub(super) thought_enders: Vec<(u32, Vec<u8>)>,
 }
@@ -66,12 +66,13 @@ impl Vocabulary {
             let bytes = tokenizer.token_bytes(id);
             thinking::may_end_a_thought_too_late(&bytes).then_some((id, bytes))
         };
+        let is_line_end = |&id: &u32| matches!(&words[id as usize][..], b"\n" | b"\n\n");
         Ok(Self {
             tokenizer: tokenizer.clone(),
             size,
             eos_token_ids,
             parsers,
-            line_end: (0..size as u32).find(|&id| words[id as usize] == b"\n"),
+            line_ends: ids.clone().filter(is_line_end).collect(),
             think: tokenizer
                 .token_to_id(thinking::OPEN)
                 .filter(|&id| is_added(tokenizer, id)),
@@ -126,13 +127,6 @@ impl TokenMask {
                 *logit = f32::NEG_INFINITY;
             }
         });
-    }
-
-    /// One token of `size`.
-    pub(super) fn only(id: u32, size: usize) -> Self {
-        let mut mask = Self(SimpleVob::alloc(size));
-        mask.add(id);
-        mask
     }
 
     pub(super) fn add(&mut self, id: u32) {

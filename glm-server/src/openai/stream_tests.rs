@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use glm_runtime::{
-    Completion, EngineError, Event, FinishReason, Finished, Timings, Token, TokenLogprob, Usage,
+    Completion, EngineError, Event, FinishReason, Finished, Part, Timings, Token, TokenLogprob,
+    Usage,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -34,6 +35,7 @@ fn completion_of(pieces: &[String], reason: FinishReason) -> Completion {
         text: text.to_owned(),
         logprob: Some(-0.25 * index as f32),
         top_logprobs: vec![TokenLogprob { id, logprob: -0.5 }],
+        part: Part::Answer,
         at: Instant::now(),
     };
     let tokens: Vec<_> = texts.enumerate().map(token).collect();
