@@ -13,32 +13,39 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Cli, Command};
+use crate::args::Command;
+use crate::args::layers::{CommandLine, ParseError, Settings};
 use crate::error::CliError;
 use crate::terminal::{interrupt, style::Style};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let line = CommandLine::of_this_process();
+    let (cli, settings) = match line.parse() {
+        Ok(parsed) => parsed,
+        // Help and version end there too, with exit code 0.
+        Err(ParseError::Clap(error)) => error.exit(),
+        Err(ParseError::Source(error)) => return report(&error),
+    };
     interrupt::install();
-    match run(cli.command) {
+    match run(cli.command, line, settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if let Some(message) = error.message() {
-                eprintln!("{} {message}", Style::stderr().red("error:"));
-            }
-            error.exit_code()
-        }
+        Err(error) => report(&error),
     }
 }
 
-fn run(command: Command) -> Result<(), CliError> {
+fn report(error: &CliError) -> ExitCode {
+    if let Some(message) = error.message() {
+        eprintln!("{} {message}", Style::stderr().red("error:"));
+    }
+    error.exit_code()
+}
+
+fn run(command: Command, line: CommandLine, settings: Settings) -> Result<(), CliError> {
     match command {
         Command::Chat(args) => commands::chat::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Batch(args) => commands::batch::run(&args),
-        Command::Serve(args) => commands::serve::run(&args),
+        Command::Serve(args) => commands::serve::run(&args, line, &settings),
         Command::Tokenize(args) => commands::tokenize::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Perplexity(args) => commands::perplexity::run(&args),

@@ -22,4 +22,6 @@
 pub mod batch;
 pub mod http;
 pub mod openai;
+mod jobs;
 pub mod queue;
+mod web;

@@ -2,7 +2,9 @@
 // Doc comments in here are the help texts that clap prints, in plain text: no links, no HTML.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+pub mod layers;
 mod serve;
+mod tasks;
 
 use std::path::PathBuf;
 
@@ -12,7 +14,7 @@ use glm_runtime::{DraftLength, KvDType, Quantization, Speculation};
 use crate::error::CliError;
 use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
 
-pub use serve::ServeArgs;
+pub use serve::{AccessArgs, ServeArgs};
 
 const AFTER_HELP: &str = "\
 MODEL is one of:

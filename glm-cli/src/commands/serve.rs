@@ -1,28 +1,71 @@
 //! `serve`: the HTTP service.
 
+use std::error::Error;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use glm_server::http::{ServeError, ServeOptions, Server, Stopper};
+use glm_server::http::{
+    AuthOptions, LiveOptions, RateLimits, ServeError, ServeOptions, Server, Stopper, hash_key,
+    new_key,
+};
 
-use super::{answering_builder, keep_prefix_cache, print_remarks};
-use crate::args::ServeArgs;
+use super::{answering_builder, keep_prefix_cache, print_remarks, read_text};
+use crate::args::layers::{CommandLine, ParseError, Settings, Source};
+use crate::args::{AccessArgs, Command, ServeArgs};
 use crate::error::CliError;
 use crate::terminal::{interrupt, output};
 
-pub fn run(args: &ServeArgs) -> Result<(), CliError> {
+pub fn run(args: &ServeArgs, line: CommandLine, settings: &Settings) -> Result<(), CliError> {
+    if args.print_config {
+        return output::print(&settings.to_string());
+    }
+    if args.access.new_key || args.access.hash_key {
+        return print_key(args.access.new_key);
+    }
+    if settings.source("api-key") == Some(&Source::CommandLine) {
+        let message =
+            "others can read command lines: put the key into GLM_API_KEY, or use --api-key-file";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    serve(args, line)
+}
+
+/// A new key and its hash, or the hash of the key on stdin.
+fn print_key(is_new: bool) -> Result<(), CliError> {
+    if is_new {
+        let (key, hash) = new_key().map_err(CliError::failed)?;
+        output::print_line(&key)?;
+        return output::print_line(&hash);
+    }
+    let key = read_text(std::io::stdin()).map_err(CliError::failed)?;
+    match key.trim() {
+        "" => Err(CliError::Usage("expected a key on stdin".to_owned())),
+        key => output::print_line(&hash_key(key)),
+    }
+}
+
+fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
     let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
         .max_num_seqs(args.max_num_seqs)
         .max_step_time(args.max_step_time)
         .max_waiting(args.max_waiting)
+        .max_waiting_tokens(args.max_waiting_tokens)
         .kv_cache_tokens(args.kv_cache_tokens)
         .swap_space(args.swap_space);
     // The port first: loading may take minutes, for nothing if the port is taken, and probes are answered meanwhile.
-    let server = Server::bind(&args.host, args.port, options(args)).map_err(serve_error)?;
+    let (jobs, remark) = args.tasks.options();
+    remark.iter().for_each(|remark| output::note(remark));
+    let options = ServeOptions {
+        jobs,
+        ..options(args)
+    };
+    let server = Server::bind(&args.host, args.port, options).map_err(serve_error)?;
     let engine = builder.build().map_err(CliError::usage)?;
     print_remarks(&engine);
     output::note(&engine.model_info().kv_budget.to_string());
     server.start(engine.clone()).map_err(serve_error)?;
+    let read_again = move || live_again(&line);
+    server.reload_on_sighup(read_again).map_err(serve_error)?;
     let _instead = interrupt::instead(drain_then_end(server.stopper()));
     // That nobody reads the address stops nothing.
     let _ = output::print_line(&format!("listening on http://{}", server.address()));
@@ -37,13 +80,48 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
 
 fn options(args: &ServeArgs) -> ServeOptions {
     ServeOptions {
-        insecure: args.insecure,
+        insecure: args.access.insecure,
+        auth: auth(&args.access),
+        live: live(args),
+        max_waiting: args.max_waiting,
+        max_waiting_tokens: args
+            .max_waiting_tokens
+            .map_or(u64::MAX, |tokens| tokens as u64),
         stop_on_sigterm: true,
         model_aliases: vec![args.model.model.clone()],
         drain_timeout: args.drain_timeout,
         max_body_bytes: usize::try_from(args.max_body_size).unwrap_or(usize::MAX),
         request_timeout: args.request_timeout,
         ..ServeOptions::default()
+    }
+}
+
+fn auth(args: &AccessArgs) -> AuthOptions {
+    let mut auth = AuthOptions::default();
+    auth.api_key.clone_from(&args.api_key);
+    auth.api_key_file.clone_from(&args.api_key_file);
+    auth
+}
+
+fn live(args: &ServeArgs) -> LiveOptions {
+    let mut live = LiveOptions::default();
+    live.limits = RateLimits {
+        requests_per_minute: args.access.requests_per_minute,
+        tokens_per_minute: args.access.tokens_per_minute,
+    };
+    live
+}
+
+/// What the sources of settings say now about those that can be changed while the service runs.
+fn live_again(line: &CommandLine) -> Result<LiveOptions, Box<dyn Error + Send + Sync>> {
+    match line.parse() {
+        Ok((cli, _)) => match cli.command {
+            Command::Serve(args) => Ok(live(&args)),
+            // The same line said so at the start.
+            _ => Err("the command line is not that of serve".into()),
+        },
+        Err(ParseError::Clap(error)) => Err(error),
+        Err(ParseError::Source(error)) => Err(error.message().unwrap_or_default().into()),
     }
 }
 
@@ -62,7 +140,9 @@ fn drain_then_end(stopper: Stopper) -> impl Fn() + Send + 'static {
 /// An address that cannot or must not be used is a wrong argument; one that is taken is work that failed.
 fn serve_error(error: ServeError) -> CliError {
     match error {
-        ServeError::Unprotected(_) | ServeError::Host { .. } => CliError::usage(error),
+        ServeError::Unprotected(_) | ServeError::Host { .. } | ServeError::Keys(_) => {
+            CliError::usage(error)
+        }
         _ => CliError::failed(error),
     }
 }

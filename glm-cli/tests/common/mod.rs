@@ -1,6 +1,8 @@
 //! Runs the built program the way a shell would, and makes models to run it on.
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
+pub mod service;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -72,8 +74,16 @@ pub fn command(args: &[&str]) -> Command {
     command
         .args(args)
         .env("HF_HUB_OFFLINE", "1")
+        .env("GLM_QUEUE", "memory")
         .stdin(Stdio::null());
-    for name in ["GLM_MODEL", "GLM_ISA", "NO_COLOR", "RUST_BACKTRACE"] {
+    for name in [
+        "GLM_MODEL",
+        "GLM_ISA",
+        "HOST",
+        "PORT",
+        "NO_COLOR",
+        "RUST_BACKTRACE",
+    ] {
         command.env_remove(name);
     }
     command

@@ -3,17 +3,21 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::{Frame, SizeHint};
 
-use super::error::{Refusal, error};
+use super::caller::Caller;
+use super::dashboard::Running;
+use super::error::{Busy, Refusal, come_back_after, error};
+use super::limits::{Full, Wish};
 use super::state::{Phase, Service};
+use crate::openai::ApiError;
 
 /// Lets a request in unless the service starts or drains. It is inside until its response has gone out to its end, or its client
 /// has gone away.
@@ -23,7 +27,7 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     // Before the look at the phase: who drains must not miss a request that is let in.
-    let inside = Inside::enter(&service);
+    let inside = Inside::enter(&service, &request);
     if let Phase::Draining { until } = service.phase() {
         let message = "the service is stopping and takes no new requests";
         let error = error(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
@@ -31,9 +35,14 @@ pub(super) async fn admit(
         return Refusal::from(error).retry_after(left).into_response();
     }
     if let Err(starting) = service.engine() {
-        return Refusal::from(starting).into_response();
+        let soon = Duration::from_secs(1);
+        return Refusal::from(starting).retry_after(soon).into_response();
     }
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if response.extensions().get::<Busy>().is_some() {
+        let backlog = service.backlog();
+        come_back_after(&mut response, backlog);
+    }
     response.map(|body| {
         Body::new(Counted {
             body,
@@ -42,19 +51,47 @@ pub(super) async fn admit(
     })
 }
 
+/// Waits until it is the caller's turn to use the engine: when others have had more than their share, soon. The place is free again when
+/// the last answer has ended.
+///
+/// # Errors
+/// 429 when as many wait as may.
+pub(super) async fn turn(service: &Service, wish: Wish) -> Result<(), Refusal> {
+    let caller = Caller::current();
+    let turn = service.fair.turn(&caller.tenant(), wish).await;
+    let turn = turn.map_err(|Full { waiting }| {
+        let message = format!("{waiting} requests are waiting already: try again later");
+        ApiError {
+            kind: "rate_limit_error",
+            ..error(StatusCode::TOO_MANY_REQUESTS, "engine_overloaded", message)
+        }
+    })?;
+    caller.holds(turn);
+    Ok(())
+}
+
 /// A request inside.
-struct Inside(Arc<Service>);
+struct Inside {
+    service: Arc<Service>,
+    running: Running,
+}
 
 impl Inside {
-    fn enter(service: &Arc<Service>) -> Self {
+    fn enter(service: &Arc<Service>, request: &Request) -> Self {
         service.entered();
-        Self(Arc::clone(service))
+        let path = request.extensions().get::<MatchedPath>();
+        let endpoint = path.map_or("unknown", MatchedPath::as_str).to_owned();
+        Self {
+            running: service.requests.enter(Caller::current(), endpoint),
+            service: Arc::clone(service),
+        }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.left();
+        self.service.requests.leave(&self.running);
+        self.service.left();
     }
 }
 

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, Repeat, SelectAll, Zip};
 use glm_runtime::{Completion, EngineError, Event, RequestStream, Token};
 
+use super::caller::Caller;
 use super::state::Service;
 
 /// Answers on their way. Dropping them cancels those that have not ended.
@@ -18,6 +19,7 @@ pub(super) struct Answers {
     /// How many have not ended.
     unended: usize,
     unanswered: Option<Unanswered>,
+    caller: Arc<Caller>,
     service: Arc<Service>,
 }
 
@@ -41,6 +43,15 @@ impl Drop for Answers {
 impl Answers {
     pub(super) fn new(service: &Arc<Service>, streams: Vec<RequestStream>) -> Self {
         service.asked();
+        let caller = Caller::current();
+        // Several answers to one prompt come one after the other; it is computed once.
+        let mut before: &[u32] = &[];
+        for prompt in streams.iter().map(RequestStream::prompt_token_ids) {
+            if prompt != before {
+                caller.prompt(prompt.len());
+            }
+            before = prompt;
+        }
         let num_answers = streams.len();
         let numbered = streams.into_iter().enumerate();
         Self {
@@ -49,6 +60,7 @@ impl Answers {
             latest: vec![None; num_answers],
             unended: num_answers,
             unanswered: Some(Unanswered(Arc::clone(service))),
+            caller,
             service: Arc::clone(service),
         }
     }
@@ -71,6 +83,7 @@ impl Answers {
         let metrics = &self.service.metrics;
         match event {
             Event::Token(token) => {
+                self.caller.generated();
                 if let Some(before) = self.latest[answer].replace(token.at) {
                     metrics.between_tokens(token.at.saturating_duration_since(before));
                 }

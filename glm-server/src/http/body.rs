@@ -1,15 +1,18 @@
-//! Bodies of requests.
+//! Bodies of requests. Those that ask for answers wait for their turn here, where their whole body is there: a slow client holds no
+//! place at the engine.
 
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
+use super::admission;
 use super::error::{Refusal, error};
+use super::limits::{self, Wish};
 use super::state::Service;
 use crate::openai::ApiError;
 
@@ -21,6 +24,8 @@ impl FromRequest<Arc<Service>> for JsonObject {
 
     async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, Refusal> {
         check_type(request.headers())?;
+        check_encoding(request.headers())?;
+        let asks_for_answers = limits::asks_for_answers(request.uri().path());
         let options = &service.options;
         let read = read(request.into_body(), options.max_body_bytes);
         let bytes = tokio::time::timeout(options.body_timeout, read).await;
@@ -29,10 +34,37 @@ impl FromRequest<Arc<Service>> for JsonObject {
             error(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
         })??;
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(Value::Object(fields)) => {
+                if asks_for_answers {
+                    admission::turn(service, wish(&fields, bytes.len())).await?;
+                }
+                Ok(Self(fields))
+            }
             Ok(_) => Err(not_json("the body must be a JSON object".to_owned()).into()),
             Err(error) => Err(not_json(format!("the body is not JSON: {error}")).into()),
         }
+    }
+}
+
+/// What a request says about its place in line: its priority, and what it will cost, which is not known before its text is.
+fn wish(fields: &Map<String, Value>, num_bytes: usize) -> Wish {
+    const BYTES_PER_TOKEN: usize = 4;
+    let priority = fields.get("priority").and_then(Value::as_i64);
+    Wish {
+        priority: priority.unwrap_or(0),
+        tokens: (num_bytes / BYTES_PER_TOKEN) as u64,
+    }
+}
+
+/// A body is what it says: what is packed could be any size unpacked.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let message = "the body must not be compressed";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            Err(error(status, "unsupported_content_encoding", message))
+        }
+        _ => Ok(()),
     }
 }
 

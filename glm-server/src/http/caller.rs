@@ -33,6 +33,14 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// Of a request of which no more is known yet.
+    pub(super) fn of_request(request_id: Arc<str>) -> Self {
+        Self {
+            request_id,
+            ..Self::default()
+        }
+    }
+
     /// Whose request this task works on; nobody in particular if the work did not come through the router.
     pub(super) fn current() -> Arc<Self> {
         CURRENT.try_with(Arc::clone).unwrap_or_default()
@@ -100,9 +108,7 @@ impl Caller {
 /// Makes the caller known to all that works on its request.
 pub(super) async fn know(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>();
-    let caller = Caller {
-        request_id: id.map(|RequestId(id)| Arc::clone(id)).unwrap_or_default(),
-        ..Caller::default()
-    };
+    let id = id.map(|RequestId(id)| Arc::clone(id));
+    let caller = Caller::of_request(id.unwrap_or_default());
     CURRENT.scope(Arc::new(caller), next.run(request)).await
 }

@@ -10,10 +10,9 @@ use axum::response::{IntoResponse, Response};
 use glm_runtime::EngineError;
 use serde_json::Value;
 
+use super::auth::KeyError;
+use crate::jobs::JobsError;
 use crate::openai::ApiError;
-
-/// When to come back to a service that is busy. Places come free with every answer that ends.
-const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 
 /// Why the service does not run.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +20,7 @@ const RETRY_AFTER_BUSY: Duration = Duration::from_secs(1);
 pub enum ServeError {
     /// The address is not one of this machine's own.
     #[error(
-        "{0} can be reached from other machines, and anybody there could use the model: listen on 127.0.0.1, or allow it with --insecure"
+        "{0} can be reached from other machines, and anybody there could use the model: ask for keys with --api-key-file, listen on 127.0.0.1, or allow it with --insecure"
     )]
     Unprotected(SocketAddr),
     /// The host is no name or address.
@@ -44,6 +43,12 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The queue of tasks cannot be opened.
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
     /// The operating system refused threads or timers.
     #[error("cannot start the service")]
     Runtime(#[source] io::Error),
@@ -81,6 +86,10 @@ pub(super) struct Refusal {
     retry_after: Option<Duration>,
 }
 
+/// Beside a response that should say when to come back, and does not know it: admission does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Busy;
+
 impl Refusal {
     /// Asks the client to come back after this time.
     pub(super) fn retry_after(mut self, time: Duration) -> Self {
@@ -91,10 +100,9 @@ impl Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        let busy = matches!(error.status, 429 | 503);
         Self {
             error,
-            retry_after: busy.then_some(RETRY_AFTER_BUSY),
+            retry_after: None,
         }
     }
 }
@@ -110,11 +118,20 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(self.error.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json(status, &self.error.body());
-        if let Some(time) = self.retry_after {
-            let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
-            let headers = response.headers_mut();
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        match self.retry_after {
+            Some(time) => come_back_after(&mut response, time),
+            None if matches!(self.error.status, 429 | 503) => {
+                response.extensions_mut().insert(Busy);
+            }
+            None => {}
         }
         response
     }
+}
+
+/// `Retry-After`, in whole seconds.
+pub(super) fn come_back_after(response: &mut Response, time: Duration) {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let headers = response.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
 }

@@ -17,7 +17,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::dashboard::Recent;
 use super::state::Service;
+use crate::jobs::{Depth, Jobs};
 
 /// Media type of [`Metrics::text`].
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,6 +33,8 @@ pub(super) struct Metrics {
     queue_time: Histogram,
     time_to_first_token: Histogram,
     inter_token_latency: Histogram,
+    pub(super) first_tokens: Recent,
+    pub(super) between_tokens: Recent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,6 +61,8 @@ impl Metrics {
             queue_time: seconds(),
             time_to_first_token: seconds(),
             inter_token_latency: seconds(),
+            first_tokens: Recent::new(),
+            between_tokens: Recent::new(),
         };
         let mut registry = metrics.registry();
         registry.register(
@@ -103,6 +109,13 @@ impl Metrics {
             .register_collector(Box::new(EngineNumbers(engine)));
     }
 
+    /// Reports what is answered later from now on.
+    pub(super) fn watch_tasks(&self, jobs: Arc<Jobs>) {
+        let mut registry = self.registry();
+        jobs.metrics().register(&mut registry);
+        registry.register_collector(Box::new(Depth(jobs)));
+    }
+
     /// Everything, as a scraper reads it.
     ///
     /// # Errors
@@ -115,6 +128,7 @@ impl Metrics {
 
     pub(super) fn between_tokens(&self, time: Duration) {
         self.inter_token_latency.observe(time.as_secs_f64());
+        self.between_tokens.observe(time);
     }
 
     pub(super) fn finished(&self, finished: &Finished) {
@@ -123,6 +137,7 @@ impl Metrics {
         self.queue_time.observe(timings.queued.as_secs_f64());
         let first = timings.time_to_first_token;
         self.time_to_first_token.observe(first.as_secs_f64());
+        self.first_tokens.observe(first);
         self.ended(match finished.reason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",

@@ -4,27 +4,37 @@
 //! that answers requests, and [`Server::join`] waits until it has been told to stop and every stream has ended. A [`Stopper`] tells
 //! it, from any thread.
 //!
-//! A request goes through `request_id` (its name in responses), `admission` (nothing new while the service starts or drains), a
-//! handler in `routes` (one file for what belongs together), `openai` (bodies to requests) and `answers` (what the engine says). A
+//! A request goes through `request_id` (its name in responses), `auth` (who asks), `admission` (nothing new while the service starts or
+//! drains), `limits` (how much the key has left, and who is next), a handler in `routes` (one file for what belongs together), `openai` (bodies to requests) and `answers` (what the engine says). A
 //! client that goes away drops its answers, and that cancels them.
 //!
 //! Handlers run on a few threads that must never wait: reading a body through a chat template or a grammar is done on others.
 
 mod admission;
 mod answers;
+mod auth;
 mod body;
+mod caller;
+mod dashboard;
 mod error;
 mod health;
+mod limits;
 mod metrics;
 mod options;
 mod request_id;
 mod routes;
+mod runner;
 mod server;
 mod sse;
 mod state;
+mod tenant;
 #[cfg(test)]
 mod tests;
 
+pub use auth::{AuthOptions, KeyError, Scope, hash_key, new_key};
 pub use error::ServeError;
-pub use options::ServeOptions;
-pub use server::{Server, Stopper};
+pub use limits::RateLimits;
+pub use options::{LiveOptions, ServeOptions};
+pub use server::{Reloader, Server, Stopper};
+
+pub use crate::jobs::{JobsError, JobsOptions, QueuePlace};

@@ -1,16 +1,30 @@
-//! [`ServeOptions`].
+//! [`ServeOptions`], and those of them that can be changed while it runs: [`LiveOptions`].
 
 use std::time::Duration;
+
+use super::auth::AuthOptions;
+use super::limits::RateLimits;
+use crate::jobs::JobsOptions;
 
 /// How the service treats its clients.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// Listen on other addresses than loopback although nobody has to say who they are. Default: no.
     pub insecure: bool,
+    /// Who may use it. Default: everybody.
+    pub auth: AuthOptions,
+    /// What can be changed while it runs.
+    pub live: LiveOptions,
+    /// What is answered later. Default: kept in memory.
+    pub jobs: JobsOptions,
     /// Drain when the process gets SIGTERM. Default: no.
     pub stop_on_sigterm: bool,
     /// Names of the model besides its own that requests may call it by.
     pub model_aliases: Vec<String>,
+    /// Most requests that wait for the engine; further ones are refused with 429. Default: 1024.
+    pub max_waiting: usize,
+    /// Most tokens that the prompts of waiting requests have, roughly: four bytes of a body count as one. Default: no limit.
+    pub max_waiting_tokens: u64,
     /// Longest time that streams get to finish when the service stops. Default: 30 s.
     pub drain_timeout: Duration,
     /// Largest body of a request. Default: 16 MiB.
@@ -28,12 +42,25 @@ pub struct ServeOptions {
     pub stall_timeout: Duration,
 }
 
+/// What [`Reloader::reload`](crate::http::Reloader::reload) changes, besides reading files again.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct LiveOptions {
+    /// Limits of every key that has none of its own. Default: none.
+    pub limits: RateLimits,
+}
+
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             insecure: false,
+            auth: AuthOptions::default(),
+            live: LiveOptions::default(),
+            jobs: JobsOptions::default(),
             stop_on_sigterm: false,
             model_aliases: Vec::new(),
+            max_waiting: 1024,
+            max_waiting_tokens: u64::MAX,
             drain_timeout: Duration::from_secs(30),
             max_body_bytes: 16 << 20,
             body_timeout: Duration::from_secs(30),

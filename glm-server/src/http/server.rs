@@ -1,9 +1,10 @@
 //! [`Server`]: the port, the connections, and their orderly end.
 
+use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,12 +15,14 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Runtime};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::error::ServeError;
-use super::options::ServeOptions;
+use super::options::{LiveOptions, ServeOptions};
 use super::routes;
+use super::runner::TaskRunner;
 use super::state::Service;
+use crate::jobs::{BATCHES, Driver, Jobs, MAX_DRIVEN};
 
 /// Threads that move bytes; whatever takes longer is done on others. More would take cores from the model.
 const THREADS: usize = 2;
@@ -35,6 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Server {
     runtime: Runtime,
     serving: JoinHandle<usize>,
+    working: OnceLock<JoinHandle<()>>,
     service: Arc<Service>,
     address: SocketAddr,
 }
@@ -51,6 +55,20 @@ impl Stopper {
     }
 }
 
+/// Changes what a [`Server`] can change while it runs, from any thread.
+#[derive(Debug, Clone)]
+pub struct Reloader(Arc<Service>);
+
+impl Reloader {
+    /// Reads the files of keys again, and takes these options from now on. What is inside is not touched.
+    ///
+    /// # Errors
+    /// [`ServeError::Keys`]; then nothing is changed.
+    pub fn reload(&self, live: LiveOptions) -> Result<(), ServeError> {
+        self.0.reload(live)
+    }
+}
+
 impl Server {
     /// Opens a port, 0 being any that is free. The probes answer from now on, everything else with 503 until
     /// [`start`](Self::start).
@@ -60,7 +78,8 @@ impl Server {
     pub fn bind(host: &str, port: u16, options: ServeOptions) -> Result<Self, ServeError> {
         let addresses = resolve(host, port)?;
         let is_open = |address: &&SocketAddr| !address.ip().is_loopback();
-        if let Some(open) = addresses.iter().find(is_open).filter(|_| !options.insecure) {
+        let is_closed = options.insecure || options.auth.is_required();
+        if let Some(open) = addresses.iter().find(is_open).filter(|_| !is_closed) {
             return Err(ServeError::Unprotected(*open));
         }
         let runtime = runtime::Builder::new_multi_thread()
@@ -79,10 +98,13 @@ impl Server {
         drop(entered);
         let address = listener.local_addr().map_err(ServeError::Runtime)?;
         let service = Arc::new(Service::new(options));
+        service.reload_keys()?;
+        service.keep_jobs(Arc::new(Jobs::open(service.options.jobs.clone())?));
         let serving = runtime.spawn(serve(listener, Arc::clone(&service)));
         Ok(Self {
             runtime,
             serving,
+            working: OnceLock::new(),
             service,
             address,
         })
@@ -98,6 +120,38 @@ impl Server {
         Stopper(Arc::clone(&self.service))
     }
 
+    /// To change it from another thread.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.service))
+    }
+
+    /// Whenever the process gets SIGHUP, reads options with `read` (on a thread that may wait) and takes them as
+    /// [`Reloader::reload`] does. What goes wrong is logged, and changes nothing. Without SIGHUP on this system it does nothing.
+    ///
+    /// # Errors
+    /// [`ServeError::Runtime`] if SIGHUP cannot be heard.
+    pub fn reload_on_sighup(
+        &self,
+        read: impl Fn() -> Result<LiveOptions, Box<dyn Error + Send + Sync>> + Send + Sync + 'static,
+    ) -> Result<(), ServeError> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let _entered = self.runtime.enter();
+            let mut sighup = signal(SignalKind::hangup()).map_err(ServeError::Runtime)?;
+            let (service, read) = (Arc::clone(&self.service), Arc::new(read));
+            self.runtime.spawn(async move {
+                while sighup.recv().await.is_some() {
+                    let (service, read) = (Arc::clone(&service), Arc::clone(&read));
+                    let reload = move || reload(&service, &*read);
+                    // It has not panicked, and if it has, the next one may not.
+                    let _ = tokio::task::spawn_blocking(reload).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
     /// Answers requests with this engine from now on.
     ///
     /// # Errors
@@ -107,6 +161,9 @@ impl Server {
             self.stop_on_sigterm().map_err(ServeError::Runtime)?;
         }
         self.service.start(engine);
+        let working = self.runtime.spawn(work(Arc::clone(&self.service)));
+        // Who starts it twice has workers already.
+        let _ = self.working.set(working);
         Ok(())
     }
 
@@ -114,6 +171,11 @@ impl Server {
     pub fn join(self) -> usize {
         // It has not panicked: then it has not been aborted either.
         let cut_off = self.runtime.block_on(self.serving).unwrap_or_default();
+        if let Some(working) = self.working.into_inner() {
+            // Tasks that are not given back wait until their leases are over.
+            let working = async { tokio::time::timeout(CLOSE_TIMEOUT, working).await };
+            let _ = self.runtime.block_on(working);
+        }
         // Whoever is still connected has had the time that was allowed.
         self.runtime.shutdown_background();
         cut_off
@@ -135,6 +197,24 @@ impl Server {
     #[cfg(not(unix))]
     fn stop_on_sigterm(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Takes what `read` says, or says why not.
+fn reload(
+    service: &Service,
+    read: &(dyn Fn() -> Result<LiveOptions, Box<dyn Error + Send + Sync>> + Send + Sync),
+) {
+    let reloaded = read().and_then(|live| Ok(service.reload(live)?));
+    match reloaded {
+        Ok(()) => tracing::info!("settings, keys and certificates have been read again"),
+        Err(error) => {
+            let error = &*error as &dyn Error;
+            tracing::error!(
+                error,
+                "nothing has been changed: settings could not be read again"
+            );
+        }
     }
 }
 
@@ -168,8 +248,10 @@ async fn serve(listener: TcpListener, service: Arc<Service>) -> usize {
         .header_read_timeout(service.options.header_timeout);
     let graceful = GracefulShutdown::new();
     let mut drained = pin!(service.drained());
+    let mut looking_around = pin!(service.look_around());
     let cut_off = loop {
         tokio::select! {
+            () = &mut looking_around => {}
             cut_off = &mut drained => break cut_off,
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => connect(socket, &builder, &router, &graceful),
@@ -182,6 +264,22 @@ async fn serve(listener: TcpListener, service: Arc<Service>) -> usize {
     // What is cut off does not close by itself.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
     cut_off
+}
+
+/// Runs tasks until the service drains.
+pub(super) async fn work(service: Arc<Service>) {
+    let (Ok(engine), Ok(jobs)) = (service.engine(), service.jobs()) else {
+        return;
+    };
+    let model = engine.model_info().name.clone();
+    let workers = jobs.options().max_workers.unwrap_or(engine.max_num_seqs());
+    let mut beside = JoinSet::new();
+    beside.spawn(Arc::clone(jobs).keep(model.clone()));
+    beside.spawn(Arc::clone(jobs).beat());
+    let (tasks, batches) = (TaskRunner::new(&service), Driver::new(jobs));
+    let tasks = Arc::clone(jobs).work(model, Arc::new(tasks), workers, service.drains());
+    let driven = Arc::clone(jobs).work(BATCHES.to_owned(), Arc::new(batches), MAX_DRIVEN, service.drains());
+    tokio::join!(tasks, driven);
 }
 
 /// Serves a connection in a task of its own.

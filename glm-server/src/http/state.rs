@@ -1,7 +1,7 @@
 //! [`Service`]: what all handlers share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
@@ -9,11 +9,22 @@ use glm_runtime::{EngineError, EngineHandle};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::error::error;
+use super::auth::Access;
+use super::dashboard::Requests;
+use super::error::{ServeError, error};
 use super::health::{Health, Watch};
+use super::limits::{Accounts, Backlog, Fair};
 use super::metrics::Metrics;
-use super::options::ServeOptions;
+use super::options::{LiveOptions, ServeOptions};
+use crate::jobs::Jobs;
 use crate::openai::ApiError;
+
+/// Requests let through to the engine beyond those it computes together: their templates are rendered while the others run, so that
+/// a place that comes free is taken in the next step.
+const PLACES_TO_PREPARE: usize = 8;
+
+/// How often numbers are looked at that are to be known when nobody has asked.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// How far the service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +53,15 @@ pub(super) struct Service {
     pub(super) metrics: Metrics,
     /// Seconds since 1970 at which the service began.
     pub(super) started: u64,
+    pub(super) born: Instant,
+    pub(super) requests: Requests,
+    pub(super) accounts: Accounts,
+    pub(super) fair: Fair,
+    pub(super) backlog: Backlog,
+    access: RwLock<Arc<Access>>,
+    live: RwLock<LiveOptions>,
     engine: OnceLock<EngineHandle>,
+    jobs: OnceLock<Arc<Jobs>>,
     phase: watch::Sender<Phase>,
     /// Requests whose response has not gone out to its end.
     in_flight: watch::Sender<usize>,
@@ -53,10 +72,18 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new(options: ServeOptions) -> Self {
         Self {
+            live: RwLock::new(options.live.clone()),
             options,
+            accounts: Accounts::default(),
+            fair: Fair::default(),
+            backlog: Backlog::default(),
+            access: RwLock::default(),
             metrics: Metrics::new(),
             started: unix_now(),
+            born: Instant::now(),
+            requests: Requests::default(),
             engine: OnceLock::new(),
+            jobs: OnceLock::new(),
             phase: watch::Sender::new(Phase::Starting),
             in_flight: watch::Sender::new(0),
             unanswered: AtomicUsize::new(0),
@@ -67,6 +94,10 @@ impl Service {
     /// The engine is there. One that comes when the service drains already is not used.
     pub(super) fn start(&self, engine: EngineHandle) {
         if self.engine.set(engine.clone()).is_ok() {
+            let options = &self.options;
+            let places = engine.max_num_seqs() + PLACES_TO_PREPARE;
+            self.fair
+                .open(places, options.max_waiting, options.max_waiting_tokens);
             self.metrics.watch(engine);
         }
         self.phase.send_if_modified(|phase| {
@@ -76,6 +107,40 @@ impl Service {
             }
             starts
         });
+    }
+
+    /// Reads keys and certificates again, and takes these options from now on; all of it or, if something is wrong, nothing.
+    pub(super) fn reload(&self, live: LiveOptions) -> Result<(), ServeError> {
+        self.reload_keys()?;
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+
+    /// Reads the keys again.
+    pub(super) fn reload_keys(&self) -> Result<(), ServeError> {
+        let access = Arc::new(Access::open(&self.options.auth)?);
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        Ok(())
+    }
+
+    /// Who may come in.
+    pub(super) fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn live(&self) -> LiveOptions {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.clone()
+    }
+
+    /// When the requests that wait now will have been worked off.
+    pub(super) fn backlog(&self) -> Duration {
+        let waiting = self.engine.get().map_or(0, |engine| {
+            let stats = engine.stats();
+            self.backlog.observe(&stats, Instant::now());
+            stats.waiting_tokens as u64
+        });
+        self.backlog.wait_for(waiting + self.fair.waiting().1)
     }
 
     /// Takes nothing new from now on. The first to ask decides until when.
@@ -92,6 +157,35 @@ impl Service {
 
     pub(super) fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// Tasks are kept there from now on.
+    pub(super) fn keep_jobs(&self, jobs: Arc<Jobs>) {
+        if self.jobs.set(Arc::clone(&jobs)).is_ok() {
+            self.metrics.watch_tasks(jobs);
+        }
+    }
+
+    /// # Errors
+    /// 503 if there is no queue.
+    pub(super) fn jobs(&self) -> Result<&Arc<Jobs>, ApiError> {
+        self.jobs.get().ok_or_else(|| {
+            let message = "this service keeps no tasks";
+            error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "queue_unavailable",
+                message,
+            )
+        })
+    }
+
+    /// Until the service takes nothing new.
+    pub(super) async fn drains(&self) {
+        let mut phases = self.phase.subscribe();
+        // The sender is in `self`.
+        let _ = phases
+            .wait_for(|phase| matches!(phase, Phase::Draining { .. }))
+            .await;
     }
 
     /// Until the service drains and every response has gone out, or their time is over; then how many had not.
@@ -136,6 +230,24 @@ impl Service {
             let message = "the model is being loaded: try again later";
             error(StatusCode::SERVICE_UNAVAILABLE, "starting", message)
         })
+    }
+
+    /// Measures, from time to time, what is measured while nobody asks for it, and looks whether the file of keys has changed.
+    pub(super) async fn look_around(&self) {
+        let mut times = tokio::time::interval(LOOK_AROUND);
+        let mut keys = self.options.auth.changed();
+        loop {
+            times.tick().await;
+            if let Some(engine) = self.engine.get() {
+                self.backlog.observe(&engine.stats(), Instant::now());
+            }
+            let changed = self.options.auth.changed();
+            if changed != keys {
+                keys = changed;
+                // Half-written or wrong, the keys stay those that they were; the next change is looked at again.
+                let _ = self.reload_keys();
+            }
+        }
     }
 
     pub(super) fn health(&self) -> Health {

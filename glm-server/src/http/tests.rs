@@ -18,12 +18,12 @@ use super::options::ServeOptions;
 use super::routes::router;
 use super::state::Service;
 
-fn engine(fake: FakeModel) -> EngineHandle {
+pub(super) fn engine(fake: FakeModel) -> EngineHandle {
     Engine::builder("demo").fake(fake).build().unwrap()
 }
 
 /// Says `Hello, world!`, and calls a tool if it is offered one.
-fn polite() -> FakeModel {
+pub(super) fn polite() -> FakeModel {
     FakeModel::replying(|prompt| match prompt.contains("weather") {
         true => CALLS.concat(),
         false => "Hello, world!".to_owned(),
@@ -41,44 +41,44 @@ fn weather() -> Value {
     json!([{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
 }
 
-fn service(options: ServeOptions) -> (Arc<Service>, Router) {
+pub(super) fn service(options: ServeOptions) -> (Arc<Service>, Router) {
     let service = Arc::new(Service::new(options));
     (Arc::clone(&service), router(service))
 }
 
-fn started(fake: FakeModel) -> (Arc<Service>, Router) {
+pub(super) fn started(fake: FakeModel) -> (Arc<Service>, Router) {
     let (service, router) = service(ServeOptions::default());
     service.start(engine(fake));
     (service, router)
 }
 
-fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+pub(super) fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::post(path).header("content-type", "application/json");
     request.body(body.into()).unwrap()
 }
 
-fn chat(fields: Value) -> Request<Body> {
+pub(super) fn chat(fields: Value) -> Request<Body> {
     let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
     let fields = fields.as_object().unwrap().clone();
     body.as_object_mut().unwrap().extend(fields);
     post("/v1/chat/completions", body.to_string())
 }
 
-fn get(path: &str) -> Request<Body> {
+pub(super) fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
 }
 
-async fn send(router: &Router, request: Request<Body>) -> Response<Body> {
+pub(super) async fn send(router: &Router, request: Request<Body>) -> Response<Body> {
     router.clone().oneshot(request).await.unwrap()
 }
 
-async fn text(response: Response<Body>) -> String {
+pub(super) async fn text(response: Response<Body>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Status and JSON of a response.
-async fn ask(router: &Router, request: Request<Body>) -> (u16, Value) {
+pub(super) async fn ask(router: &Router, request: Request<Body>) -> (u16, Value) {
     let response = send(router, request).await;
     let status = response.status().as_u16();
     assert_eq!(response.headers()["content-type"], "application/json");

@@ -232,7 +232,7 @@ fn read_toml(path: &Path, text: &str) -> Result<Vec<(Hash, Identity)>, KeyError>
     let file: File = toml::from_str(text).map_err(|error| {
         let line = error
             .span()
-            .map_or(1, |span| text[..span.start].lines().count().max(1));
+            .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         syntax(format!("line {line}: {}", error.message()))
     })?;
     let mut keys: Vec<(Hash, Identity)> = Vec::new();

@@ -79,10 +79,7 @@ mod tests {
     fn the_first_are_listed_and_all_are_counted() {
         let requests = Requests::default();
         let enter = |id: &str| {
-            let caller = Caller {
-                request_id: id.into(),
-                ..Caller::default()
-            };
+            let caller = Caller::of_request(id.into());
             caller.prompt(7);
             requests.enter(Arc::new(caller), "/v1/x".to_owned())
         };

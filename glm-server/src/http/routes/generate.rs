@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::http::answers::Answers;
 use crate::http::body::JsonObject;
+use crate::http::caller::Caller;
 use crate::http::error::{Refusal, error, json};
 use crate::http::request_id::RequestId;
 use crate::http::sse;
@@ -33,7 +34,7 @@ pub(super) async fn completions(
     answer(&service, Endpoint::Completions, id, body).await
 }
 
-async fn answer(
+pub(super) async fn answer(
     service: &Arc<Service>,
     endpoint: Endpoint,
     RequestId(id): RequestId,
@@ -104,10 +105,11 @@ fn submit(
 }
 
 /// Does what takes time, such as rendering a template, where nobody else has to wait for it.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(in crate::http) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let caller = Caller::current();
+    let done = tokio::task::spawn_blocking(|| caller.within(work)).await;
     done.map_err(|_| {
         let message = "the request could not be read: this is a defect of the service";
         error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)

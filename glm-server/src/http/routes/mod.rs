@@ -1,14 +1,18 @@
 //! Which path leads where.
 
+mod dashboard;
 mod generate;
 mod metrics;
 mod models;
 mod probes;
 mod tokens;
+mod tasks;
 
 use std::sync::Arc;
 
 use axum::Router;
+pub(super) use generate::blocking;
+
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
@@ -16,10 +20,12 @@ use axum::routing::{get, post};
 use super::error::{Refusal, error};
 use super::metrics::count;
 use super::state::Service;
-use super::{admission, request_id};
+use super::{admission, auth, caller, limits, request_id};
 use crate::openai::ApiError;
 
-/// The whole service. Probes answer in every phase; everything else goes through admission.
+use crate::web;
+/// The whole service. Probes and the files of the page answer everybody and in every phase; everything else goes through authentication, and what asks the engine
+/// through admission and limits.
 pub(super) fn router(service: Arc<Service>) -> Router {
     let interface = Router::new()
         .route("/v1/chat/completions", post(generate::chat_completions))
@@ -28,16 +34,23 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/models/{*id}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .route_layer(from_fn_with_state(Arc::clone(&service), admission::admit));
+        .route("/v1/tasks", post(tasks::submit).get(tasks::list))
+        .route("/v1/tasks/{id}", get(tasks::get).delete(tasks::cancel))
+        .route("/v1/tasks/{id}/events", get(tasks::events))
+        .route_layer(from_fn_with_state(Arc::clone(&service), limits::apply))
+        .route_layer(from_fn_with_state(Arc::clone(&service), admission::admit))
+        .route("/metrics", get(metrics::metrics))
+        .route("/dashboard/events", get(dashboard::events))
+        .fallback(unknown)
+        .layer(from_fn_with_state(Arc::clone(&service), auth::check));
     let probes = Router::new()
         .route("/healthz", get(probes::health))
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
         .route("/startupz", get(probes::started))
-        .route("/metrics", get(metrics::metrics));
+        .merge(web::routes());
     interface
         .merge(probes)
-        .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&service), count))
         .layer(from_fn(request_id::name))
