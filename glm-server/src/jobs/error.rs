@@ -64,3 +64,35 @@ fn field(error: &StoreError) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Why something about files and batches could not be done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JobFailure {
+    /// The queue's database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directory of the files.
+    #[error("the files cannot be read or written")]
+    Disk(#[from] io::Error),
+}
+
+impl From<JobFailure> for ApiError {
+    fn from(failure: JobFailure) -> Self {
+        match failure {
+            JobFailure::Store(error) => refusal(&error),
+            JobFailure::Disk(error) => {
+                let is_full = error.kind() == io::ErrorKind::StorageFull;
+                let message = match is_full {
+                    true => "there is no space left for files: delete some, or try again later",
+                    false => "the files of this service cannot be read or written",
+                };
+                Self {
+                    status: if is_full { 503 } else { 500 },
+                    kind: "server_error",
+                    code: Some("storage_failed"),
+                    ..Self::not_found(message)
+                }
+            }
+        }
+    }
+}

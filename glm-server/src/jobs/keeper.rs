@@ -1,12 +1,13 @@
 //! Keeps the queue in order, and knows how it is.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::Jobs;
+use super::{JobFailure, Jobs};
 use crate::queue::{NewRecord, StoreError, Timestamp};
 
 /// How often to put back what dead workers left, and to look at what waits.
@@ -53,7 +54,7 @@ impl Observed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn failed(&self, error: &StoreError) {
+    pub(super) fn failed(&self, error: &dyn Error) {
         self.lock().failure = Some(error.to_string());
     }
 
@@ -90,18 +91,18 @@ impl Jobs {
         loop {
             match self.turn(&model, turn).await {
                 Ok(()) => self.observed.lock().answered = Some(Instant::now()),
-                Err(error) => self.observed.failed(&error),
+                Err(failure) => self.observed.failed(&failure),
             }
             turn = turn.wrapping_add(1);
             sleep(TURN).await;
         }
     }
 
-    async fn turn(&self, model: &str, turn: u32) -> Result<(), StoreError> {
+    async fn turn(self: &Arc<Self>, model: &str, turn: u32) -> Result<(), JobFailure> {
         let now = Timestamp::now();
         let reaped = self.store.reap(now).await?;
         if reaped.requeued > 0 {
-            self.wake.notify_one();
+            self.wake.send_replace(());
         }
         let backlog = self.store.backlog(model).await?;
         {
@@ -112,10 +113,12 @@ impl Jobs {
         }
         if turn.is_multiple_of(TURNS_PER_PROOF) {
             self.prove(model, now).await?;
+            self.contents.prove().await?;
             self.observed.proved();
         }
         if turn.is_multiple_of(TURNS_PER_PURGE) {
             while self.store.purge(PURGE, now).await? >= PURGE as u64 {}
+            self.sweep().await?;
         }
         Ok(())
     }

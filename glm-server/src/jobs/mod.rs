@@ -6,7 +6,10 @@
 //!
 //! Several services may share a queue. Each takes the tasks of its own model, which is what the pools of the queue are here.
 
+mod batches;
+mod contents;
 mod error;
+mod files;
 mod keeper;
 mod metrics;
 mod options;
@@ -16,11 +19,15 @@ mod workers;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
+pub(crate) use self::batches::{Batch, Driver, MAX_DRIVEN, NewBatch, POOL as BATCHES};
+use self::contents::Contents;
+pub(crate) use self::contents::Incoming;
 pub use self::error::JobsError;
-pub(crate) use self::error::refusal;
+pub(crate) use self::error::{JobFailure, refusal};
+pub(crate) use self::files::{FileInfo, NewFile, PURPOSES};
 use self::keeper::Observed;
 pub(crate) use self::metrics::{Depth, TaskMetrics};
 pub use self::options::{JobsOptions, QueuePlace};
@@ -38,13 +45,14 @@ const MAX_BEHIND: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Jobs {
     store: Arc<dyn Store>,
+    contents: Contents,
     options: JobsOptions,
     /// What this process is called in the queue.
     worker: String,
     /// Tasks that this process runs.
     held: Held,
-    /// There may be something to claim.
-    wake: Notify,
+    /// Changes when there may be something to claim.
+    wake: watch::Sender<()>,
     /// Tasks that this process has changed.
     changes: broadcast::Sender<TaskId>,
     observed: Observed,
@@ -67,10 +75,11 @@ impl Jobs {
         };
         Ok(Self {
             store,
+            contents: Contents::open(options.files.clone())?,
             options,
             worker: format!("{}", Uuid::now_v7().simple()),
             held: Held::default(),
-            wake: Notify::new(),
+            wake: watch::Sender::new(()),
             changes: broadcast::Sender::new(MAX_BEHIND),
             observed: Observed::default(),
             metrics: TaskMetrics::default(),
@@ -108,7 +117,7 @@ impl Jobs {
 
     async fn submit_all(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
         let submitted = self.store.submit(tasks, Timestamp::now()).await?;
-        self.wake.notify_one();
+        self.wake.send_replace(());
         Ok(submitted)
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Jobs, Runner};
+use super::{BATCHES, Jobs, Runner};
 use crate::openai::ApiError;
 use crate::queue::{Claimed, ErrorKind, Lease, Pulse, Report, StoreError, TaskId, Timestamp};
 
@@ -31,37 +31,61 @@ enum Stop {
     HandedBack,
 }
 
+/// A task that runs here.
+#[derive(Debug)]
+struct Attempt {
+    lease: Lease,
+    group: Option<String>,
+    stop: oneshot::Sender<Stop>,
+}
+
 /// Tasks that this process has leases for.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<HashMap<TaskId, (Lease, oneshot::Sender<Stop>)>>);
+pub(super) struct Held(Mutex<HashMap<TaskId, Attempt>>);
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, (Lease, oneshot::Sender<Stop>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Attempt>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, lease: Lease) -> oneshot::Receiver<Stop> {
+    fn add(&self, task: &Claimed) -> oneshot::Receiver<Stop> {
         let (stop, stopped) = oneshot::channel();
-        self.lock().insert(lease.task, (lease, stop));
+        let attempt = Attempt {
+            lease: task.lease,
+            group: task.info.group.clone(),
+            stop,
+        };
+        self.lock().insert(task.info.id, attempt);
         stopped
+    }
+
+    pub(super) fn cancel_group(&self, group: &str) {
+        let mut held = self.lock();
+        let of_group: Vec<_> = held
+            .extract_if(|_, its| its.group.as_deref() == Some(group))
+            .collect();
+        drop(held);
+        for (_, its) in of_group {
+            let _ = its.stop.send(Stop::Cancelled);
+        }
     }
 
     /// Not one of a later lease.
     fn remove(&self, lease: Lease) {
         let mut held = self.lock();
-        if held.get(&lease.task).is_some_and(|(its, _)| *its == lease) {
+        if held.get(&lease.task).is_some_and(|its| its.lease == lease) {
             held.remove(&lease.task);
         }
     }
 
     fn leases(&self) -> Vec<Lease> {
-        self.lock().values().map(|(lease, _)| *lease).collect()
+        self.lock().values().map(|its| its.lease).collect()
     }
 
     fn stop(&self, id: TaskId, why: Stop) {
-        if let Some((_, stop)) = self.lock().remove(&id) {
+        if let Some(attempt) = self.lock().remove(&id) {
             // It may just have ended.
-            let _ = stop.send(why);
+            let _ = attempt.stop.send(why);
         }
     }
 
@@ -70,51 +94,50 @@ impl Held {
     }
 
     fn hand_back(&self) {
-        for (_, (_, stop)) in self.lock().drain() {
-            let _ = stop.send(Stop::HandedBack);
+        for (_, attempt) in self.lock().drain() {
+            let _ = attempt.stop.send(Stop::HandedBack);
         }
     }
 }
 
 impl Jobs {
-    /// Runs tasks of the pool `model` until `stop`; then gives back those that run, which costs them nothing but the work done.
+    /// Runs tasks of a pool, up to `max_workers` at a time, until `stop`; then gives back those that run, which costs them nothing but the work done.
     pub(crate) async fn work(
         self: Arc<Self>,
-        model: String,
+        pool: String,
         runner: Arc<dyn Runner>,
         max_workers: usize,
         stop: impl Future<Output = ()>,
     ) {
         let mut stop = std::pin::pin!(stop);
         let mut running = JoinSet::new();
-        let beats = tokio::spawn(Arc::clone(&self).beat());
+        let mut wake = self.wake.subscribe();
         loop {
             let room = runner.room(running.len());
             let room = room.min(max_workers.saturating_sub(running.len()));
-            for task in self.claim(&model, room).await {
+            for task in self.claim(&pool, room).await {
                 let attempt = Arc::clone(&self).attempt(task, Arc::clone(&runner));
                 running.spawn(attempt);
             }
             tokio::select! {
                 () = &mut stop => break,
                 Some(_) = running.join_next() => while running.try_join_next().is_some() {},
-                () = self.wake.notified() => {}
+                Ok(()) = wake.changed() => {}
                 () = sleep(LOOK_AGAIN) => {}
             }
         }
         self.held.hand_back();
         while running.join_next().await.is_some() {}
-        beats.abort();
     }
 
-    async fn claim(&self, model: &str, room: usize) -> Vec<Claimed> {
+    async fn claim(&self, pool: &str, room: usize) -> Vec<Claimed> {
         if room == 0 {
             return Vec::new();
         }
         let lease = self.options.lease;
         let claimed = self
             .store
-            .claim(model, &self.worker, room, lease, Timestamp::now());
+            .claim(pool, &self.worker, room, lease, Timestamp::now());
         // What is wrong shows in the health, and is tried again.
         let claimed = claimed.await.unwrap_or_else(|error| {
             self.observed.failed(&error);
@@ -129,7 +152,7 @@ impl Jobs {
     /// Runs a task once.
     async fn attempt(self: Arc<Self>, task: Claimed, runner: Arc<dyn Runner>) {
         let lease = task.lease;
-        let stopped = self.held.add(lease);
+        let stopped = self.held.add(&task);
         let report = tokio::select! {
             report = run(&task, &*runner) => Some(report),
             stop = stopped => match stop {
@@ -155,7 +178,9 @@ impl Jobs {
             let now = Timestamp::now();
             match self.store.finish(task.lease, report.clone(), now).await {
                 Ok(status) => {
-                    self.metrics.ended(&task.info, status, now);
+                    if task.info.pool != BATCHES {
+                        self.metrics.ended(&task.info, status, now);
+                    }
                     return;
                 }
                 Err(error @ StoreError::TooLarge { .. }) => {
@@ -174,8 +199,8 @@ impl Jobs {
         }
     }
 
-    /// Extends the leases, for ever.
-    async fn beat(self: Arc<Self>) {
+    /// Extends the leases of what runs here, for ever.
+    pub(crate) async fn beat(self: Arc<Self>) {
         loop {
             sleep(self.options.lease / BEATS).await;
             let leases = self.held.leases();

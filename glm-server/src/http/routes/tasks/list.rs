@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
@@ -11,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::{parse, view};
 use crate::http::error::{self, Refusal};
+use crate::http::query::{self, Params};
 use crate::http::state::Service;
 use crate::http::tenant::Owner;
 use crate::jobs::refusal;
 use crate::openai::ApiError;
-use crate::queue::{Filter, Paging, Status};
+use crate::queue::{Filter, MAX_PAGE, Paging, Status};
 
 /// Which tasks, and which part of their list.
 #[derive(Debug, Deserialize)]
@@ -33,12 +33,8 @@ pub(in super::super) struct Wanted {
 pub(in super::super) async fn list(
     State(service): State<Arc<Service>>,
     Owner(tenant): Owner,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Response, Refusal> {
-    let Query(wanted) = wanted.map_err(|error| ApiError {
-        param: None,
-        ..ApiError::invalid("", error.body_text())
-    })?;
     let filter = Filter {
         tenant: Some(tenant.to_string()),
         group: wanted.batch_id,
@@ -47,8 +43,8 @@ pub(in super::super) async fn list(
     };
     let paging = Paging {
         after: wanted.after.as_deref().map(parse).transpose()?,
-        limit: wanted.limit.unwrap_or(20),
-        oldest_first: oldest_first(wanted.order.as_deref())?,
+        limit: query::limit(wanted.limit, 20, MAX_PAGE)?,
+        oldest_first: query::oldest_first(wanted.order.as_deref())?,
     };
     let page = service.jobs()?.list(filter, paging).await;
     let page = page.map_err(|error| refusal(&error))?;
@@ -77,15 +73,4 @@ fn statuses(names: Option<&str>) -> Result<Vec<Status>, ApiError> {
         }
     }
     Ok(statuses)
-}
-
-fn oldest_first(order: Option<&str>) -> Result<bool, ApiError> {
-    match order {
-        None | Some("desc") => Ok(false),
-        Some("asc") => Ok(true),
-        Some(other) => {
-            let message = format!("`order` must be asc or desc, found `{other}`");
-            Err(ApiError::invalid("order", message))
-        }
-    }
 }

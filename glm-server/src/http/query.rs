@@ -1,0 +1,58 @@
+//! What stands behind the `?` of a list: its part and its order.
+
+use axum::extract::FromRequestParts;
+use axum::extract::Query;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::error::Refusal;
+use crate::openai::ApiError;
+
+/// The parameters of a request; those that `T` does not have are refused.
+#[derive(Debug)]
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => Err(ApiError {
+                param: None,
+                ..ApiError::invalid("", error.body_text())
+            }
+            .into()),
+        }
+    }
+}
+
+/// Whether a list begins with the oldest.
+///
+/// # Errors
+/// 400 unless `order` is asc or desc.
+pub(super) fn oldest_first(order: Option<&str>) -> Result<bool, ApiError> {
+    match order {
+        None | Some("desc") => Ok(false),
+        Some("asc") => Ok(true),
+        Some(other) => {
+            let message = format!("`order` must be asc or desc, found `{other}`");
+            Err(ApiError::invalid("order", message))
+        }
+    }
+}
+
+/// How long a part of a list may be.
+///
+/// # Errors
+/// 400 unless `limit` is in 1 ..= `max`.
+pub(super) fn limit(limit: Option<usize>, default: usize, max: usize) -> Result<usize, ApiError> {
+    let limit = limit.unwrap_or(default);
+    match (1..=max).contains(&limit) {
+        true => Ok(limit),
+        false => {
+            let message = format!("`limit` must be between 1 and {max}, found {limit}");
+            Err(ApiError::invalid("limit", message))
+        }
+    }
+}
