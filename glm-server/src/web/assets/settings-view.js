@@ -29,7 +29,9 @@ export class SettingsView {
       if (field.type === "checkbox") field.checked = value === true;
       else field.value = value;
     }
-    this.#form.addEventListener("input", () => {
+    this.#form.addEventListener("input", ({ target }) => {
+      // Half a key is no key.
+      if (target.id === "key") return;
       this.#read();
       changed();
     });
