@@ -76,9 +76,9 @@ impl QuantizedRows {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the token is the proof that the CPU has these instructions.
                 Isa::Avx2(_) | Isa::Avx512(_) | Isa::Amx(_) => unsafe { rounding.run_avx2(range) },
-                Isa::Scalar => rounding.run(range),
+                Isa::Scalar => rounding.run(range, round),
                 #[cfg(target_arch = "aarch64")]
-                Isa::Neon(_) => rounding.run(range),
+                Isa::Neon(_) => rounding.run(range, round),
             });
         Ok(rows)
     }
@@ -159,16 +159,19 @@ struct Rounding<'a> {
 }
 
 impl Rounding<'_> {
-    /// The same code, compiled for wider vectors. (No fused operation occurs in it, so the result is the same to the bit.)
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     unsafe fn run_avx2(&self, range: std::ops::Range<usize>) {
-        self.run(range);
+        self.run(range, |x, codes| round_avx2(x, codes));
     }
 
     /// Rounds blocks `range`, counted row by row.
     #[inline(always)]
-    fn run(&self, range: std::ops::Range<usize>) {
+    fn run(
+        &self,
+        range: std::ops::Range<usize>,
+        round: impl Fn(&[f32; BLOCK_COLS], &mut [i8; BLOCK_COLS]) -> [f32; KINDS],
+    ) {
         let source = self.x.as_chunks::<BLOCK_COLS>().0;
         for index in range {
             let (t, block) = (index / self.blocks, index % self.blocks);
@@ -187,21 +190,35 @@ impl Rounding<'_> {
 /// Rounds a block, and gives the numbers beside it.
 #[inline(always)]
 fn round(x: &[f32; BLOCK_COLS], codes: &mut [i8; BLOCK_COLS]) -> [f32; KINDS] {
-    // Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so the result, instead of vanishing.
     let largest = x
         .iter()
-        .fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
-    let scale = f32::from_bits(largest) / 127.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        .fold(0u32, |max, value| max.max(value.to_bits() & MAGNITUDE));
+    let [scale, inverse] = scale(largest);
     let mut sums = [0i32; 2];
     for (half, sum) in sums.iter_mut().enumerate() {
         for i in 16 * half..16 * (half + 1) {
-            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-            codes[i] = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
+            codes[i] = (x[i] * inverse + ROUNDING).to_bits() as i8;
             *sum += i32::from(codes[i]);
         }
     }
-    let [low, high] = sums;
+    numbers(scale, sums)
+}
+
+/// Without the sign. Magnitudes compare as integers, and NaN is the largest: it reaches the scale, and so the result, instead of vanishing.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+/// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+const ROUNDING: f32 = 12_582_912.0;
+
+/// The scale of a block whose largest magnitude has these bits, and what its values are multiplied with.
+#[inline(always)]
+fn scale(largest: u32) -> [f32; 2] {
+    let scale = f32::from_bits(largest) / 127.0;
+    [scale, if scale == 0.0 { 0.0 } else { 1.0 / scale }]
+}
+
+/// The numbers beside a block, from the sums of the first and of the last 16 codes.
+#[inline(always)]
+fn numbers(scale: f32, [low, high]: [i32; 2]) -> [f32; KINDS] {
     let scaled = |sum: i32| scale * sum as f32;
     let bias = |sum: i32| f32::from_bits((-128 * sum) as u32);
     [
@@ -213,6 +230,51 @@ fn round(x: &[f32; BLOCK_COLS], codes: &mut [i8; BLOCK_COLS]) -> [f32; KINDS] {
         bias(low),
         bias(high),
     ]
+}
+
+/// [`round`] in vectors, the same to the bit: no operation is fused. (The compiler's own vectors take the codes out one by one to sum them.)
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn round_avx2(x: &[f32; BLOCK_COLS], codes: &mut [i8; BLOCK_COLS]) -> [f32; KINDS] {
+    use std::arch::x86_64::*;
+    // SAFETY: 32 values are four vectors of eight.
+    let x = [0, 8, 16, 24].map(|at| unsafe { _mm256_loadu_ps(x.as_ptr().add(at)) });
+    let magnitudes = x.map(|x| {
+        let mask = _mm256_set1_epi32(MAGNITUDE as i32);
+        _mm256_and_si256(_mm256_castps_si256(x), mask)
+    });
+    let [a, b, c, d] = magnitudes;
+    let most = _mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d));
+    let most = _mm_max_epu32(
+        _mm256_castsi256_si128(most),
+        _mm256_extracti128_si256::<1>(most),
+    );
+    let most = _mm_max_epu32(most, _mm_shuffle_epi32::<0b01_00_11_10>(most));
+    let most = _mm_max_epu32(most, _mm_shuffle_epi32::<0b10_11_00_01>(most));
+    let [scale, inverse] = scale(_mm_cvtsi128_si32(most) as u32);
+    let low_bytes = x.map(|x| {
+        let rounded = _mm256_add_ps(
+            _mm256_mul_ps(x, _mm256_set1_ps(inverse)),
+            _mm256_set1_ps(ROUNDING),
+        );
+        _mm256_and_si256(_mm256_castps_si256(rounded), _mm256_set1_epi32(0xff))
+    });
+    let [a, b, c, d] = low_bytes;
+    // Packing works within halves of a vector, so that quads of codes lie in the order 0 2 4 6 1 3 5 7 then.
+    let bytes = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+    let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    // SAFETY: 32 codes are one vector.
+    unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), bytes) };
+    // Sums of eight bytes are formed without a sign: each is 128 too large.
+    let unsigned = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+    let eights = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
+    let low = _mm256_castsi256_si128(eights);
+    let high = _mm256_extracti128_si256::<1>(eights);
+    let sum = |pair: __m128i| {
+        let both = _mm_add_epi32(pair, _mm_unpackhi_epi64(pair, pair));
+        _mm_cvtsi128_si32(both) - 16 * 128
+    };
+    numbers(scale, [sum(low), sum(high)])
 }
 
 #[cfg(test)]
@@ -266,6 +328,41 @@ mod tests {
                         assert!(code >= -127);
                     }
                 }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn vectors_round_as_single_numbers_do() {
+        if !is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let mut state = 1u64;
+        for case in 0..20_000 {
+            let x = std::array::from_fn(|i| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let bits = (state >> 32) as u32;
+                match case % 4 {
+                    // Of like size; small integers, so that some lie in the middle; any number at all; few that are not zero.
+                    0 => bits as i32 as f32 * 1e-9,
+                    1 => (bits % 255) as f32 - 127.0 + (bits >> 31) as f32 * 0.5,
+                    2 => f32::from_bits(bits),
+                    _ if i == case % 32 => f32::from_bits(bits % 0x0100_0000),
+                    _ => 0.0,
+                }
+            });
+            let [mut codes, mut expected] = [[1i8; 32]; 2];
+            // SAFETY: the CPU has AVX2.
+            let numbers = unsafe { round_avx2(&x, &mut codes) };
+            let bits = |numbers: [f32; KINDS]| numbers.map(f32::to_bits);
+            let reference = round(&x, &mut expected);
+            if reference[SCALE].is_finite() {
+                assert_eq!((codes, bits(numbers)), (expected, bits(reference)), "{x:?}");
+            } else {
+                assert!(!numbers[SCALE].is_finite(), "{x:?}");
             }
         }
     }

@@ -4,7 +4,7 @@
 //! to the vector unit, where they meet their scales. Storing a tile and scaling it take most of the time; the products themselves a quarter.
 //!
 //! Tokens of one tile meet each weight once, so a block is unpacked just before it is needed, while others are multiplied: memory, unpacking and
-//! products overlap. More tokens take the chunks of [`super::gemm`].
+//! products overlap. More tokens take the chunks of [`super::gemm`], and the first tile unpacks them in the same way.
 //!
 //! # Safety
 //! As in [`super::direct`].
@@ -19,7 +19,9 @@ use std::ops::Range;
 use super::activations::{MANY, Part, TILE};
 use super::avx512::{self, Zmm};
 use super::codec::{Codec, with_form, with_quantized};
-use super::gemm::{self, NextChunk, PANELS, PanelBlock, PanelChunk, Sums, TileChunk, Unit};
+use super::gemm::{
+    self, CHUNK_BLOCKS, NextChunk, PANELS, PanelBlock, PanelChunk, Sums, TileChunk, Unit,
+};
 use super::job::Job;
 use super::lanes::Lanes;
 use super::layout::{BLOCK_COLS, PANEL_ROWS};
@@ -117,6 +119,32 @@ impl Unit for Matrix {
             multiply::<TILE, HALVES, MINIMA>(weights, x, sums);
         }
     }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn unpack_and_multiply<C: Codec, const HALVES: bool, const MINIMA: bool>(
+        packed: [*const u8; PANELS],
+        unpacked: *mut [PanelChunk; PANELS],
+        x: TileChunk,
+        next: NextChunk,
+        sums: &mut [Sums; PANELS],
+    ) {
+        let mut filling = Filling::<C> {
+            packed,
+            chunk: unpacked.cast(),
+            first_block: x.first_block,
+            blocks: x.blocks,
+            panel: 0,
+            next,
+            codec: PhantomData,
+        };
+        for block in 0..AHEAD {
+            filling.unpack(block);
+        }
+        for (panel, sums) in sums.iter_mut().enumerate() {
+            filling.panel = panel;
+            multiply::<TILE, HALVES, MINIMA>(&filling, x, sums);
+        }
+    }
 }
 
 /// Blocks of a panel, unpacked.
@@ -143,6 +171,48 @@ impl Blocks for Unpacked<'_> {
     #[inline(always)]
     unsafe fn prepare(&self, index: usize) {
         self.next.fetch::<Zmm>(self.panel, index);
+    }
+}
+
+/// A chunk that is unpacked for later tiles as it goes; the next one is fetched meanwhile.
+struct Filling<C> {
+    packed: [*const u8; PANELS],
+    /// `[PANELS, CHUNK_BLOCKS]`
+    chunk: *mut PanelBlock,
+    /// The block of a panel that is the chunk's first, and how many it has.
+    first_block: usize,
+    blocks: usize,
+    /// The one that is multiplied.
+    panel: usize,
+    next: NextChunk,
+    codec: PhantomData<C>,
+}
+
+impl<C: Codec> Filling<C> {
+    /// Unpacks block `index` of the chunk, counted from the first of the panel that is multiplied; those of the next panel follow its last.
+    #[inline(always)]
+    unsafe fn unpack(&self, index: usize) {
+        let (mut panel, mut block) = (self.panel, index);
+        while block >= self.blocks {
+            (panel, block) = (panel + 1, block - self.blocks);
+        }
+        if panel < PANELS {
+            let to = self.chunk.add(panel * CHUNK_BLOCKS + block);
+            gemm::unpack_block::<Matrix, C>(self.packed[panel], self.first_block + block, to);
+        }
+    }
+}
+
+impl<C: Codec> Blocks for &Filling<C> {
+    #[inline(always)]
+    unsafe fn get(&self, index: usize) -> *const PanelBlock {
+        self.chunk.add(self.panel * CHUNK_BLOCKS + index)
+    }
+
+    #[inline(always)]
+    unsafe fn prepare(&self, index: usize) {
+        self.next.fetch::<Zmm>(self.panel, index);
+        self.unpack(index + AHEAD);
     }
 }
 

@@ -1,4 +1,5 @@
-//! Many tokens: a chunk of two panels is unpacked into bytes and f32 scales once, in the nearest cache, and multiplied with every tile of tokens.
+//! Many tokens: a chunk of two panels is unpacked into bytes and f32 scales once, in the nearest cache, and multiplied with every tile of tokens. A unit
+//! may unpack it while it multiplies the first tile, which counts where there are few.
 //!
 //! Unpacked, all formats look alike, so a unit needs one kernel for all of them: [`super::amx`] has its own, vector units share the one below.
 //!
@@ -22,7 +23,7 @@ use super::layout::{BLOCK_COLS, Minimum, PANEL_ROWS};
 pub(super) const PANELS: usize = 2;
 
 /// Blocks of a chunk: with two panels 24 KiB, half of the nearest cache.
-const CHUNK_BLOCKS: usize = 16;
+pub(super) const CHUNK_BLOCKS: usize = 16;
 
 /// Tokens are taken in runs of at most this many bytes of codes, which stay in the second level cache (1 to 2 MiB on current servers) while all panels
 /// of a thread pass by.
@@ -104,6 +105,28 @@ pub(super) trait Unit {
         next: NextChunk,
         sums: &mut [Sums; PANELS],
     );
+
+    /// The same with the first tile that the chunk meets: `packed` are the two panels as they are stored, and their chunk is unpacked to where
+    /// `unpacked`, a `[PanelChunk; PANELS]`, points.
+    #[inline(always)]
+    unsafe fn unpack_and_multiply<C: Codec, const HALVES: bool, const MINIMA: bool>(
+        packed: [*const u8; PANELS],
+        unpacked: *mut [PanelChunk; PANELS],
+        x: TileChunk,
+        next: NextChunk,
+        sums: &mut [Sums; PANELS],
+    ) where
+        Self: Sized,
+    {
+        let blocks = unpacked.cast::<PanelBlock>();
+        for p in 0..PANELS {
+            for i in 0..x.blocks {
+                let block = blocks.add(p * CHUNK_BLOCKS + i);
+                unpack_block::<Self, C>(packed[p], x.first_block + i, block);
+            }
+        }
+        Self::multiply::<HALVES, MINIMA>(&*unpacked, x, next, sums);
+    }
 }
 
 /// Computes `panels` of a quantised segment for all tokens.
@@ -140,10 +163,8 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
     let blocks = job.x.cols / BLOCK_COLS;
     for first_block in (0..blocks).step_by(CHUNK_BLOCKS) {
         let chunk = first_block..(first_block + CHUNK_BLOCKS).min(blocks);
-        let unpacked = (&raw mut (*scratch).chunks).cast::<PanelChunk>();
-        for p in 0..PANELS {
-            unpack_chunk::<U, C>(job.panel(pair[p]), chunk.clone(), unpacked.add(p));
-        }
+        let unpacked = &raw mut (*scratch).chunks;
+        let packed = pair.map(|panel| job.panel(panel).as_ptr());
         let is_last = chunk.end == blocks;
         let block_bytes = const { C::LAYOUT.group_bytes() / C::LAYOUT.payloads() };
         let mut next = NextChunk {
@@ -172,9 +193,15 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
                 tokens: tokens.len(),
             };
             let sums = &mut *sums.add(tile - tiles.start);
-            let unpacked = &*unpacked.cast();
-            with_form!(C, HALVES, MINIMA => U::multiply::<HALVES, MINIMA>(unpacked, x, next, sums));
-            next.block_bytes = 0; // the first tile has asked for all of it
+            if tile == tiles.start {
+                with_form!(C, HALVES, MINIMA => {
+                    U::unpack_and_multiply::<C, HALVES, MINIMA>(packed, unpacked, x, next, sums)
+                });
+                next.block_bytes = 0; // the first tile has asked for all of it
+            } else {
+                let unpacked = &*unpacked;
+                with_form!(C, HALVES, MINIMA => U::multiply::<HALVES, MINIMA>(unpacked, x, next, sums));
+            }
             if is_last {
                 for t in tokens {
                     for p in 0..PANELS {
@@ -193,19 +220,6 @@ unsafe fn prefetch_results<L: Lanes>(job: &Job, pair: [usize; PANELS], tokens: R
         for p in 0..PANELS {
             L::prefetch_write(job.result(t, pair[p]).cast());
         }
-    }
-}
-
-/// Unpacks blocks `chunk` of a panel.
-#[inline(always)]
-unsafe fn unpack_chunk<U: Unit, C: Codec>(
-    panel: &[u8],
-    chunk: Range<usize>,
-    unpacked: *mut PanelChunk,
-) {
-    let unpacked = unpacked.cast::<PanelBlock>();
-    for (i, block) in chunk.enumerate() {
-        unpack_block::<U, C>(panel.as_ptr(), block, unpacked.add(i));
     }
 }
 
