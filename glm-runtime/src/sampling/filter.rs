@@ -40,11 +40,11 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
 /// `None` if the largest logit is not finite.
 pub fn candidates(logits: &[f32], params: &SamplingParams) -> Option<Vec<(u32, f64)>> {
     let best = logits[argmax(logits)? as usize];
-    let weight = |logit: f32| (f64::from(logit - best) / f64::from(params.temperature)).exp();
-    // A token below `min_p` never survives, and one whose weight is 0 is never drawn: leave them out before sorting.
+    let weight = |logit: f32| weight(logit, best, params.temperature);
+    // One whose weight is 0 is never drawn: leave it out before sorting.
     let mut kept: Vec<(u32, f32)> = (0..)
         .zip(logits.iter().copied())
-        .filter(|&(_, l)| weight(l) > 0.0)
+        .filter(|&(_, logit)| depth(logit, best, params.temperature) <= DEEPEST)
         .collect();
     if params.top_k > 0 && params.top_k < kept.len() {
         kept.select_nth_unstable_by(params.top_k - 1, by_logit);
@@ -67,6 +67,49 @@ pub fn candidates(logits: &[f32], params: &SamplingParams) -> Option<Vec<(u32, f
         keep_typical(&mut weighted, f64::from(params.typical_p));
     }
     Some(weighted)
+}
+
+/// How far a logit is below the best, in units of the temperature.
+fn depth(logit: f32, best: f32, temperature: f32) -> f64 {
+    f64::from(best - logit) / f64::from(temperature)
+}
+
+/// Relative to the most likely token.
+fn weight(logit: f32, best: f32, temperature: f32) -> f64 {
+    (-depth(logit, best, temperature)).exp()
+}
+
+/// Deeper ones have the weight 0.
+const DEEPEST: f64 = 745.0;
+
+/// Draws a token where nothing but the temperature decides: what [`pick`] takes from all [`candidates`], and they are sorted no further than to
+/// the token. `None` if the largest logit is not finite.
+pub fn draw_from_all(logits: &[f32], temperature: f32, uniform: f64) -> Option<u32> {
+    let mut last = argmax(logits)?;
+    let best = logits[last as usize];
+    let numbers = logits.iter().filter(|logit| !logit.is_nan());
+    let total: f64 = numbers.map(|&logit| weight(logit, best, temperature)).sum();
+    let mut left = uniform * total;
+    // Band by band, most of which hold little: nearly always the first has the token.
+    let (mut above, mut below) = (-1.0, 4.0);
+    while above < DEEPEST {
+        let in_band = |&(_, logit): &(u32, f32)| {
+            let depth = depth(logit, best, temperature);
+            above < depth && depth <= below
+        };
+        let band = (0..).zip(logits.iter().copied()).filter(in_band);
+        for_each_sorted(&mut band.collect::<Vec<_>>(), |(id, logit)| {
+            left -= weight(logit, best, temperature);
+            last = id;
+            left >= 0.0
+        });
+        if left < 0.0 {
+            break;
+        }
+        (above, below) = (below, 2.0 * below);
+    }
+    // Rounding can leave a remainder of a few ulps after the last one.
+    Some(last)
 }
 
 /// Keeps the candidates whose surprise `-ln p` is nearest to its expectation, the entropy, until they hold the share
@@ -133,8 +176,45 @@ pub fn pick(candidates: &[(u32, f64)], uniform: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::argmax;
+    use super::*;
     use crate::load::mix;
+
+    #[test]
+    fn a_draw_without_limits_is_one_from_all_candidates() {
+        for case in 0..600u64 {
+            let random = |i: u64| mix(case << 32 | i);
+            let len = 1 + random(1) % 3000;
+            let spread = [0.01, 1.0, 5.0, 300.0][(random(2) % 4) as usize];
+            let logit = |i| match random(i) % 50 {
+                0 => f32::NEG_INFINITY,
+                1 if case % 7 == 0 => f32::NAN,
+                2..5 => spread,
+                other => spread * ((random(i) >> 40) as f32 / 2f32.powi(24) + other as f32 % 2.0),
+            };
+            let logits: Vec<f32> = (10..10 + len).map(logit).collect();
+            let temperature = [0.3, 1.0, 2.0][(random(3) % 3) as usize];
+            let params = SamplingParams {
+                temperature,
+                ..SamplingParams::default()
+            };
+            assert!(!params.has_limits());
+            let uniform = match case % 10 {
+                0 => 0.0,
+                1 => 1.0 - f64::EPSILON / 2.0,
+                _ => (random(4) >> 11) as f64 / 2f64.powi(53),
+            };
+            let all = candidates(&logits, &params);
+            let expected = all.map(|all| (pick(&all, uniform), all));
+            let drawn = draw_from_all(&logits, temperature, uniform);
+            if case % 10 == 1 {
+                // The very last one: where rounding ends decides.
+                assert!(drawn.is_none_or(|id| logits[id as usize].is_finite()));
+            } else {
+                assert_eq!(drawn, expected.map(|(id, _)| id), "{case}");
+            }
+        }
+        assert_eq!(draw_from_all(&[f32::NAN; 9], 1.0, 0.5), None);
+    }
 
     /// The definition, one logit after the other.
     fn first_of_the_largest(logits: &[f32]) -> Option<u32> {

@@ -164,12 +164,14 @@ impl SequenceSampler {
         !forbidden.is_empty() || !self.params.logit_bias.is_empty() || self.penalties.is_some()
     }
 
-    fn draw(&self, logits: &mut [f32]) -> Result<u32, NotFinite> {
+    fn draw(&self, logits: &[f32]) -> Result<u32, NotFinite> {
+        let uniform = rng::uniform(self.seed, self.num_drawn);
+        if !self.params.has_limits() {
+            let drawn = filter::draw_from_all(logits, self.params.temperature, uniform);
+            return drawn.ok_or(NotFinite);
+        }
         let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
-        Ok(filter::pick(
-            &candidates,
-            rng::uniform(self.seed, self.num_drawn),
-        ))
+        Ok(filter::pick(&candidates, uniform))
     }
 }
 

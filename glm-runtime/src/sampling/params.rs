@@ -80,6 +80,11 @@ impl SamplingParams {
         self.temperature == 0.0
     }
 
+    /// Whether anything keeps unlikely tokens from being drawn.
+    pub(super) fn has_limits(&self) -> bool {
+        self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0 || self.typical_p < 1.0
+    }
+
     /// Checks every field against its range.
     ///
     /// # Errors

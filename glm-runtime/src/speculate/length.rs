@@ -39,9 +39,46 @@ pub(super) struct LengthControl {
     steps: StepCosts,
     /// Of the drafter, for one more guess of each of so many sequences.
     rounds: StepCosts,
-    /// Of all sequences; what is believed of a new one.
-    overall: Acceptance,
-    sequences: HashMap<SeqId, Acceptance>,
+    /// Of sequences that have ended, each of which counts as one guess: what is believed of a new one.
+    ended: Acceptance,
+    sequences: HashMap<SeqId, History>,
+}
+
+/// How the guesses for one sequence fared. What is hard for it says little about others: a text that quotes and one that does not may be
+/// under way together.
+#[derive(Debug, Clone, Copy, Default)]
+struct History {
+    recent: Acceptance,
+    /// What is believed where nothing recent is known.
+    long: Acceptance,
+    /// Of all that were checked.
+    right: usize,
+    checked: usize,
+}
+
+impl History {
+    fn learn(&mut self, drafted: usize, accepted: usize) {
+        let checked = checked(drafted, accepted);
+        self.recent.learn(accepted as f64, checked as f64, MEMORY);
+        self.long
+            .learn(accepted as f64, checked as f64, LONG_MEMORY);
+        self.right += accepted;
+        self.checked += checked;
+    }
+
+    fn fade(&mut self) {
+        self.recent.fade(IDLE_MEMORY);
+        self.long.fade(IDLE_MEMORY);
+    }
+
+    fn rate(&self, belief: f64) -> f64 {
+        self.recent.rate(self.long.rate(belief))
+    }
+}
+
+/// A guess behind a wrong one was not checked.
+fn checked(drafted: usize, accepted: usize) -> usize {
+    drafted.min(accepted + 1)
 }
 
 /// How often guesses were right lately.
@@ -52,11 +89,10 @@ struct Acceptance {
 }
 
 impl Acceptance {
-    /// A guess behind a wrong one was not checked.
-    fn learn(&mut self, drafted: usize, accepted: usize, memory: f64) {
+    fn learn(&mut self, right: f64, checked: f64, memory: f64) {
         self.fade(memory);
-        self.right += accepted as f64;
-        self.checked += drafted.min(accepted + 1) as f64;
+        self.right += right;
+        self.checked += checked;
     }
 
     /// What is not looked at any more becomes uncertain, so that it is tried again some day.
@@ -71,9 +107,9 @@ impl Acceptance {
     }
 }
 
-/// What a draft remembers of those before it, and a step without one.
+/// What a draft remembers of those before it, what an ended sequence does, and a step without a draft.
 const MEMORY: f64 = 0.9;
-const OVERALL_MEMORY: f64 = 0.98;
+const LONG_MEMORY: f64 = 0.98;
 const IDLE_MEMORY: f64 = 0.995;
 
 impl LengthControl {
@@ -81,12 +117,12 @@ impl LengthControl {
     pub(super) fn lengths(&mut self, plain: PlainStep, open: &[(SeqId, usize)]) -> Vec<usize> {
         let lengths = self.best_lengths(plain, open);
         for (&(seq, _), _) in open.iter().zip(&lengths).filter(|(_, len)| **len == 0) {
-            if let Some(acceptance) = self.sequences.get_mut(&seq) {
-                acceptance.fade(IDLE_MEMORY);
+            if let Some(history) = self.sequences.get_mut(&seq) {
+                history.fade();
             }
         }
         if lengths.iter().all(|&len| len == 0) {
-            self.overall.fade(IDLE_MEMORY);
+            self.ended.fade(IDLE_MEMORY);
         }
         lengths
     }
@@ -124,11 +160,11 @@ impl LengthControl {
 
     /// Every guess that could be made, the likeliest first: its chance, its number in its draft from 1, and whose it is.
     fn guesses(&self, open: &[(SeqId, usize)]) -> Vec<(f64, usize, usize)> {
-        let belief = self.overall.rate(FIRST_RATE);
+        let belief = self.ended.rate(FIRST_RATE);
         let mut guesses = Vec::new();
         for (at, &(seq, most)) in open.iter().enumerate() {
-            let acceptance = self.sequences.get(&seq).copied().unwrap_or_default();
-            let (rate, mut chance) = (acceptance.rate(belief), 1.0);
+            let history = self.sequences.get(&seq).copied().unwrap_or_default();
+            let (rate, mut chance) = (history.rate(belief), 1.0);
             guesses.extend((1..=most).map(|nth| {
                 chance *= rate;
                 (chance, nth, at)
@@ -153,9 +189,8 @@ impl LengthControl {
 
     /// Learns how many of a sequence's guesses were right.
     pub(super) fn verified(&mut self, seq: SeqId, drafted: usize, accepted: usize) {
-        let acceptance = self.sequences.entry(seq).or_default();
-        acceptance.learn(drafted, accepted, MEMORY);
-        self.overall.learn(drafted, accepted, OVERALL_MEMORY);
+        let history = self.sequences.entry(seq).or_default();
+        history.learn(drafted, accepted);
     }
 
     /// Whether nothing is known of any sequence.
@@ -165,7 +200,11 @@ impl LengthControl {
 
     /// Forgets a sequence.
     pub(super) fn forget(&mut self, seq: SeqId) {
-        self.sequences.remove(&seq);
+        let history = self.sequences.remove(&seq);
+        if let Some(history) = history.filter(|history| history.checked > 0) {
+            let share = history.right as f64 / history.checked as f64;
+            self.ended.learn(share, 1.0, LONG_MEMORY);
+        }
     }
 }
 
@@ -278,6 +317,27 @@ mod tests {
     }
 
     #[test]
+    fn where_guesses_fail_everybody_new_ones_are_not_guessed_for() {
+        let mut control = LengthControl::default();
+        for tokens in [1, 2, 4, 8, 16] {
+            control.stepped(tokens, Duration::from_millis(50 + 10 * tokens as u64));
+        }
+        let plain = PlainStep {
+            num_tokens: 1,
+            yields: 1,
+        };
+        let guessed = |control: &mut LengthControl, id| control.lengths(plain, &[(id, MOST)])[0];
+        assert!(guessed(&mut control, SeqId(0)) > 1);
+        for id in (0..40).map(SeqId) {
+            control.verified(id, 4, 0);
+            control.forget(id);
+        }
+        assert_eq!(guessed(&mut control, SeqId(40)), 0);
+        let steps = (0..2000).position(|_| guessed(&mut control, SeqId(41)) > 0);
+        assert!(steps.is_some_and(|steps| steps > 10), "some day: {steps:?}");
+    }
+
+    #[test]
     fn what_is_hard_for_one_sequence_is_not_held_against_another() {
         let mut control = LengthControl::default();
         let [easy, hard] = [SeqId(0), SeqId(1)];
@@ -295,6 +355,13 @@ mod tests {
         };
         let lengths = control.lengths(plain, &[(easy, MOST), (hard, MOST)]);
         assert!(lengths[0] > 5 && lengths[1] <= 1, "{lengths:?}");
+        // Nor does it spoil the beginning of one that comes now, or after it.
+        let new = SeqId(2);
+        let lengths = control.lengths(plain, &[(hard, MOST), (new, MOST)]);
+        assert!(lengths[0] <= 1 && lengths[1] > 2, "{lengths:?}");
+        control.forget(hard);
+        let lengths = control.lengths(plain, &[(easy, 0), (new, MOST)]);
+        assert!(lengths[1] > 1, "{lengths:?}");
         assert_eq!(control.lengths(plain, &[(easy, 2)]), [2]);
         assert_eq!(control.lengths(plain, &[(easy, 0)]), [0]);
     }
