@@ -1,7 +1,7 @@
 //! `/v1/files`: files as OpenAI has them, for batches above all.
 
 #[cfg(test)]
-mod tests;
+pub(in crate::http) mod tests;
 mod upload;
 
 use std::sync::Arc;

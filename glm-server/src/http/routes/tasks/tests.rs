@@ -1,39 +1,15 @@
 //! Tasks from outside: requests to the router of a service whose workers run.
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use futures_util::StreamExt;
-use glm_runtime::testing::FakeModel;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
-use crate::http::options::ServeOptions;
-use crate::http::server::work;
-use crate::http::state::Service;
-use crate::http::tests::{ask, engine, get, polite, post, send, service};
+use crate::http::tests::{ask, get, polite, post, send};
+use crate::http::working::{Working, begun, held, working, working_on};
 use crate::jobs::{Jobs, JobsOptions, QueuePlace};
-
-/// A service that runs tasks.
-struct Working {
-    service: Arc<Service>,
-    router: Router,
-    workers: JoinHandle<()>,
-}
-
-fn working(fake: FakeModel, jobs: JobsOptions) -> Working {
-    let (service, router) = service(ServeOptions::default());
-    service.keep_jobs(Arc::new(Jobs::open(jobs).unwrap()));
-    service.start(engine(fake));
-    let workers = tokio::spawn(work(Arc::clone(&service)));
-    Working {
-        service,
-        router,
-        workers,
-    }
-}
 
 impl Working {
     async fn submit(&self, fields: Value) -> (u16, Value) {
@@ -82,7 +58,7 @@ impl Working {
         self.watch(id).await.pop().unwrap()
     }
 
-    async fn list(&self, query: &str) -> Value {
+    pub(in crate::http) async fn list(&self, query: &str) -> Value {
         let (status, list) = ask(&self.router, get(&format!("/v1/tasks?{query}"))).await;
         assert_eq!(status, 200, "{list}");
         list
@@ -95,23 +71,6 @@ fn ids(list: &Value) -> Vec<&str> {
         .iter()
         .map(|task| task["id"].as_str().unwrap())
         .collect()
-}
-
-/// A model that goes on with its first token when it is told to, or nobody can tell it any more; and hears of each time it is asked.
-fn held() -> (mpsc::Sender<()>, mpsc::Receiver<()>, FakeModel) {
-    let ((go, told), (asks, asked)) = (mpsc::channel::<()>(), mpsc::channel());
-    let told = Mutex::new(told);
-    let fake = FakeModel::next_token(move |_, _| {
-        let _ = asks.send(());
-        let _ = told.lock().unwrap().recv();
-        65
-    });
-    (go, asked, fake)
-}
-
-async fn begun(asked: mpsc::Receiver<()>) {
-    let wait = tokio::task::spawn_blocking(move || asked.recv().unwrap());
-    wait.await.unwrap();
 }
 
 #[tokio::test]
@@ -371,15 +330,7 @@ async fn tasks_are_for_the_model_that_they_were_submitted_to() {
     let jobs = Jobs::open(JobsOptions::default()).unwrap();
     let other = jobs.new_task("default", "another model", "/v1/completions");
     let other = jobs.submit(other).await.unwrap().task.id;
-    let (service, router) = service(ServeOptions::default());
-    service.keep_jobs(Arc::new(jobs));
-    service.start(engine(polite()));
-    let workers = tokio::spawn(work(Arc::clone(&service)));
-    let working = Working {
-        service,
-        router,
-        workers,
-    };
+    let working = working_on(polite(), jobs);
     let own = working.submitted(json!({})).await;
     assert_eq!(working.end(&own).await["status"], "completed");
     let waits = working.get(&other.to_string()).await;
