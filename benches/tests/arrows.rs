@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
         name: "glm-server",
         may_use: &[
             "axum",
+            "base64",
             "futures-util",
             "glm-core",
             "glm-runtime",
@@ -94,6 +95,7 @@ const RULES: &[Rule] = &[
             "tokio",
             "toml",
             "tracing",
+            "utoipa",
             "uuid",
         ],
         never: &["glm-cli", "clap"],

@@ -19,9 +19,12 @@
 //! Kernels, candle, clap or a terminal: see `docs/ARCHITECTURE.md`, and `benches/tests/arrows.rs` which enforces it.
 #![forbid(unsafe_code)]
 
+mod anthropic;
 pub mod batch;
 pub mod http;
 pub mod openai;
+mod parts;
 mod jobs;
 pub mod queue;
+mod responses;
 mod web;

@@ -88,7 +88,6 @@ fn options(args: &ServeArgs) -> ServeOptions {
             .max_waiting_tokens
             .map_or(u64::MAX, |tokens| tokens as u64),
         stop_on_sigterm: true,
-        model_aliases: vec![args.model.model.clone()],
         drain_timeout: args.drain_timeout,
         max_body_bytes: usize::try_from(args.max_body_size).unwrap_or(usize::MAX),
         request_timeout: args.request_timeout,

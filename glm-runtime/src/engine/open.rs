@@ -60,7 +60,7 @@ impl Engine {
         let text = TextSide::open(&source, options.require_tokenizer)?;
         #[cfg(feature = "testing")]
         if let Some(fake) = &options.fake {
-            return Self::with_fake(fake, &source, text, device, options);
+            return Self::with_fake(fake, (model, &source), text, device, options);
         }
         let adapters = adapter_bytes(options, source.config())?;
         let draft = OpenedDraft::open(options, &source, text.tokenizer.as_ref())?;
@@ -76,11 +76,12 @@ impl Engine {
             .check(quantize.is_some())?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
+        let asked_as = model.to_owned();
         let model = load_model(&source, &mut loader)?;
         let draft = draft.map(|draft| draft.load(&device, &sizes, own_weights, options));
         let speculator = Speculator::new(&options.speculation, draft.transpose()?);
         let loaded = loader.finish();
-        let front = Front::new(
+        let mut front = Front::new(
             &source,
             text,
             &device,
@@ -88,6 +89,7 @@ impl Engine {
             &loaded,
             quantize,
         );
+        front.info.asked_as = asked_as;
         for (name, path) in &options.adapters {
             front.adapters.load(name, path)?;
         }
@@ -123,7 +125,7 @@ impl Engine {
     #[cfg(feature = "testing")]
     fn with_fake(
         fake: &FakeModel,
-        source: &ModelSource,
+        (model, source): (&str, &ModelSource),
         text: TextSide,
         device: Device,
         options: &EngineOptions,
@@ -133,9 +135,11 @@ impl Engine {
         let eos = eos_token_ids(source);
         let tokenizer = text.tokenizer.clone();
         let hidden_size = config.hidden_size;
+        let asked_as = model.to_owned();
         let model = fake.model(config, &device, tokenizer, eos.first().copied());
         let budget = (&sizes, kv_budget);
         let mut front = Front::new(source, text, &device, budget, &Loaded::default(), None);
+        front.info.asked_as = asked_as;
         front.info.hidden_size = hidden_size;
         front.info.note = Some("A fake model: its answers come from a test.".to_owned());
         let mut engine = Self::assemble(device, model, sizes, front, eos, options.seed)?;
@@ -386,6 +390,7 @@ impl Front {
         formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
         let info = ModelInfo {
             name: source.name().to_owned(),
+            asked_as: String::new(),
             architecture: source.config().architecture().to_owned(),
             parameters: loaded.parameters,
             weight_bytes: loaded.bytes,

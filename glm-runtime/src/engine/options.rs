@@ -257,6 +257,8 @@ pub struct LinearShape {
 pub struct ModelInfo {
     /// Name of the model as opened.
     pub name: String,
+    /// The MODEL that was asked for.
+    pub asked_as: String,
     /// `model_type` of the config.
     pub architecture: String,
     /// Number of weights.

@@ -125,6 +125,8 @@ impl IntoResponse for Refusal {
             }
             None => {}
         }
+        // For dialects that write errors in another shape.
+        response.extensions_mut().insert(self.error);
         response
     }
 }

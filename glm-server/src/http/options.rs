@@ -19,8 +19,6 @@ pub struct ServeOptions {
     pub jobs: JobsOptions,
     /// Drain when the process gets SIGTERM. Default: no.
     pub stop_on_sigterm: bool,
-    /// Names of the model besides its own that requests may call it by.
-    pub model_aliases: Vec<String>,
     /// Most requests that wait for the engine; further ones are refused with 429. Default: 1024.
     pub max_waiting: usize,
     /// Most tokens that the prompts of waiting requests have, roughly: four bytes of a body count as one. Default: no limit.
@@ -58,7 +56,6 @@ impl Default for ServeOptions {
             live: LiveOptions::default(),
             jobs: JobsOptions::default(),
             stop_on_sigterm: false,
-            model_aliases: Vec::new(),
             max_waiting: 1024,
             max_waiting_tokens: u64::MAX,
             drain_timeout: Duration::from_secs(30),

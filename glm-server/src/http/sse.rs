@@ -6,25 +6,44 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::answers::Answers;
 use crate::openai::{ApiError, Chunks};
 
-/// A stream of chunks that ends with `[DONE]`, or with an error. While nothing comes, a comment every `keep_alive` says that the
-/// connection is alive; clients ignore it.
-pub(super) fn response(answers: Answers, chunks: Chunks, keep_alive: Duration) -> Response {
-    let streaming = Streaming {
+/// Time between two writes of a stream. What comes sooner goes out together: a small model says more than people can see, and
+/// waking a task and writing to a socket for each token of each stream would take more of the processor than the token itself.
+const PACE: Duration = Duration::from_millis(5);
+/// Most events that are made into text at once, for a client that has not read for long.
+const MAX_AT_ONCE: usize = 256;
+
+/// A stream of chunks that ends with `[DONE]` where chunks have no names, or with an error. While nothing comes, a comment (or what the
+/// dialect has for it) says every `keep_alive` that the connection is alive; clients ignore it.
+pub(super) fn response(
+    answers: Answers,
+    chunks: Chunks,
+    keep_alive: Duration,
+    watch: impl FnMut(&Value) + Send + 'static,
+) -> Response {
+    let ping = match chunks.ping() {
+        Some(ping) => event(&ping, true),
+        None => Event::default().comment("keep-alive"),
+    };
+    let mut streaming = Streaming {
         answers,
         chunks: Some(chunks),
         ready: VecDeque::new(),
+        not_before: Instant::now(),
+        watch: Box::new(watch),
     };
+    streaming.begin();
     let events = stream::unfold(streaming, |mut streaming| async {
         let event = streaming.next().await?;
         Some((Ok::<_, Infallible>(event), streaming))
     });
-    let keep_alive = KeepAlive::new().interval(keep_alive).text("keep-alive");
+    let keep_alive = KeepAlive::new().interval(keep_alive).event(ping);
     Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
@@ -33,33 +52,77 @@ struct Streaming {
     /// `None` when the last event is ready.
     chunks: Option<Chunks>,
     ready: VecDeque<Event>,
+    /// When the engine is asked again.
+    not_before: Instant,
+    /// Sees every chunk.
+    watch: Box<dyn FnMut(&Value) + Send>,
 }
 
 impl Streaming {
+    fn begin(&mut self) {
+        if let Some(chunks) = &mut self.chunks {
+            let named = chunks.has_names();
+            let begin = chunks.begin();
+            self.say(&begin, named);
+        }
+    }
+
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let chunks = self.chunks.as_mut()?;
-            match self.answers.next().await {
-                Some((answer, event)) => match chunks.push(answer, event) {
-                    Ok(chunks) => self.ready.extend(chunks.iter().map(data)),
-                    Err(error) => {
-                        self.ready.push_back(data(&ApiError::from(error).body()));
-                        self.chunks = None;
-                    }
-                },
-                None => {
-                    self.ready.extend(chunks.finish().as_ref().map(data));
-                    self.ready.push_back(Event::default().data("[DONE]"));
-                    self.chunks = None;
-                }
+            self.chunks.as_ref()?;
+            tokio::time::sleep_until(self.not_before).await;
+            let mut next = Some(self.answers.next().await);
+            // What there is besides goes with it.
+            while let Some(said) = next {
+                self.take(said);
+                let goes_on = self.chunks.is_some() && self.ready.len() < MAX_AT_ONCE;
+                next = goes_on
+                    .then(|| self.answers.next().now_or_never())
+                    .flatten();
             }
+            if self.ready.len() < MAX_AT_ONCE {
+                self.not_before = Instant::now() + PACE;
+            }
+        }
+    }
+
+    /// Makes events of what the engine says; `None`: it is done.
+    fn take(&mut self, next: Option<(usize, glm_runtime::Event)>) {
+        let Some(chunks) = &mut self.chunks else {
+            return;
+        };
+        let named = chunks.has_names();
+        let is_whole = next.is_none();
+        let (said, is_last) = match next.map(|(answer, event)| chunks.push(answer, event)) {
+            Some(Ok(said)) => (said, false),
+            Some(Err(error)) => (chunks.fail(&ApiError::from(error)), true),
+            None => (chunks.finish(), true),
+        };
+        self.say(&said, named);
+        if is_whole && !named {
+            self.ready.push_back(Event::default().data("[DONE]"));
+        }
+        if is_last {
+            self.chunks = None;
+        }
+    }
+
+    fn say(&mut self, chunks: &[Value], named: bool) {
+        for chunk in chunks {
+            (self.watch)(chunk);
+            self.ready.push_back(event(chunk, named));
         }
     }
 }
 
-fn data(value: &Value) -> Event {
-    Event::default().data(value.to_string())
+/// A chunk as an event; `named`: under the name that is its `type`.
+fn event(chunk: &Value, named: bool) -> Event {
+    let event = Event::default().data(chunk.to_string());
+    match chunk["type"].as_str().filter(|_| named) {
+        Some(name) => event.event(name),
+        None => event,
+    }
 }

@@ -17,7 +17,8 @@ use super::limits::{Accounts, Backlog, Fair};
 use super::metrics::Metrics;
 use super::options::{LiveOptions, ServeOptions};
 use crate::jobs::Jobs;
-use crate::openai::ApiError;
+use crate::openai::{self, ApiError};
+use crate::responses;
 
 /// Requests let through to the engine beyond those it computes together: their templates are rendered while the others run, so that
 /// a place that comes free is taken in the next step.
@@ -60,6 +61,8 @@ pub(super) struct Service {
     pub(super) backlog: Backlog,
     access: RwLock<Arc<Access>>,
     live: RwLock<LiveOptions>,
+    /// Responses that can be gone on from.
+    pub(super) responses: responses::Store,
     engine: OnceLock<EngineHandle>,
     jobs: OnceLock<Arc<Jobs>>,
     phase: watch::Sender<Phase>,
@@ -82,6 +85,7 @@ impl Service {
             started: unix_now(),
             born: Instant::now(),
             requests: Requests::default(),
+            responses: responses::Store::default(),
             engine: OnceLock::new(),
             jobs: OnceLock::new(),
             phase: watch::Sender::new(Phase::Starting),
@@ -270,30 +274,10 @@ impl Service {
     /// Refuses a `model` that is not here. None at all is the one that is.
     ///
     /// # Errors
-    /// 404.
+    /// 404; 503 while the model is being loaded.
     pub(super) fn check_model(&self, body: &Map<String, Value>) -> Result<(), ApiError> {
-        match body.get("model").and_then(Value::as_str) {
-            Some(name) if !self.serves(name) => Err(ApiError {
-                param: Some("model".to_owned()),
-                ..no_model(name)
-            }),
-            _ => Ok(()),
-        }
+        openai::check_model(self.engine()?, body)
     }
-
-    /// Whether this is a name of the model or of one of its adapters.
-    pub(super) fn serves(&self, name: &str) -> bool {
-        let is_model = |engine: &EngineHandle| engine.model_info().name == name;
-        let engine = self.engine.get();
-        engine.is_some_and(|engine| is_model(engine) || engine.has_adapter(name))
-            || self.options.model_aliases.iter().any(|alias| alias == name)
-    }
-}
-
-/// 404: there is no such model.
-pub(super) fn no_model(name: &str) -> ApiError {
-    let message = format!("the model `{name}` is not here; GET /v1/models lists those that are");
-    error(StatusCode::NOT_FOUND, "model_not_found", message)
 }
 
 /// Seconds since 1970.

@@ -5,12 +5,15 @@
 //!
 //! A field that OpenAI does not have is ignored, unless it is one of the extensions that vLLM made common (`top_k`, `min_p`,
 //! `repetition_penalty`, …). A field that OpenAI has and this version cannot honour is an error that names it, unless its
-//! value asks for nothing. `model` may be any name: an engine has one
-//! model. If it is that of a LoRA adapter, the adapter answers; `adapter` asks for one in so many words.
+//! value asks for nothing. `model` must be a name of the
+//! engine's model ([`check_model`]); if it is that of a LoRA adapter, the adapter answers; `adapter` asks for one in so many words.
 
+mod embeddings;
 mod error;
-mod fields;
+pub(crate) mod fields;
 mod format;
+pub(crate) mod known;
+mod models;
 mod request;
 mod response;
 mod stream;
@@ -25,10 +28,16 @@ mod tools;
 
 use std::fmt;
 
+pub use embeddings::embeddings;
+pub(crate) use embeddings::{EMBEDDING_FIELDS, EmbeddingCall};
 pub use error::ApiError;
+pub use models::check_model;
+pub(crate) use models::{no_model, serves};
 pub use request::{Call, MAX_N, MAX_PROMPTS};
+pub(crate) use response::Dialect;
 pub use response::{Form, Stamp};
 pub use stream::Chunks;
+pub(crate) use tokens::TOKENIZE_FIELDS;
 pub use tokens::{detokenize, tokenize};
 
 /// What is asked for, by the path that it is asked under.
@@ -39,19 +48,23 @@ pub enum Endpoint {
     ChatCompletions,
     /// `/v1/completions`
     Completions,
+    /// `/v1/messages`: Anthropic's dialect.
+    Messages,
+    /// `/v1/responses`
+    Responses,
 }
 
 /// Paths of OpenAI's interface that this version does not serve.
-const NOT_YET: [&str; 4] = [
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/moderations",
-    "/v1/images/generations",
-];
+const NOT_YET: [&str; 2] = ["/v1/moderations", "/v1/images/generations"];
 
 impl Endpoint {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::ChatCompletions, Self::Completions];
+    pub const ALL: [Self; 4] = [
+        Self::ChatCompletions,
+        Self::Completions,
+        Self::Messages,
+        Self::Responses,
+    ];
 
     /// The endpoint of a path.
     ///
@@ -77,6 +90,8 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
+            Self::Messages => "/v1/messages",
+            Self::Responses => "/v1/responses",
         }
     }
 }

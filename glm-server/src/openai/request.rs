@@ -8,11 +8,13 @@ use glm_runtime::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, Refusal};
+use super::fields::Fields;
 use super::format::Wanted;
-use super::response::{Chat, Shape};
+use super::known::{CHAT_FIELDS, COMPLETION_FIELDS, ONLY_WITH_BEAMS};
+use super::response::{Chat, Dialect, Shape};
 use super::tools::Tools;
-use super::{ApiError, Endpoint, Form};
+use super::{ApiError, Endpoint, Form, check_model};
+use crate::{anthropic, responses};
 
 /// Most answers to one prompt.
 pub const MAX_N: usize = 128;
@@ -35,64 +37,31 @@ pub struct Call {
     pub form: Form,
 }
 
-fn never(_: &Value) -> bool {
-    false
-}
-
-fn is_false(value: &Value) -> bool {
-    value == false
-}
-
-/// Of both endpoints.
-const REFUSED: [Refusal; 2] = [
-    ("guided_whitespace_pattern", never),
-    ("prompt_logprobs", never),
-];
-
-/// What only a beam search understands.
-const REFUSED_WITHOUT_BEAMS: [Refusal; 2] = [
-    ("length_penalty", |value| value.as_f64() == Some(1.0)),
-    ("early_stopping", is_false),
-];
-
-const REFUSED_IN_CHATS: [Refusal; 8] = [
-    ("audio", never),
-    ("echo", is_false),
-    ("function_call", |value| value == "none"),
-    ("functions", |value| {
-        value.as_array().is_some_and(Vec::is_empty)
-    }),
-    ("modalities", |value| *value == serde_json::json!(["text"])),
-    ("store", is_false),
-    ("verbosity", |value| value == "medium"),
-    ("web_search_options", never),
-];
-
-const REFUSED_IN_COMPLETIONS: [Refusal; 2] = [("echo", is_false), ("suffix", |value| value == "")];
-
 impl Call {
     /// Reads a body: renders a chat through the checkpoint's template, encodes a prompt. What is not said is the model's own
     /// default ([`EngineHandle::default_sampling`]).
     ///
     /// # Errors
-    /// [`ApiError`] with status 400 and the field to blame. Ranges of sampling parameters and the length of the prompt are
+    /// [`ApiError`] with status 400 and the field to blame, 404 for a model that is not here. Ranges of sampling parameters and the length of the prompt are
     /// checked when the requests are submitted.
     pub fn read(
         engine: &EngineHandle,
         endpoint: Endpoint,
         body: &Map<String, Value>,
     ) -> Result<Self, ApiError> {
+        check_model(engine, body)?;
         let fields = Fields(body);
-        fields.refuse(&REFUSED)?;
         match endpoint {
             Endpoint::ChatCompletions => chat(engine, fields),
             Endpoint::Completions => completion(engine, fields),
+            Endpoint::Messages => anthropic::read(engine, body),
+            Endpoint::Responses => responses::read(engine, body),
         }
     }
 }
 
 fn chat(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
-    fields.refuse(&REFUSED_IN_CHATS)?;
+    fields.check(CHAT_FIELDS)?;
     let tools = Tools::read(fields)?;
     let request = chat_request(fields, &tools)?;
     let mut options = options(engine, fields)?;
@@ -215,33 +184,45 @@ enum Prompts {
     ManyIds(Vec<Vec<u32>>),
 }
 
-fn completion(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
-    fields.refuse(&REFUSED_IN_COMPLETIONS)?;
-    if fields.value("prompt").is_none() {
-        return Err(ApiError::missing("prompt"));
+/// The token ids of the prompts in a field, at least one; a prompt of none is the engine's to refuse, unless it is an empty text.
+pub(super) fn prompts(
+    engine: &EngineHandle,
+    fields: Fields<'_>,
+    field: &'static str,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    if fields.value(field).is_none() {
+        return Err(ApiError::missing(field));
     }
-    let expected =
-        "`prompt` must be a text, a list of texts, a list of token ids or a list of such lists";
+    let expected = format!(
+        "`{field}` must be a text, a list of texts, a list of token ids or a list of such lists"
+    );
     let prompts = fields
-        .get("prompt")
-        .map_err(|_| ApiError::invalid("prompt", expected))?
+        .get(field)
+        .map_err(|_| ApiError::invalid(field, expected))?
         .unwrap_or(Prompts::Texts(Vec::new()));
     let encode = |texts: Vec<String>| -> Result<Vec<_>, ApiError> {
         texts.iter().map(|text| Ok(engine.encode(text)?)).collect()
     };
     let prompts = match prompts {
         Prompts::Text(text) => encode(vec![text])?,
+        Prompts::Ids(ids) if ids.is_empty() => Vec::new(),
         Prompts::Ids(ids) => vec![ids],
         Prompts::Texts(texts) => encode(texts)?,
         Prompts::ManyIds(prompts) => prompts,
     };
     if prompts.is_empty() || prompts.len() > MAX_PROMPTS {
         let message = format!(
-            "`prompt` must be 1 to {MAX_PROMPTS} prompts, found {}",
+            "`{field}` must be 1 to {MAX_PROMPTS} prompts, found {}",
             prompts.len()
         );
-        return Err(ApiError::invalid("prompt", message));
+        return Err(ApiError::invalid(field, message));
     }
+    Ok(prompts)
+}
+
+fn completion(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
+    fields.check(COMPLETION_FIELDS)?;
+    let prompts = prompts(engine, fields, "prompt")?;
     let mut options = options(engine, fields)?;
     options.max_tokens = Some(fields.get("max_tokens")?.unwrap_or(DEFAULT_MAX_TOKENS));
     options.sampling.logprobs = fields.get("logprobs")?;
@@ -291,6 +272,7 @@ fn call(
         include_usage,
         adapter: options.adapter.clone(),
         stop_token_ids: options.stop_token_ids.clone(),
+        dialect: Dialect::OpenAi,
     };
     let request = |prompt: Vec<u32>| Request::new(prompt).with_options(options.clone());
     Ok(Call {
@@ -333,7 +315,7 @@ fn count(fields: Fields<'_>, name: &str, default: usize) -> Result<usize, ApiErr
 /// A beam search, if one is asked for. Its width is that of vLLM: `best_of`, or else `n`.
 fn beams(fields: Fields<'_>) -> Result<Option<BeamOptions>, ApiError> {
     if !fields.get("use_beam_search")?.unwrap_or(false) {
-        fields.refuse(&REFUSED_WITHOUT_BEAMS)?;
+        fields.check(ONLY_WITH_BEAMS)?;
         return Ok(None);
     }
     let default = BeamOptions::default();
@@ -382,7 +364,10 @@ fn options(engine: &EngineHandle, fields: Fields<'_>) -> Result<GenerateOptions,
 }
 
 /// The LoRA adapter of the name in `adapter`, or else in `model`, where vLLM's clients say it; any other `model` is the engine's own.
-fn adapter(engine: &EngineHandle, fields: Fields<'_>) -> Result<Option<String>, ApiError> {
+pub(super) fn adapter(
+    engine: &EngineHandle,
+    fields: Fields<'_>,
+) -> Result<Option<String>, ApiError> {
     let model: Option<String> = fields.get("model")?;
     let adapter = fields.get("adapter")?;
     Ok(adapter.or(model.filter(|name| engine.has_adapter(name))))

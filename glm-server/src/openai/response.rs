@@ -4,6 +4,9 @@ use glm_core::chat::{AnswerCall, AnswerParser};
 use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer, Usage};
 use serde_json::{Map, Value, json};
 
+use crate::anthropic::MessageForm;
+use crate::responses::ResponseForm;
+
 /// What a response says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp {
@@ -27,6 +30,16 @@ pub struct Form {
     /// What answers instead of the model itself.
     pub(super) adapter: Option<String>,
     pub(super) stop_token_ids: Vec<u32>,
+    /// Whose clients read it.
+    pub(crate) dialect: Dialect,
+}
+
+/// Ways to write the answer to a chat.
+#[derive(Debug, Clone)]
+pub(crate) enum Dialect {
+    OpenAi,
+    Messages(MessageForm),
+    Response(Box<ResponseForm>),
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +61,18 @@ pub(super) struct Chat {
 impl Form {
     /// The body of a response: `answers` to the first prompt, then to the second, and so on.
     pub fn response(&self, engine: &EngineHandle, stamp: &Stamp, answers: &[Completion]) -> Value {
+        match (&self.dialect, answers) {
+            (Dialect::Messages(message), [answer, ..]) => {
+                message.response(self, engine, stamp, answer)
+            }
+            (Dialect::Response(response), [answer, ..]) => {
+                response.response(self, engine, stamp, answer)
+            }
+            _ => self.own_response(engine, stamp, answers),
+        }
+    }
+
+    fn own_response(&self, engine: &EngineHandle, stamp: &Stamp, answers: &[Completion]) -> Value {
         let object = match self.shape {
             Shape::Chat(_) => "chat.completion",
             Shape::Text => "text_completion",
@@ -67,6 +92,22 @@ impl Form {
         })
     }
 
+    /// What a response of that dialect says and keeps.
+    pub(crate) fn response_form(&self) -> Option<&ResponseForm> {
+        match &self.dialect {
+            Dialect::Response(response) => Some(response),
+            _ => None,
+        }
+    }
+
+    /// A parser at the beginning of an answer.
+    pub(crate) fn parser(&self) -> AnswerParser {
+        match &self.shape {
+            Shape::Chat(chat) => AnswerParser::clone(&chat.parser),
+            Shape::Text => AnswerParser::new(None, &[], false),
+        }
+    }
+
     pub(super) fn id(&self, stamp: &Stamp) -> String {
         let prefix = match self.shape {
             Shape::Chat(_) => "chatcmpl",
@@ -76,7 +117,7 @@ impl Form {
     }
 
     /// Who answers.
-    pub(super) fn model<'a>(&'a self, engine: &'a EngineHandle) -> &'a str {
+    pub(crate) fn model<'a>(&'a self, engine: &'a EngineHandle) -> &'a str {
         self.adapter.as_ref().unwrap_or(&engine.model_info().name)
     }
 

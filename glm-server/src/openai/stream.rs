@@ -6,12 +6,95 @@ use glm_runtime::{
 };
 use serde_json::{Value, json};
 
-use super::response::{Form, Shape, Stamp, call_id};
+use super::ApiError;
+use super::response::{Dialect, Form, Shape, Stamp, call_id};
+use crate::anthropic::MessageEvents;
+use crate::responses::ResponseEvents;
 
 /// Makes the chunks of one response. Put together (text after text, arguments after arguments) they say what [`Form::response`]
 /// says of the same answers.
 #[derive(Debug)]
-pub struct Chunks {
+pub struct Chunks(Voice);
+
+/// A stream in its dialect.
+#[derive(Debug)]
+enum Voice {
+    OpenAi(Box<OpenAi>),
+    Messages(Box<MessageEvents>),
+    Response(Box<ResponseEvents>),
+}
+
+impl Chunks {
+    /// Nothing yet of `num_answers` answers: those to the first prompt, then to the second, and so on.
+    pub fn new(engine: &EngineHandle, form: Form, stamp: Stamp, num_answers: usize) -> Self {
+        Self(match form.dialect.clone() {
+            Dialect::OpenAi => {
+                Voice::OpenAi(Box::new(OpenAi::new(engine, form, stamp, num_answers)))
+            }
+            Dialect::Messages(message) => {
+                Voice::Messages(Box::new(MessageEvents::new(message, form, engine, stamp)))
+            }
+            Dialect::Response(response) => Voice::Response(Box::new(ResponseEvents::new(
+                *response, form, engine, stamp,
+            ))),
+        })
+    }
+
+    /// The chunks that come before any answer.
+    pub fn begin(&mut self) -> Vec<Value> {
+        match &mut self.0 {
+            Voice::OpenAi(_) => Vec::new(),
+            Voice::Messages(events) => events.begin(),
+            Voice::Response(events) => events.begin(),
+        }
+    }
+
+    /// The chunks that the next event of an answer adds, if it adds something.
+    ///
+    /// # Errors
+    /// The error of [`Event::Failed`]: the stream ends with it, see [`Self::fail`].
+    ///
+    /// # Panics
+    /// If there is no answer of this number.
+    pub fn push(&mut self, answer: usize, event: Event) -> Result<Vec<Value>, EngineError> {
+        match &mut self.0 {
+            Voice::OpenAi(chunks) => chunks.push(answer, event),
+            Voice::Messages(events) => events.push(event),
+            Voice::Response(events) => events.push(event),
+        }
+    }
+
+    /// The last chunks: the usage, for one, if it was asked for. To be called when all answers have ended.
+    pub fn finish(&mut self) -> Vec<Value> {
+        match &self.0 {
+            Voice::OpenAi(chunks) => chunks.finish().into_iter().collect(),
+            Voice::Messages(_) | Voice::Response(_) => Vec::new(),
+        }
+    }
+
+    /// The last chunks of a stream that ends with an error.
+    pub fn fail(&mut self, error: &ApiError) -> Vec<Value> {
+        match &mut self.0 {
+            Voice::OpenAi(_) => vec![error.body()],
+            Voice::Messages(_) => vec![MessageEvents::fail(error)],
+            Voice::Response(events) => events.fail(error),
+        }
+    }
+
+    /// Whether chunks are events with a name, which is their `type`. Else they have none, and `[DONE]` follows the last.
+    pub fn has_names(&self) -> bool {
+        !matches!(self.0, Voice::OpenAi(_))
+    }
+
+    /// What to send while nothing else comes, if clients expect more than a comment.
+    pub fn ping(&self) -> Option<Value> {
+        matches!(self.0, Voice::Messages(_)).then(|| json!({"type": "ping"}))
+    }
+}
+
+/// The chunks of chat completions and completions.
+#[derive(Debug)]
+struct OpenAi {
     engine: EngineHandle,
     form: Form,
     stamp: Stamp,
@@ -45,9 +128,8 @@ struct Said {
     finish_reason: Option<&'static str>,
 }
 
-impl Chunks {
-    /// Nothing yet of `num_answers` answers: those to the first prompt, then to the second, and so on.
-    pub fn new(engine: &EngineHandle, form: Form, stamp: Stamp, num_answers: usize) -> Self {
+impl OpenAi {
+    fn new(engine: &EngineHandle, form: Form, stamp: Stamp, num_answers: usize) -> Self {
         let choice = |index| Choice {
             index,
             parser: match &form.shape {
@@ -68,14 +150,7 @@ impl Chunks {
         }
     }
 
-    /// The chunks that the next event of an answer adds, if it adds something.
-    ///
-    /// # Errors
-    /// The error of [`Event::Failed`]: the stream ends with it.
-    ///
-    /// # Panics
-    /// If there is no answer of this number.
-    pub fn push(&mut self, answer: usize, event: Event) -> Result<Vec<Value>, EngineError> {
+    fn push(&mut self, answer: usize, event: Event) -> Result<Vec<Value>, EngineError> {
         let role = self.choices[answer].begin();
         let said = match event {
             Event::Failed(error) => return Err(error),
@@ -140,8 +215,8 @@ impl Chunks {
         }
     }
 
-    /// The last chunk: the usage, if it was asked for. To be called when all answers have ended.
-    pub fn finish(&self) -> Option<Value> {
+    /// The usage, if it was asked for.
+    fn finish(&self) -> Option<Value> {
         if !self.form.include_usage {
             return None;
         }

@@ -27,7 +27,8 @@ fn read(endpoint: Endpoint, body: Value) -> Result<Call, ApiError> {
 
 /// A chat with these fields besides.
 pub(super) fn chat(fields: Value) -> Result<Call, ApiError> {
-    let mut body = object(json!({"model": "any", "messages": [{"role": "user", "content": "Hi"}]}));
+    let mut body =
+        object(json!({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}));
     body.extend(object(fields));
     read(Endpoint::ChatCompletions, body.into())
 }
@@ -336,4 +337,27 @@ fn paths_lead_to_endpoints() {
             .contains("not an endpoint")
     );
     assert_eq!(error.body()["error"]["code"], "unknown_url");
+}
+
+#[test]
+fn every_field_does_what_its_table_says() {
+    let chat = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    fields::check_fates(&[known::CHAT_FIELDS, known::COMMON_FIELDS], &chat, |body| {
+        Call::read(&ENGINE, Endpoint::ChatCompletions, body).map(drop)
+    });
+    let completion = json!({"prompt": "Hi"});
+    fields::check_fates(
+        &[known::COMPLETION_FIELDS, known::COMMON_FIELDS],
+        &completion,
+        |body| Call::read(&ENGINE, Endpoint::Completions, body).map(drop),
+    );
+}
+
+#[test]
+fn a_model_that_is_not_here_is_not_found() {
+    for endpoint in Endpoint::ALL {
+        let error = read(endpoint, json!({"model": "nobody"})).unwrap_err();
+        let found = (error.status, error.param.as_deref(), error.code);
+        assert_eq!(found, (404, Some("model"), Some("model_not_found")));
+    }
 }

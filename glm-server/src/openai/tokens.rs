@@ -5,9 +5,22 @@ use glm_runtime::EngineHandle;
 use serde_json::{Map, Value, json};
 
 use super::ApiError;
-use super::fields::Fields;
+use super::fields::{Fields, Kind, Known};
 use super::request::chat_request;
 use super::tools::Tools;
+
+/// Of `/tokenize`.
+pub(crate) const TOKENIZE_FIELDS: &[Known] = &[
+    Known::honoured("add_generation_prompt", Kind::Boolean),
+    Known::honoured("add_special_tokens", Kind::Boolean),
+    Known::honoured("chat_template_kwargs", Kind::Object),
+    Known::honoured("messages", Kind::Objects),
+    Known::honoured("model", Kind::Text),
+    Known::honoured("prompt", Kind::Text),
+    Known::honoured("reasoning_effort", Kind::Text),
+    Known::honoured("tool_choice", Kind::TextOrObject),
+    Known::honoured("tools", Kind::Objects),
+];
 
 /// The token ids of a `prompt`, or of a chat: what the endpoints for completions would give to the model.
 ///

@@ -6,7 +6,6 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use glm_runtime::{EngineHandle, RequestStream};
 use serde_json::{Map, Value};
 
 use crate::http::answers::Answers;
@@ -16,7 +15,7 @@ use crate::http::error::{Refusal, error, json};
 use crate::http::request_id::RequestId;
 use crate::http::sse;
 use crate::http::state::{Service, unix_now};
-use crate::openai::{ApiError, Call, Chunks, Endpoint, Form, Stamp};
+use crate::openai::{ApiError, Call, Chunks, Endpoint, Stamp};
 
 pub(super) async fn chat_completions(
     State(service): State<Arc<Service>>,
@@ -37,71 +36,52 @@ pub(super) async fn completions(
 pub(super) async fn answer(
     service: &Arc<Service>,
     endpoint: Endpoint,
-    RequestId(id): RequestId,
+    id: RequestId,
     body: Map<String, Value>,
 ) -> Result<Response, Refusal> {
-    service.check_model(&body)?;
+    let engine = service.engine()?.clone();
+    let call = blocking(move || Call::read(&engine, endpoint, &body)).await??;
+    answer_call(service, id, call, |_| {}).await
+}
+
+/// Answers what has been read; `watch` sees the response, or every chunk of it.
+pub(super) async fn answer_call(
+    service: &Arc<Service>,
+    RequestId(id): RequestId,
+    call: Call,
+    mut watch: impl FnMut(&Value) + Send + 'static,
+) -> Result<Response, Refusal> {
     let stamp = Stamp {
         id: id.to_string(),
         created: unix_now(),
     };
-    let asked = {
+    let (form, stream) = (call.form.clone(), call.stream);
+    let answers = {
         let service = Arc::clone(service);
-        blocking(move || ask(&service, endpoint, &body)).await??
+        blocking(move || submit(&service, call)).await??
     };
     let engine = service.engine()?;
-    if asked.stream {
-        let chunks = Chunks::new(engine, asked.form, stamp, asked.answers.len());
-        return Ok(sse::response(
-            asked.answers,
-            chunks,
-            service.options.keep_alive,
-        ));
+    if stream {
+        let chunks = Chunks::new(engine, form, stamp, answers.len());
+        let keep_alive = service.options.keep_alive;
+        return Ok(sse::response(answers, chunks, keep_alive, watch));
     }
-    let answers = asked.answers.whole().await?;
-    Ok(json(
-        StatusCode::OK,
-        &asked.form.response(engine, &stamp, &answers),
-    ))
+    let answers = answers.whole().await?;
+    let response = form.response(engine, &stamp, &answers);
+    watch(&response);
+    Ok(json(StatusCode::OK, &response))
 }
 
-/// A request that the engine works on.
-struct Asked {
-    answers: Answers,
-    form: Form,
-    stream: bool,
-}
-
-fn ask(
-    service: &Arc<Service>,
-    endpoint: Endpoint,
-    body: &Map<String, Value>,
-) -> Result<Asked, ApiError> {
+/// Hands a call to the engine. A grammar may have to be compiled for it, which takes time.
+fn submit(service: &Arc<Service>, call: Call) -> Result<Answers, ApiError> {
     let engine = service.engine()?;
-    let call = Call::read(engine, endpoint, body)?;
-    let (form, stream) = (call.form.clone(), call.stream);
-    let streams = submit(service, engine, call).map_err(|error| {
-        service.note(&error);
-        ApiError::from(error)
-    })?;
-    Ok(Asked {
-        answers: Answers::new(service, streams),
-        form,
-        stream,
-    })
-}
-
-fn submit(
-    service: &Service,
-    engine: &EngineHandle,
-    call: Call,
-) -> Result<Vec<RequestStream>, glm_runtime::EngineError> {
     let mut streams = Vec::new();
     for mut request in call.requests {
         request.options.timeout = service.options.request_timeout;
-        streams.extend(engine.submit_n(request, call.n)?);
+        let submitted = engine.submit_n(request, call.n);
+        streams.extend(submitted.inspect_err(|error| service.note(error))?);
     }
-    Ok(streams)
+    Ok(Answers::new(service, streams))
 }
 
 /// Does what takes time, such as rendering a template, where nobody else has to wait for it.

@@ -1,10 +1,14 @@
 //! Which path leads where.
 
 mod dashboard;
+mod embeddings;
 mod generate;
+mod messages;
 mod metrics;
 mod models;
+mod openapi;
 mod probes;
+mod responses;
 mod tokens;
 mod tasks;
 
@@ -30,6 +34,19 @@ pub(super) fn router(service: Arc<Service>) -> Router {
     let interface = Router::new()
         .route("/v1/chat/completions", post(generate::chat_completions))
         .route("/v1/completions", post(generate::completions))
+        .route("/v1/messages", post(messages::messages))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/responses", post(responses::create))
+        .route(
+            "/v1/responses/{id}",
+            get(responses::get).delete(responses::delete),
+        )
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route(
+            "/v1/responses/{id}/input_items",
+            get(responses::input_items),
+        )
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))
@@ -48,11 +65,14 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/livez", get(probes::live))
         .route("/readyz", get(probes::ready))
         .route("/startupz", get(probes::started))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page))
         .merge(web::routes());
     interface
         .merge(probes)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&service), count))
+        .layer(from_fn(messages::in_their_shape))
         .layer(from_fn(request_id::name))
         .with_state(service)
 }

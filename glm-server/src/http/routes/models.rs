@@ -9,7 +9,8 @@ use glm_runtime::EngineHandle;
 use serde_json::{Value, json};
 
 use crate::http::error::{self, Refusal};
-use crate::http::state::{Service, no_model};
+use crate::http::state::Service;
+use crate::openai;
 
 pub(super) async fn list(State(service): State<Arc<Service>>) -> Result<Response, Refusal> {
     let engine = service.engine()?;
@@ -30,8 +31,8 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
     let engine = service.engine()?;
-    if !service.serves(&id) {
-        return Err(no_model(&id).into());
+    if !openai::serves(engine, &id) {
+        return Err(openai::no_model(&id).into());
     }
     let adapter = engine.has_adapter(&id).then_some(id.as_str());
     Ok(error::json(

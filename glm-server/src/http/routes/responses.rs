@@ -1,0 +1,162 @@
+//! `/v1/responses`: answers that can be asked for again, and gone on from.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use super::generate::{self, blocking};
+use crate::http::body::JsonObject;
+use crate::http::error::{self, Refusal};
+use crate::http::request_id::RequestId;
+use crate::http::state::Service;
+use crate::http::tenant::Owner;
+use crate::openai::ApiError;
+use crate::responses::{self, Stored};
+
+pub(super) async fn create(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    Extension(id): Extension<RequestId>,
+    JsonObject(body): JsonObject,
+) -> Result<Response, Refusal> {
+    let earlier = earlier(&service, &tenant, &body)?;
+    let engine = service.engine()?.clone();
+    let call = blocking(move || responses::read_after(&engine, &body, earlier)).await??;
+    let kept = call.form.response_form().filter(|form| form.is_stored());
+    let Some(form) = kept.cloned() else {
+        return generate::answer_call(&service, id, call, |_| {}).await;
+    };
+    let keeper = Arc::clone(&service);
+    let keep = move |said: &Value| {
+        let response = match said["object"] == "response" {
+            true => said,
+            // The last event of a stream has all of it.
+            false => &said["response"],
+        };
+        let has_ended = !matches!(response["status"].as_str(), None | Some("in_progress"));
+        if has_ended {
+            let stored = Stored {
+                response: response.clone(),
+                items: form.items().to_vec(),
+            };
+            keeper.responses.keep(&tenant, stored);
+        }
+    };
+    generate::answer_call(&service, id, call, keep).await
+}
+
+/// The conversation that a request goes on from.
+fn earlier(
+    service: &Service,
+    tenant: &Arc<str>,
+    body: &Map<String, Value>,
+) -> Result<Vec<Value>, ApiError> {
+    const FIELD: &str = "previous_response_id";
+    let id = match body.get(FIELD) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::String(id)) => id,
+        Some(_) => {
+            let message = format!("`{FIELD}` must be a text");
+            return Err(ApiError::invalid(FIELD, message));
+        }
+    };
+    let stored = service.responses.get(tenant, id);
+    let stored = stored.ok_or_else(|| ApiError {
+        code: Some("previous_response_not_found"),
+        ..ApiError::invalid(FIELD, format!("there is no response `{id}`"))
+    })?;
+    Ok(stored.conversation())
+}
+
+fn find(service: &Service, tenant: &Arc<str>, id: &str) -> Result<Arc<Stored>, ApiError> {
+    service
+        .responses
+        .get(tenant, id)
+        .ok_or_else(|| no_response(id))
+}
+
+fn no_response(id: &str) -> ApiError {
+    let message = format!("there is no response `{id}`: it was not stored, or is gone");
+    error::error(StatusCode::NOT_FOUND, "response_not_found", message)
+}
+
+pub(super) async fn get(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let stored = find(&service, &tenant, &id)?;
+    if query.is_some_and(|query| query.split('&').any(|pair| pair == "stream=true")) {
+        let message = "a response that has ended is not streamed again: leave `stream` out";
+        return Err(ApiError::not_supported("stream", message).into());
+    }
+    Ok(error::json(StatusCode::OK, &stored.response))
+}
+
+pub(super) async fn delete(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    match service.responses.delete(&tenant, &id) {
+        true => {
+            let deleted = json!({"id": id, "object": "response.deleted", "deleted": true});
+            Ok(error::json(StatusCode::OK, &deleted))
+        }
+        false => Err(no_response(&id).into()),
+    }
+}
+
+pub(super) async fn cancel(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    find(&service, &tenant, &id)?;
+    let message = "only responses that are made in the background can be cancelled";
+    Err(error::error(StatusCode::BAD_REQUEST, "not_in_background", message).into())
+}
+
+/// What a response was an answer to, the latest item first.
+pub(super) async fn input_items(
+    State(service): State<Arc<Service>>,
+    Owner(tenant): Owner,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let stored = find(&service, &tenant, &id)?;
+    let items = stored.items.iter().enumerate().rev();
+    let items: Vec<Value> = items.map(|(index, item)| named(item, &id, index)).collect();
+    let name = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+    let list = json!({
+        "object": "list",
+        "first_id": name(items.first()),
+        "last_id": name(items.last()),
+        "has_more": false,
+        "data": items,
+    });
+    Ok(error::json(StatusCode::OK, &list))
+}
+
+/// An item with an id and a type, which those that clients write may lack.
+fn named(item: &Value, response: &str, index: usize) -> Value {
+    let mut item = item.clone();
+    if item["id"].is_null() {
+        item["id"] = format!("item_{response}-{index}").into();
+    }
+    if item["type"].is_null() {
+        item["type"] = "message".into();
+    }
+    if let Value::String(text) = &item["content"] {
+        let kind = match item["role"] == "assistant" {
+            true => "output_text",
+            false => "input_text",
+        };
+        item["content"] = json!([{"type": kind, "text": text}]);
+    }
+    item
+}
