@@ -1,0 +1,244 @@
+//! The port and its connections: accepted, wrapped in TLS, served, and closed in order.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use super::error::ServeError;
+use super::options::ServeOptions;
+use super::routes;
+use super::state::Service;
+use super::systemd;
+
+/// How long connections get to close when all responses are out.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An open port.
+#[derive(Debug)]
+pub(super) struct Port {
+    listener: TcpListener,
+    /// Somebody else holds it too, and may serve it when this process does not.
+    pub(super) is_shared: bool,
+}
+
+impl Port {
+    /// Takes the port that this process was started with, or opens this one. To be called within the runtime that serves it.
+    ///
+    /// # Errors
+    /// [`ServeError`]; among them, that others could use it unasked.
+    pub(super) fn open(host: &str, port: u16, options: &ServeOptions) -> Result<Self, ServeError> {
+        let inherited = match options.inherit_port {
+            true => systemd::listener().map_err(ServeError::Inherited)?,
+            false => None,
+        };
+        if let Some(listener) = inherited {
+            let address = listener.local_addr().map_err(ServeError::Inherited)?;
+            check_protected([address].iter(), options)?;
+            let listener = with_tokio(listener).map_err(ServeError::Inherited)?;
+            return Ok(Self {
+                listener,
+                is_shared: true,
+            });
+        }
+        let addresses = resolve(host, port)?;
+        check_protected(addresses.iter(), options)?;
+        let listener = StdListener::bind(&*addresses).and_then(with_tokio);
+        let listener = listener.map_err(|source| ServeError::Bind {
+            host: host.to_owned(),
+            port,
+            source,
+        })?;
+        Ok(Self {
+            listener,
+            is_shared: false,
+        })
+    }
+
+    /// Opens another port of the same service.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    #[cfg(feature = "grpc")]
+    pub(super) fn open_beside(
+        host: &str,
+        port: u16,
+        options: &ServeOptions,
+    ) -> Result<Self, ServeError> {
+        let options = ServeOptions {
+            inherit_port: false,
+            ..options.clone()
+        };
+        Self::open(host, port, &options)
+    }
+
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// An address that others can reach needs keys, or somebody who says that it needs none.
+fn check_protected<'a>(
+    mut addresses: impl Iterator<Item = &'a SocketAddr>,
+    options: &ServeOptions,
+) -> Result<(), ServeError> {
+    let is_protected = options.insecure || options.auth.is_required();
+    let open = addresses.find(|address| !address.ip().is_loopback());
+    match open.filter(|_| !is_protected) {
+        Some(open) => Err(ServeError::Unprotected(*open)),
+        None => Ok(()),
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ServeError> {
+    let found = (host, port).to_socket_addrs().and_then(|addresses| {
+        let addresses: Vec<_> = addresses.collect();
+        match addresses.is_empty() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(addresses),
+        }
+    });
+    found.map_err(|source| ServeError::Host {
+        host: host.to_owned(),
+        source,
+    })
+}
+
+fn with_tokio(listener: StdListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// What is spoken over the connections of a port, and who answers.
+#[derive(Clone)]
+pub(super) struct Speech {
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    /// Its name among protocols that TLS may carry, if it is not that of the other port.
+    #[cfg(feature = "grpc")]
+    alpn: Option<&'static [u8]>,
+}
+
+impl Speech {
+    /// HTTP/1.1, and all routes.
+    pub(super) fn http(service: &Arc<Service>) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(service.options.header_timeout);
+        Self {
+            builder,
+            router: routes::router(Arc::clone(service)),
+            #[cfg(feature = "grpc")]
+            alpn: None,
+        }
+    }
+
+    /// HTTP/2. A connection whose other end has gone without a word is closed.
+    #[cfg(feature = "grpc")]
+    pub(super) fn grpc(service: &Service, router: Router) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(service.options.header_timeout)
+            .keep_alive_timeout(service.options.header_timeout);
+        Self {
+            builder,
+            router,
+            alpn: Some(b"h2"),
+        }
+    }
+
+    /// What the certificates are used with.
+    fn tls(&self, config: Arc<ServerConfig>) -> Arc<ServerConfig> {
+        #[cfg(feature = "grpc")]
+        if let Some(name) = self.alpn {
+            let mut config = ServerConfig::clone(&config);
+            config.alpn_protocols = vec![name.to_vec()];
+            return Arc::new(config);
+        }
+        config
+    }
+}
+
+/// Until the service has drained; then how many requests it did not wait for.
+pub(super) async fn serve(port: Port, speech: Speech, service: Arc<Service>) -> usize {
+    let Port {
+        listener,
+        is_shared,
+    } = port;
+    let graceful = GracefulShutdown::new();
+    let mut drains = pin!(service.drains());
+    let mut drained = pin!(service.drained());
+    let mut listener = Some(listener);
+    let cut_off = loop {
+        tokio::select! {
+            cut_off = &mut drained => break cut_off,
+            // From here on others accept what comes to a shared port. One's own stays open, to say that the service stops.
+            () = &mut drains, if is_shared && listener.is_some() => listener = None,
+            accepted = accept(listener.as_ref()) => match accepted {
+                Ok(socket) => {
+                    let conversation = converse(socket, Arc::clone(&service), speech.clone(), graceful.watcher());
+                    tokio::spawn(conversation);
+                }
+                // Clients that are gone before they are accepted are their own affair; the rest passes, or the system is in need.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    };
+    drop(listener);
+    // What is cut off does not close by itself.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
+    cut_off
+}
+
+/// The next connection; never, without a listener.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(socket, _)| socket),
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves a connection to its end.
+async fn converse(socket: TcpStream, service: Arc<Service>, speech: Speech, watcher: Watcher) {
+    // Tokens are small, and each should go out when it is there.
+    let _ = socket.set_nodelay(true);
+    let Some(tls) = service.tls() else {
+        return answer(socket, speech, watcher).await;
+    };
+    // Who does not get through a handshake has nothing to be told.
+    let handshake = TlsAcceptor::from(speech.tls(tls)).accept(socket);
+    let handshake = tokio::time::timeout(service.options.header_timeout, handshake);
+    if let Ok(Ok(socket)) = handshake.await {
+        answer(socket, speech, watcher).await;
+    }
+}
+
+async fn answer(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    speech: Speech,
+    watcher: Watcher,
+) {
+    let handler = TowerToHyperService::new(speech.router);
+    let connection = speech
+        .builder
+        .serve_connection(TokioIo::new(socket), handler);
+    // A client that breaks off, or breaks the protocol, has been told what there is to tell.
+    let _ = watcher.watch(connection.into_owned()).await;
+}
