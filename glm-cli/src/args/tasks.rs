@@ -15,6 +15,9 @@ use crate::values;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueChoice {
     Memory,
+    /// The URL of a database.
+    #[cfg(feature = "postgres")]
+    Postgres(String),
 }
 
 /// Options of commands that keep tasks.
@@ -22,15 +25,16 @@ pub enum QueueChoice {
 #[command(next_help_heading = "Tasks, files and batches")]
 pub struct TaskArgs {
     /// Directory of tasks and files, created if need be [default: glm in $XDG_STATE_HOME or ~/.local/state]
-    #[arg(long, value_name = "DIR", env = "GLM_STATE_DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
 
-    /// Keep tasks elsewhere than in the state directory: memory
-    #[arg(long, value_name = "PLACE", env = "GLM_QUEUE", value_parser = queue)]
+    /// Keep tasks elsewhere than in the state directory: memory, or postgres://USER:PASSWORD@HOST/DATABASE, which several machines can
+    /// share together with the state directory
+    #[arg(long, value_name = "PLACE", value_parser = queue)]
     pub queue: Option<QueueChoice>,
 
     /// Most tasks that run at a time [default: as many as are computed together]
-    #[arg(long, value_name = "N", env = "MAX_WORKERS", allow_negative_numbers = true, value_parser = values::positive)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_workers: Option<usize>,
 
     /// Seconds that tasks of a server that died wait for another one
@@ -49,8 +53,21 @@ pub struct TaskArgs {
 fn queue(text: &str) -> Result<QueueChoice, String> {
     match text {
         "memory" => Ok(QueueChoice::Memory),
-        _ => Err(format!("expected `memory`, found `{text}`")),
+        url if url.starts_with("postgres://") || url.starts_with("postgresql://") => postgres(url),
+        _ => Err(format!(
+            "expected `memory` or `postgres://…`, found `{text}`"
+        )),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(url: &str) -> Result<QueueChoice, String> {
+    Ok(QueueChoice::Postgres(url.to_owned()))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &str) -> Result<QueueChoice, String> {
+    Err("this program was built without PostgreSQL: build it with `--features postgres`".to_owned())
 }
 
 impl TaskArgs {
@@ -59,6 +76,8 @@ impl TaskArgs {
         let (dir, remark) = self.directory();
         let queue = match (&self.queue, &dir) {
             (Some(QueueChoice::Memory), _) | (None, None) => QueuePlace::Memory,
+            #[cfg(feature = "postgres")]
+            (Some(QueueChoice::Postgres(url)), _) => QueuePlace::Postgres(url.clone()),
             (None, Some(dir)) => QueuePlace::File(dir.join("queue.db")),
         };
         let options = JobsOptions {
@@ -75,7 +94,7 @@ impl TaskArgs {
     /// The state directory. Without one that can be used, unless it was asked for, the service works all the same: in a container
     /// whose files are read-only, for one.
     fn directory(&self) -> (Option<PathBuf>, Option<String>) {
-        if self.state_dir.is_some() || self.queue.is_some() {
+        if self.state_dir.is_some() || self.queue == Some(QueueChoice::Memory) {
             return (self.state_dir.clone(), None);
         }
         let remark = |why: String| {

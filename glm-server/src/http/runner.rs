@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use glm_runtime::{EngineHandle, MAX_PRIORITY};
+use futures_util::future::try_join_all;
+use glm_runtime::{EngineHandle, MAX_PRIORITY, PendingEmbedding};
 use serde_json::{Map, Value};
 
 use super::answers::Answers;
@@ -11,8 +12,11 @@ use super::health::Health;
 use super::routes::blocking;
 use super::state::Service;
 use crate::jobs::{Runner, Running};
-use crate::openai::{ApiError, Call, Endpoint, Form, Stamp};
+use crate::openai::{ApiError, Call, EmbeddingCall, Endpoint, Form, Stamp};
 use crate::queue::Claimed;
+
+/// The one endpoint that generates nothing.
+const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// Runs tasks for the queue of a service.
 pub(super) struct TaskRunner(Arc<Service>);
@@ -39,7 +43,8 @@ impl Runner for TaskRunner {
         }
         let stats = engine.stats();
         // The statistics do not know yet of what has just been submitted.
-        let busy = running.max(stats.running + stats.waiting);
+        let waiting = stats.waiting + self.0.fair.waiting().0;
+        let busy = running.max(stats.running + waiting);
         engine.max_num_seqs().saturating_sub(busy)
     }
 
@@ -52,14 +57,36 @@ impl Runner for TaskRunner {
         let (path, body) = (task.info.endpoint.clone(), task.body.clone());
         let priority = engine_priority(task.info.priority);
         Box::pin(async move {
-            let (answers, form) = {
+            let asked = {
                 let service = Arc::clone(&service);
                 blocking(move || ask(&service, &path, body, priority)).await??
             };
-            let answers = answers.whole().await?;
-            Ok(form.response(service.engine()?, &stamp, &answers))
+            let engine = service.engine()?;
+            match asked {
+                Asked::Answers(answers, form) => {
+                    let answers = answers.whole().await?;
+                    Ok(form.response(engine, &stamp, &answers))
+                }
+                Asked::Embeddings(call, pending) => {
+                    let means = try_join_all(pending).await;
+                    let means = means.inspect_err(|error| service.note(error))?;
+                    Ok(call.response(engine, &means))
+                }
+            }
         })
     }
+}
+
+/// What a task asks for.
+enum Wanted {
+    Answers(Box<Call>),
+    Embeddings(EmbeddingCall),
+}
+
+/// What the engine works on for a task. Dropping it stops the work.
+enum Asked {
+    Answers(Answers, Box<Form>),
+    Embeddings(EmbeddingCall, Vec<PendingEmbedding>),
 }
 
 /// Refuses what could never be run: to be called before a task is submitted, where it may take its time.
@@ -75,7 +102,10 @@ pub(super) fn check(
     service.check_model(body)
 }
 
-fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<Call, ApiError> {
+fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<Wanted, ApiError> {
+    if path == EMBEDDINGS {
+        return Ok(Wanted::Embeddings(EmbeddingCall::read(engine, body)?));
+    }
     let endpoint = Endpoint::from_path(path).map_err(|error| ApiError {
         status: 400,
         param: Some("endpoint".to_owned()),
@@ -87,28 +117,33 @@ fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<
             "stream",
             "what is answered later has no stream: leave `stream` out",
         )),
-        false => Ok(call),
+        false => Ok(Wanted::Answers(Box::new(call))),
     }
 }
 
-fn ask(
-    service: &Arc<Service>,
-    path: &str,
-    body: Value,
-    priority: i32,
-) -> Result<(Answers, Form), ApiError> {
+fn ask(service: &Arc<Service>, path: &str, body: Value, priority: i32) -> Result<Asked, ApiError> {
     let Value::Object(body) = body else {
         return Err(ApiError::invalid("body", "`body` must be an object"));
     };
     let engine = service.engine()?;
-    let call = read(engine, path, &body)?;
+    service.check_model(&body)?;
+    let call = match read(engine, path, &body)? {
+        Wanted::Answers(call) => *call,
+        Wanted::Embeddings(call) => {
+            let pending = call.submit(engine)?;
+            return Ok(Asked::Embeddings(call, pending));
+        }
+    };
     let mut streams = Vec::new();
     for mut request in call.requests {
         request.options.priority = priority;
         let submitted = engine.submit_n(request, call.n);
         streams.extend(submitted.inspect_err(|error| service.note(error))?);
     }
-    Ok((Answers::new(service, streams), call.form))
+    Ok(Asked::Answers(
+        Answers::new(service, streams),
+        Box::new(call.form),
+    ))
 }
 
 /// Tasks among themselves in their order, and all of them but the most urgent behind requests that somebody waits for.

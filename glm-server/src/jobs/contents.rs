@@ -35,12 +35,18 @@ impl Contents {
         let dir = dir.unwrap_or_else(|| {
             std::env::temp_dir().join(format!("glm-files-{}", Uuid::now_v7().simple()))
         });
-        create_private(&dir.join(INCOMING))?;
+        if !is_temporary {
+            create_private(&dir.join(INCOMING))?;
+        }
         Ok(Self { dir, is_temporary })
     }
 
     /// Begins a file.
     pub(super) async fn begin(&self) -> io::Result<Incoming> {
+        if self.is_temporary {
+            // Most services never see a file.
+            create_private(&self.dir.join(INCOMING)).map_err(io::Error::other)?;
+        }
         let path = self
             .dir
             .join(INCOMING)
@@ -88,8 +94,19 @@ impl Contents {
         }
     }
 
+    /// Deletes what was not to stay.
+    pub(super) fn close(&self) {
+        if self.is_temporary {
+            // It need not be there, and what is left is in the directory for what is temporary.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
     /// Whether files can be written.
     pub(super) async fn prove(&self) -> io::Result<()> {
+        if self.is_temporary {
+            return Ok(());
+        }
         let mut probe = self.begin().await?;
         probe.write(b"probe").await?;
         probe.file.flush().await
@@ -97,6 +114,9 @@ impl Contents {
 
     /// Ids of complete files that have not been touched for some time. What was never completed is deleted on the way.
     pub(super) fn old(&self) -> io::Result<HashSet<String>> {
+        if !self.dir.exists() {
+            return Ok(HashSet::new());
+        }
         let now = SystemTime::now();
         for path in old_files(&self.dir.join(INCOMING), now)? {
             // Somebody else may have done it.
@@ -111,10 +131,7 @@ impl Contents {
 
 impl Drop for Contents {
     fn drop(&mut self) {
-        if self.is_temporary {
-            // What is left is in the directory for what is temporary.
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        self.close();
     }
 }
 

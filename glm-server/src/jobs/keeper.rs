@@ -98,7 +98,7 @@ impl Jobs {
         }
     }
 
-    async fn turn(self: &Arc<Self>, model: &str, turn: u32) -> Result<(), JobFailure> {
+    pub(super) async fn turn(self: &Arc<Self>, model: &str, turn: u32) -> Result<(), JobFailure> {
         let now = Timestamp::now();
         let reaped = self.store.reap(now).await?;
         if reaped.requeued > 0 {

@@ -14,6 +14,8 @@ mod keeper;
 mod metrics;
 mod options;
 mod runner;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::path::Path;
@@ -37,6 +39,8 @@ use crate::queue::{
     Cancellation, Filter, NewTask, Page, Paging, SqliteOptions, SqliteStore, Store, StoreError,
     Submitted, Task, TaskId, TaskInfo, Timestamp,
 };
+#[cfg(feature = "postgres")]
+use crate::queue::{PostgresOptions, PostgresStore};
 
 /// Changes that a watcher may be behind before it has to look at its task again.
 const MAX_BEHIND: usize = 256;
@@ -72,6 +76,10 @@ impl Jobs {
                 create_private(path.parent().unwrap_or(Path::new(".")))?;
                 Arc::new(SqliteStore::open(path, sqlite)?)
             }
+            #[cfg(feature = "postgres")]
+            QueuePlace::Postgres(url) => {
+                Arc::new(PostgresStore::open(url, PostgresOptions::default())?)
+            }
         };
         Ok(Self {
             store,
@@ -84,6 +92,11 @@ impl Jobs {
             observed: Observed::default(),
             metrics: TaskMetrics::default(),
         })
+    }
+
+    /// Deletes files that were not to stay. To be called when the service has ended.
+    pub(crate) fn close(&self) {
+        self.contents.close();
     }
 
     pub(crate) fn options(&self) -> &JobsOptions {

@@ -1,10 +1,11 @@
 //! [`JobsOptions`].
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where tasks are kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueuePlace {
     /// In memory: they end with the service.
@@ -12,6 +13,21 @@ pub enum QueuePlace {
     Memory,
     /// In a file of SQLite, which several services of one machine may share. Its directory is created.
     File(PathBuf),
+    /// In the PostgreSQL of this URL, which several machines may share.
+    #[cfg(feature = "postgres")]
+    Postgres(String),
+}
+
+impl fmt::Debug for QueuePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("Memory"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            // The URL has a password.
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => f.write_str("Postgres(***)"),
+        }
+    }
 }
 
 /// How the service keeps and runs what is answered later.

@@ -116,7 +116,9 @@ impl Jobs {
             let room = runner.room(running.len());
             let room = room.min(max_workers.saturating_sub(running.len()));
             for task in self.claim(&pool, room).await {
-                let attempt = Arc::clone(&self).attempt(task, Arc::clone(&runner));
+                // From now on whoever stops it finds it.
+                let stopped = self.held.add(&task);
+                let attempt = Arc::clone(&self).attempt(task, Arc::clone(&runner), stopped);
                 running.spawn(attempt);
             }
             tokio::select! {
@@ -150,9 +152,13 @@ impl Jobs {
     }
 
     /// Runs a task once.
-    async fn attempt(self: Arc<Self>, task: Claimed, runner: Arc<dyn Runner>) {
+    async fn attempt(
+        self: Arc<Self>,
+        task: Claimed,
+        runner: Arc<dyn Runner>,
+        stopped: oneshot::Receiver<Stop>,
+    ) {
         let lease = task.lease;
-        let stopped = self.held.add(&task);
         let report = tokio::select! {
             report = run(&task, &*runner) => Some(report),
             stop = stopped => match stop {

@@ -135,6 +135,17 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
+    /// The database server does not answer.
+    #[error(
+        "the queue in {at} cannot be reached: is the server running, and does it take connections?"
+    )]
+    Unreachable {
+        /// Which one.
+        at: String,
+        /// The reason.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
     /// The database failed otherwise.
     #[error("the queue in {at} failed")]
     Database {
@@ -180,7 +191,9 @@ impl StoreError {
             Self::Conflict { .. } | Self::Changed { .. } => ErrorKind::Conflict,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::LeaseLost { .. } => ErrorKind::LeaseLost,
-            Self::Locked { .. } | Self::Full { .. } => ErrorKind::Unavailable,
+            Self::Locked { .. } | Self::Full { .. } | Self::Unreachable { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::Open { .. }
             | Self::Foreign { .. }
             | Self::NewerSchema { .. }

@@ -50,6 +50,8 @@
 
 mod error;
 mod policy;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod record;
 mod sqlite;
 mod task;
@@ -63,6 +65,8 @@ use std::time::Duration;
 
 pub use self::error::{ErrorKind, StoreError};
 pub use self::policy::{AGING, Backoff, Limits, MAX_PAGE};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresOptions, PostgresStore};
 pub use self::record::{NewRecord, Record};
 pub use self::sqlite::{SqliteOptions, SqliteStore};
 pub use self::task::{

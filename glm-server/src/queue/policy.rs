@@ -244,7 +244,7 @@ fn mix(mut x: u64) -> u64 {
 }
 
 /// A [`Report`] with its JSON written out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum WrittenReport {
     Completed(String),
     Failed(String),

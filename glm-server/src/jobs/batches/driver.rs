@@ -22,6 +22,8 @@ const MAX_ERRORS: usize = 100;
 const CHUNK: usize = 500;
 /// Their bodies together, roughly, in bytes.
 const CHUNK_BYTES: usize = 8 << 20;
+/// Of a line: servers that run many lines die more often than lines fail.
+const MAX_RETRIES: u32 = 10;
 /// How long to wait before the first look at whether all tasks have ended; each wait is longer.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// The longest wait between two looks.
@@ -163,6 +165,7 @@ impl Drive {
         task.body = Value::Object(line.body);
         task.priority = PRIORITY;
         task.deadline = Some(left);
+        task.max_retries = MAX_RETRIES;
         task.idempotency_key = Some(format!("{}/{number}", batch.id));
         task.group = Some(batch.id.clone());
         task.label = Some(line.custom_id);

@@ -51,7 +51,9 @@ impl Failure {
             // Connections, and what the operator of the server does to it (classes 08, 53 and 57).
             (code, Self::Sql(source)) => {
                 let passes = code.is_some_and(|code| {
-                    ["08", "53", "57"].iter().any(|class| code.starts_with(class))
+                    ["08", "53", "57"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
                 });
                 let source = Arc::new(source);
                 match passes || is_of_connection(&source) {

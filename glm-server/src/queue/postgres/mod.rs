@@ -12,6 +12,8 @@ mod rows;
 mod schema;
 #[cfg(test)]
 pub(super) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
@@ -81,7 +83,9 @@ pub struct PostgresStore {
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PostgresStore").field(&self.database.at).finish()
+        f.debug_tuple("PostgresStore")
+            .field(&self.database.at)
+            .finish()
     }
 }
 
@@ -179,7 +183,7 @@ where
 {
     let mut transaction = database.pool.begin().await?;
     // What is refused leaves nothing: the transaction is rolled back when it is dropped.
-    let done = operation(&mut transaction).await?;
+    let done = operation(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(done)
 }
@@ -254,7 +258,13 @@ impl Store for PostgresStore {
             Ok(report) => {
                 let report = Arc::new(report);
                 self.call(move |db| {
-                    Box::pin(reports::finish(db, lease, Arc::clone(&report), backoff, now))
+                    Box::pin(reports::finish(
+                        db,
+                        lease,
+                        Arc::clone(&report),
+                        backoff,
+                        now,
+                    ))
                 })
             }
             Err(error) => refused(error),
@@ -279,7 +289,12 @@ impl Store for PostgresStore {
     ) -> StoreFuture<'_, u64> {
         let (group, tenant) = (group.to_owned(), tenant.map(str::to_owned));
         self.call(move |db| {
-            Box::pin(reports::cancel_group(db, group.clone(), tenant.clone(), now))
+            Box::pin(reports::cancel_group(
+                db,
+                group.clone(),
+                tenant.clone(),
+                now,
+            ))
         })
     }
 
@@ -334,9 +349,7 @@ impl Store for PostgresStore {
         tenant: Option<&str>,
     ) -> StoreFuture<'_, Option<Record>> {
         let (kind, id, tenant) = (kind.to_owned(), id.to_owned(), tenant.map(str::to_owned));
-        self.call(move |db| {
-            Box::pin(records::get(db, kind.clone(), id.clone(), tenant.clone()))
-        })
+        self.call(move |db| Box::pin(records::get(db, kind.clone(), id.clone(), tenant.clone())))
     }
 
     fn records(
@@ -348,7 +361,12 @@ impl Store for PostgresStore {
         let (kind, tenant) = (kind.to_owned(), tenant.map(str::to_owned));
         match paging.check() {
             Ok(()) => self.call(move |db| {
-                Box::pin(records::list(db, kind.clone(), tenant.clone(), paging.clone()))
+                Box::pin(records::list(
+                    db,
+                    kind.clone(),
+                    tenant.clone(),
+                    paging.clone(),
+                ))
             }),
             Err(error) => refused(error),
         }
@@ -357,7 +375,12 @@ impl Store for PostgresStore {
     fn remove_record(&self, kind: &str, id: &str, tenant: Option<&str>) -> StoreFuture<'_, bool> {
         let (kind, id, tenant) = (kind.to_owned(), id.to_owned(), tenant.map(str::to_owned));
         self.call(move |db| {
-            Box::pin(records::remove(db, kind.clone(), id.clone(), tenant.clone()))
+            Box::pin(records::remove(
+                db,
+                kind.clone(),
+                id.clone(),
+                tenant.clone(),
+            ))
         })
     }
 

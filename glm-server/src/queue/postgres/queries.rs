@@ -45,9 +45,9 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
     let found = sqlx::query(
         "INSERT INTO task (id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, level, due, max_retries,
                            retention, created, status, attempts, not_before, cancel_requested, lease)
-         SELECT new.*, 'queued', 0, 0, false, 0
+         SELECT given.*, 'queued', 0, 0, false, 0
          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) AS new
+                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) AS given
          ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
          RETURNING id",
     )
@@ -69,8 +69,9 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
     let inserted = found.iter().map(|row| rows::id(row, "id"));
     let inserted = inserted.collect::<Result<HashSet<_>, _>>()?;
     let new = tasks.iter().filter(|task| inserted.contains(&task.info.id));
-    let (ids, bodies): (Vec<String>, Vec<&str>) =
-        new.map(|task| (task.info.id.to_string(), task.text.as_str())).unzip();
+    let (ids, bodies): (Vec<String>, Vec<&str>) = new
+        .map(|task| (task.info.id.to_string(), task.text.as_str()))
+        .unzip();
     sqlx::query("INSERT INTO task_body (task, body) SELECT * FROM unnest($1::text[], $2::text[])")
         .bind(ids)
         .bind(bodies)
@@ -198,7 +199,8 @@ pub(super) async fn info(
     id: TaskId,
     tenant: Option<String>,
 ) -> Result<Option<TaskInfo>, Failure> {
-    let sql = format!("SELECT {INFO} FROM task WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)");
+    let sql =
+        format!("SELECT {INFO} FROM task WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)");
     let row = sqlx::query(AssertSqlSafe(sql))
         .bind(id.to_string())
         .bind(tenant)

@@ -68,12 +68,13 @@ async fn changed(
     new: &NewRecord,
     expected: u64,
 ) -> Result<Failure, Failure> {
-    let found = sqlx::query("SELECT version FROM record WHERE kind = $1 AND id = $2 AND tenant = $3")
-        .bind(&new.kind)
-        .bind(&new.id)
-        .bind(&new.tenant)
-        .fetch_optional(db)
-        .await?;
+    let found =
+        sqlx::query("SELECT version FROM record WHERE kind = $1 AND id = $2 AND tenant = $3")
+            .bind(&new.kind)
+            .bind(&new.id)
+            .bind(&new.tenant)
+            .fetch_optional(db)
+            .await?;
     let found = found.as_ref().map(|row| rows::number(row, "version"));
     Ok(Failure::Refused(StoreError::Changed {
         found: found.transpose()?.unwrap_or(0),

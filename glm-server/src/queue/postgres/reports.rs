@@ -180,37 +180,25 @@ pub(super) async fn cancel_group(
 }
 
 pub(super) async fn reap(db: &mut PgConnection, now: Timestamp) -> Result<Reaped, Failure> {
+    const LET_GO: &str = "status = 'running' AND lease_until <= $1";
     let lost = policy::worker_lost().to_string();
-    let ended = "finished = $1, purge_at = $1 + retention, worker = NULL, lease_until = NULL";
-    let cancelled = change(
-        db,
-        "status = 'running' AND lease_until <= $1 AND cancel_requested",
-        &format!("status = 'cancelled', not_before = 0, {ended}"),
-        (now, None),
-    );
-    let cancelled = cancelled.await?;
-    let expired = change(
-        db,
-        "status IN ('queued', 'running') AND due <= $1",
-        &format!("status = 'expired', not_before = 0, {ended}"),
-        (now, None),
-    );
-    let expired = expired.await?;
-    let failed = change(
-        db,
-        "status = 'running' AND lease_until <= $1 AND attempts > max_retries",
-        &format!("status = 'failed', error = $2, {ended}"),
-        (now, Some(&lost)),
-    );
-    let failed = failed.await?;
-    let requeued = change(
-        db,
-        "status = 'running' AND lease_until <= $1",
-        "status = 'queued', worker = NULL, lease_until = NULL, error = $2",
-        (now, Some(&lost)),
-    );
+    let end = |status: &str| {
+        format!(
+            "status = '{status}', finished = $1, purge_at = $1 + retention, worker = NULL, lease_until = NULL"
+        )
+    };
+    let is_over = format!("{LET_GO} AND cancel_requested");
+    let set = format!("{}, not_before = 0", end("cancelled"));
+    let cancelled = change(db, &is_over, &set, (now, None)).await?;
+    let is_due = "status IN ('queued', 'running') AND due <= $1";
+    let set = format!("{}, not_before = 0", end("expired"));
+    let expired = change(db, is_due, &set, (now, None)).await?;
+    let was_last = format!("{LET_GO} AND attempts > max_retries");
+    let set = format!("{}, error = $2", end("failed"));
+    let failed = change(db, &was_last, &set, (now, Some(&lost))).await?;
+    let set = "status = 'queued', worker = NULL, lease_until = NULL, error = $2";
     Ok(Reaped {
-        requeued: requeued.await?,
+        requeued: change(db, LET_GO, set, (now, Some(&lost))).await?,
         failed,
         cancelled,
         expired,

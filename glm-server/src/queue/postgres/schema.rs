@@ -30,8 +30,16 @@ pub(super) async fn prepare(database: &Database, schema: &str) -> Result<(), Fai
         .execute(&mut *transaction)
         .await?;
     let create = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
-    if !exists(&mut transaction, "SELECT 1 FROM pg_namespace WHERE nspname = $1", schema).await? {
-        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *transaction).await?;
+    if !exists(
+        &mut transaction,
+        "SELECT 1 FROM pg_namespace WHERE nspname = $1",
+        schema,
+    )
+    .await?
+    {
+        sqlx::raw_sql(AssertSqlSafe(create))
+            .execute(&mut *transaction)
+            .await?;
     }
     let tables = "SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'queue_schema'";
     if !exists(&mut transaction, tables, schema).await? {
@@ -54,11 +62,7 @@ pub(super) async fn prepare(database: &Database, schema: &str) -> Result<(), Fai
     Ok(())
 }
 
-async fn exists(
-    db: &mut PgConnection,
-    sql: &'static str,
-    name: &str,
-) -> Result<bool, sqlx::Error> {
+async fn exists(db: &mut PgConnection, sql: &'static str, name: &str) -> Result<bool, sqlx::Error> {
     let found = sqlx::query(sql).bind(name).fetch_optional(db).await?;
     Ok(found.is_some())
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::model::Model;
-use super::{stores, wait};
+use super::{cases, stores, wait};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -330,7 +330,7 @@ impl Machine<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(2000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_store_answers_as_the_model_does(ops in vec(op(), 1..50)) {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::*;
-use super::{stores, wait};
+use super::{cases, stores, wait};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -163,7 +163,7 @@ fn apply(store: &dyn Store, model: &mut Model, op: Op, now: Timestamp) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn records_are_as_a_map_of_them(ops in vec(op(), 1..50)) {

@@ -107,3 +107,21 @@ fn a_key_that_many_submit_at_once_is_one_task() {
         );
     }
 }
+
+#[cfg(feature = "postgres")]
+#[test]
+fn no_two_workers_on_one_server_get_the_same_task() {
+    use super::testing;
+    let Some(first) = testing::store(Default::default()) else {
+        return;
+    };
+    let more: Vec<_> = (0..3).map(|_| first.again()).collect();
+    let stores: Vec<&dyn Store> = [&first as &dyn Store]
+        .into_iter()
+        .chain(more.iter().map(|store| store as &dyn Store))
+        .collect();
+    submit(stores[0]);
+    let claims = work(&stores);
+    assert_eq!(claims.len(), TASKS);
+    assert!(claims.values().all(|&count| count == 1));
+}

@@ -101,6 +101,28 @@ async fn a_task_is_answered_as_the_request_would_be() {
 }
 
 #[tokio::test]
+async fn every_dialect_can_be_asked_later() {
+    let working = working(polite(), JobsOptions::default());
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    for (path, body) in [
+        (
+            "/v1/messages",
+            json!({"model": "demo", "max_tokens": 5, "messages": messages}),
+        ),
+        ("/v1/responses", json!({"input": "Hi", "store": false})),
+        ("/v1/embeddings", json!({"input": ["a", "b"]})),
+    ] {
+        let task = json!({"endpoint": path, "body": body});
+        let ended = working.end(&working.submitted(task).await).await;
+        assert_eq!(ended["status"], "completed", "{path}: {ended}");
+        let (_, direct) = ask(&working.router, post(path, body.to_string())).await;
+        for field in ["data", "content", "usage", "stop_reason"] {
+            assert_eq!(ended["result"][field], direct[field], "{path} {field}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_could_never_run_is_refused_at_once() {
     let working = working(polite(), JobsOptions::default());
     let past = json!({"deadline": 1_000_000});
