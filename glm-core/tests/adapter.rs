@@ -182,13 +182,45 @@ fn what_is_not_computed_is_refused_by_name() {
         );
     }
     assert_says(Files::new().without("peft_type").open(), &["peft_type"]);
-    for path in ["lm_head", "transformer.output_layer"] {
-        let opened = Files::new().module(path, 8, [64, 400]).open();
-        assert_says(opened, &[path, "output layer", "merge_and_unload"]);
+}
+
+#[test]
+fn what_belongs_to_embedding_and_output_layer_must_fit_them() {
+    let ends = || {
+        Files::new().with(
+            "target_modules",
+            json!(["lm_head", "embed_tokens", "q_proj", "v_proj"]),
+        )
+    };
+    let head = ends().module("lm_head", 8, [64, 400]);
+    let opened = head.open().unwrap();
+    let module = opened
+        .modules()
+        .iter()
+        .find(|m| m.projection == Projection::Head);
+    assert_eq!(module.map(|module| module.rows.clone()), Some(0..400));
+    assert_says(
+        ends().module("lm_head", 8, [64, 401]).open(),
+        &["lm_head.lora_B.weight", "400", "401"],
+    );
+    assert_says(
+        head.with("layers_to_transform", json!([0])).open(),
+        &["lm_head", "layers_to_transform"],
+    );
+    let renamed = |name: &str| {
+        let mut files = ends();
+        files.tensors[0].name = format!("base_model.model.{name}");
+        files.open()
+    };
+    for name in [
+        "model.embed_tokens.lora_A.weight",
+        "lm_head.lora_embedding_A",
+        "model.layers.0.self_attn.q_proj.base_layer.weight",
+    ] {
+        assert_says(renamed(name), &[name]);
     }
-    let mut files = Files::new();
-    files.tensors[0].name = "base_model.model.model.embed_tokens.lora_embedding_A".into();
-    assert_says(files.open(), &["lora_embedding_A", "embedding"]);
+    let copy = "lm_head.base_layer.weight";
+    assert_says(renamed(copy), &[copy, "[400, 64]"]);
 }
 
 #[test]
@@ -355,7 +387,7 @@ fn kept() -> Vec<(PathBuf, ModelConfig)> {
 #[test]
 fn what_peft_wrote_opens() {
     let kept = kept();
-    assert!(kept.len() >= 7, "{}", kept.len());
+    assert!(kept.len() >= 8, "{}", kept.len());
     for (path, model) in kept {
         let adapter = Adapter::open(&path, &model);
         assert!(

@@ -16,6 +16,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where nobody reads along, an engine built with [`max_step_time(Duration::MAX)`](crate::EngineBuilder::max_step_time) takes no heed of how
+//! steadily answers come, and fills its steps with prompts.
+//!
 //! [`Window`] is the same turned inside out, for a program that has something else to do between two requests.
 
 use std::collections::{HashMap, VecDeque};

@@ -25,6 +25,7 @@ use glm_kernels::{Device, KernelError, Tensor};
 
 use crate::forward::ForwardBatch;
 use crate::kv::{BLOCK_SIZE, KvPool};
+use crate::lora::AdapterRows;
 use crate::models::CausalLm;
 
 type NextToken = dyn Fn(&[u32], &[u32]) -> u32 + Send + Sync;
@@ -191,7 +192,7 @@ impl CausalLm for Scripted {
         Tensor::from_f32(&self.device, &next, &[next.len(), 1])
     }
 
-    fn logits(&self, x: &Tensor) -> Result<Tensor, KernelError> {
+    fn logits(&self, x: &Tensor, _adapters: &[AdapterRows]) -> Result<Tensor, KernelError> {
         let (next, vocab) = (x.as_f32()?, self.config.vocab_size);
         let mut logits = vec![0.0; next.len() * vocab];
         for (row, &id) in logits.chunks_exact_mut(vocab).zip(next) {

@@ -13,18 +13,25 @@ use common::{run, run_to_end, tiny};
 const TOLERANCE: f32 = 1e-4;
 
 /// `(checkpoint, adapter)`: see `models/tools/make_adapters.py` for what only each of them covers.
-const CASES: [(&str, &str); 7] = [
+const CASES: [(&str, &str); 8] = [
     ("tiny-glm", "all"),
     ("tiny-glm", "fused"),
     ("tiny-glm4", "patterns"),
     ("tiny-glm4", "mlp"),
+    ("tiny-glm4", "ends"),
     ("tiny-glm4", "one-layer"),
     ("tiny-chatglm3", "fused"),
     ("tiny-chatglm3", "apart"),
 ];
 
 /// The adapters of `tiny-glm4`, and none.
-const CHOICES: [Option<&str>; 4] = [Some("patterns"), None, Some("mlp"), Some("one-layer")];
+const CHOICES: [Option<&str>; 5] = [
+    Some("patterns"),
+    None,
+    Some("mlp"),
+    Some("ends"),
+    Some("one-layer"),
+];
 
 fn open(model: &str) -> EngineBuilder {
     Engine::builder(tiny(model).to_str().unwrap()).offline(true)
@@ -216,7 +223,7 @@ fn an_adapter_that_is_unloaded_ends_what_it_began() {
     engine.submit(request(&prompt, Some("mlp"))).unwrap();
     let undisturbed = run(&mut engine);
     let before = engine.stats();
-    assert_eq!(before.adapters, 3);
+    assert_eq!(before.adapters, 4);
 
     engine.submit(request(&prompt, Some("mlp"))).unwrap();
     engine.step();
@@ -225,14 +232,19 @@ fn an_adapter_that_is_unloaded_ends_what_it_began() {
     let stats = engine.stats();
     assert_eq!(
         (stats.adapters, stats.adapter_bytes),
-        (2, before.adapter_bytes)
+        (3, before.adapter_bytes)
     );
     let names: Vec<_> = engine
         .adapters()
         .into_iter()
         .map(|info| (info.name, info.unloading))
         .collect();
-    let expected = [("one-layer", false), ("patterns", false), ("mlp", true)];
+    let expected = [
+        ("ends", false),
+        ("one-layer", false),
+        ("patterns", false),
+        ("mlp", true),
+    ];
     assert_eq!(
         names,
         expected.map(|(name, unloading)| (name.to_owned(), unloading))
@@ -241,7 +253,7 @@ fn an_adapter_that_is_unloaded_ends_what_it_began() {
     assert_eq!(refused.kind(), ErrorKind::InvalidRequest);
     assert_eq!(
         refused.to_string(),
-        "no adapter `mlp`; loaded: one-layer, patterns"
+        "no adapter `mlp`; loaded: ends, one-layer, patterns"
     );
 
     // The first token came with the step above.
@@ -252,7 +264,7 @@ fn an_adapter_that_is_unloaded_ends_what_it_began() {
         engine.stats().adapter_bytes,
         before.adapter_bytes - left.bytes
     );
-    assert_eq!(engine.adapters().len(), 2);
+    assert_eq!(engine.adapters().len(), 3);
     assert!(engine.unload_adapter("mlp").is_err());
     assert!(engine.score_with_adapter(&prompt, "mlp").is_err());
 }

@@ -43,6 +43,8 @@ PEFT_CASES = {
         # some layers only; the matrices of the MLP
         "mlp": ("f16", dict(r=4, lora_alpha=4, target_modules=r"model\.layers\.\d+\.mlp\.(gate_up|down)_proj",
                             exclude_modules=["model.layers.1.mlp.down_proj"])),
+        # the embedding and the output layer, of both of which PEFT saves a copy besides
+        "ends": ("bf16", dict(r=5, lora_alpha=40, target_modules=["embed_tokens", "lm_head", "o_proj"])),
         "one-layer": ("bf16", dict(r=2, lora_alpha=8, target_modules=["v_proj", "gate_up_proj"], layers_to_transform=[2])),
     },
 }

@@ -123,11 +123,11 @@ impl LoraConfig {
         })
     }
 
-    /// Refuses tensors of a module that the configuration leaves out: one of the two is wrong.
+    /// Refuses tensors of a module that the configuration leaves out: one of the two is wrong. `layer`: the decoder layer that it is in.
     pub(super) fn check_targeted(
         &self,
         module: &str,
-        layer: usize,
+        layer: Option<usize>,
         weights: &Path,
     ) -> Result<(), LoadError> {
         let left_out = |field: &str| LoadError::Header {
@@ -143,7 +143,9 @@ impl LoraConfig {
             return Err(left_out("exclude_modules"));
         }
         match &self.layers {
-            Some(layers) if !layers.contains(&layer) => Err(left_out("layers_to_transform")),
+            Some(layers) if layer.is_none_or(|layer| !layers.contains(&layer)) => {
+                Err(left_out("layers_to_transform"))
+            }
             _ => Ok(()),
         }
     }

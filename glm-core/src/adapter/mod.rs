@@ -30,8 +30,7 @@ const MAX_CONFIG_BYTES: u64 = 2 << 20;
 /// What PEFT writes before the path of a module.
 const PREFIX: &str = "base_model.model.";
 
-/// A linear layer of a decoder layer that adapters can change. Query, key and value are one, their rows in this order, and so are
-/// gate and up.
+/// A matrix of a model that adapters can change. Query, key and value are one, their rows in this order, and so are gate and up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Projection {
     /// `self_attn.qkv_proj`, `[(H + 2 KVH) D, C]`.
@@ -42,25 +41,30 @@ pub enum Projection {
     GateUp,
     /// `mlp.down_proj`, `[C, F]`.
     Down,
+    /// `embed_tokens`, of which a token takes a row: A has a column for each token, and B as many rows as that row is long.
+    Embedding,
+    /// `lm_head`, `[V, C]`.
+    Head,
 }
 
 impl Projection {
-    /// Length of an input row in a model of these sizes.
+    /// Columns of A in a model of these sizes.
     pub fn in_features(self, config: &DenseConfig) -> usize {
         match self {
-            Self::Qkv | Self::GateUp => config.hidden_size,
+            Self::Embedding => config.vocab_size,
+            Self::Qkv | Self::GateUp | Self::Head => config.hidden_size,
             Self::Output => config.num_attention_heads * config.head_dim,
             Self::Down => config.intermediate_size,
         }
     }
 }
 
-/// The change of one linear layer: `scaling · B A` is added to rows `rows` of its weight.
+/// The change of one matrix: `scaling · B A` is added to rows `rows` of it; of the embedding, to its columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterModule {
-    /// Which decoder layer.
+    /// Which decoder layer; 0 for what lies outside of them.
     pub layer: usize,
-    /// Which of its linear layers.
+    /// Which of its matrices.
     pub projection: Projection,
     /// Rows of the layer's weight that change: as many as B has.
     pub rows: Range<usize>,
@@ -124,15 +128,19 @@ impl Adapter {
         let mut tensors = Vec::with_capacity(raw.len());
         let mut pairs: BTreeMap<Place, Pair<'_>> = BTreeMap::new();
         for (index, raw) in raw.iter().enumerate() {
-            let (module, half) = split_name(raw, &file, model)?;
-            let place =
-                Place::of(module, model.dense()).ok_or_else(|| unexpected(raw, &file, model))?;
-            config.check_targeted(module, place.layer, file.path())?;
+            let (module, half) = split_name(raw).ok_or_else(|| unexpected(raw, &file, model))?;
+            let place = Place::of(module, model.dense()).filter(|place| half.belongs_to(place));
+            let place = place.ok_or_else(|| unexpected(raw, &file, model))?;
+            config.check_targeted(module, place.decoder_layer(), file.path())?;
             tensors.push(tensor_info(raw, &file)?);
+            if half == Half::Copy {
+                check_copy(&tensors[index], model.dense())?;
+                continue;
+            }
             let pair = pairs.entry(place).or_insert_with(|| Pair::new(module));
             let before = match half {
-                Half::A => pair.a.replace(index),
-                Half::B => pair.b.replace(index),
+                Half::A | Half::EmbeddingA => pair.a.replace(index),
+                _ => pair.b.replace(index),
             };
             if before.is_some() || pair.module != module {
                 return Err(twice(&raw.name, &file));
@@ -226,6 +234,19 @@ impl Place {
             }
             _ => return None,
         };
+        let outside = |projection, rows| Self {
+            layer: 0,
+            projection,
+            start: 0,
+            end: rows,
+        };
+        match &*canonical {
+            "model.embed_tokens.weight" => {
+                return Some(outside(Projection::Embedding, config.hidden_size));
+            }
+            "lm_head.weight" => return Some(outside(Projection::Head, config.vocab_size)),
+            _ => {}
+        }
         let rest = canonical.strip_prefix("model.layers.")?;
         let (layer, suffix) = rest.strip_suffix(".weight")?.split_once('.')?;
         let layer = layer.parse().ok()?;
@@ -236,6 +257,14 @@ impl Place {
             start: rows.start,
             end: rows.end,
         })
+    }
+}
+
+impl Place {
+    /// The decoder layer that it is in, if it is in one.
+    fn decoder_layer(&self) -> Option<usize> {
+        let is_outside = matches!(self.projection, Projection::Embedding | Projection::Head);
+        (!is_outside).then_some(self.layer)
     }
 }
 
@@ -259,9 +288,26 @@ fn rows_of(suffix: &str, config: &DenseConfig) -> Option<(Projection, Range<usiz
 }
 
 /// Which matrix of a module a tensor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
     A,
     B,
+    /// Of an embedding, which has names of its own.
+    EmbeddingA,
+    EmbeddingB,
+    /// The model's own embedding or output layer, which PEFT saves beside their changes. They are the model's already.
+    Copy,
+}
+
+impl Half {
+    fn belongs_to(self, place: &Place) -> bool {
+        let is_embedding = place.projection == Projection::Embedding;
+        match self {
+            Self::A | Self::B => !is_embedding,
+            Self::EmbeddingA | Self::EmbeddingB => is_embedding,
+            Self::Copy => place.decoder_layer().is_none(),
+        }
+    }
 }
 
 /// A and B of a module by their index among the tensors.
@@ -326,33 +372,32 @@ impl<'a> Pair<'a> {
 }
 
 /// The path of the module that a tensor belongs to, and which of its matrices it is.
-fn split_name<'a>(
-    raw: &'a RawTensor,
-    file: &SourceFile,
-    model: &ModelConfig,
-) -> Result<(&'a str, Half), LoadError> {
-    let name = raw.name.strip_prefix(PREFIX);
-    let split = name.and_then(|name| {
-        let half = |suffix, half| name.strip_suffix(suffix).map(|module| (module, half));
-        half(".lora_A.weight", Half::A).or_else(|| half(".lora_B.weight", Half::B))
-    });
-    match split {
-        Some((module, _)) if ["lm_head", "transformer.output_layer"].contains(&module) => {
-            Err(outside_the_layers(raw, file))
-        }
-        Some(split) => Ok(split),
-        None if raw.name.contains(".lora_embedding_") => Err(outside_the_layers(raw, file)),
-        None => Err(unexpected(raw, file, model)),
-    }
+fn split_name(raw: &RawTensor) -> Option<(&str, Half)> {
+    let name = raw.name.strip_prefix(PREFIX)?;
+    let halves = [
+        (".lora_A.weight", Half::A),
+        (".lora_B.weight", Half::B),
+        (".lora_embedding_A", Half::EmbeddingA),
+        (".lora_embedding_B", Half::EmbeddingB),
+        (".base_layer.weight", Half::Copy),
+    ];
+    halves
+        .into_iter()
+        .find_map(|(suffix, half)| Some((name.strip_suffix(suffix)?, half)))
 }
 
-fn outside_the_layers(raw: &RawTensor, file: &SourceFile) -> LoadError {
-    LoadError::AdapterNotSupported {
-        file: file.path().to_path_buf(),
-        field: format!("tensor `{}`", raw.name),
-        found: "of the embedding or the output layer".into(),
-        expected: "linear layers of decoder layers only",
+/// A copy of another size is one of another model, or of one whose vocabulary was changed.
+fn check_copy(copy: &TensorInfo, model: &DenseConfig) -> Result<(), LoadError> {
+    let expected = [model.vocab_size, model.hidden_size];
+    if copy.shape == expected {
+        return Ok(());
     }
+    Err(LoadError::Shape {
+        file: copy.file.clone(),
+        tensor: copy.source_name.clone(),
+        expected: expected.to_vec(),
+        found: copy.shape.clone(),
+    })
 }
 
 fn unexpected(raw: &RawTensor, file: &SourceFile, model: &ModelConfig) -> LoadError {

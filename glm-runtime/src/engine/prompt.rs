@@ -131,7 +131,8 @@ impl Engine {
             layer += 1;
         })?;
         trace.final_norm.extend(x.to_f32_vec());
-        trace.logits.extend(self.model.logits(&x)?.to_f32_vec());
+        let logits = self.model.logits(&x, &batch.adapters)?;
+        trace.logits.extend(logits.to_f32_vec());
         Ok(())
     }
 
@@ -184,7 +185,8 @@ impl Engine {
         for (i, next) in next.chunks(LOGIT_ROWS).enumerate() {
             let first = (i * LOGIT_ROWS) as u32;
             let rows: Vec<u32> = (first..first + next.len() as u32).collect();
-            let logits = self.model.logits(&gather_rows(&x, &rows)?)?; // [R, V]
+            let adapters = AdapterRows::picked(&batch.adapters, &rows);
+            let logits = self.model.logits(&gather_rows(&x, &rows)?, &adapters)?; // [R, V]
             let logits = logits.as_f32()?.chunks_exact(vocab_size);
             logits.zip(next).for_each(|(row, &id)| each(row, id));
         }

@@ -12,7 +12,7 @@ use super::limits::Limits;
 use super::open::Sizes;
 use super::*;
 use crate::error::BuildError;
-use crate::lora::AdapterRegistry;
+use crate::lora::{AdapterRegistry, AdapterRows};
 use crate::request::{Event, GenerateOptions};
 use crate::scheduler::SchedulerConfig;
 use crate::{EngineHandle, ErrorKind, SamplingParams};
@@ -59,7 +59,7 @@ impl CausalLm for Counter {
         Tensor::from_f32(&self.device, &values, &[values.len(), 1])
     }
 
-    fn logits(&self, x: &Tensor) -> Result<Tensor, KernelError> {
+    fn logits(&self, x: &Tensor, _adapters: &[AdapterRows]) -> Result<Tensor, KernelError> {
         let ids = x.as_f32()?;
         let mut logits = vec![0.0; ids.len() * VOCAB];
         for (row, &id) in logits.chunks_exact_mut(VOCAB).zip(ids) {

@@ -11,19 +11,32 @@ use glm_kernels::{Device, KernelError, Weight, WeightBuilder, WeightFormat};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AdapterId(pub(super) u64);
 
-/// A linear layer of a model.
+/// A matrix of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site {
-    /// Which decoder layer.
+    /// Which decoder layer; 0 for what lies outside of them.
     pub layer: usize,
-    /// Which of its linear layers.
+    /// Which of its matrices.
     pub projection: Projection,
+}
+
+impl Site {
+    /// The embedding.
+    pub const EMBEDDING: Self = Self {
+        layer: 0,
+        projection: Projection::Embedding,
+    };
+    /// The output layer.
+    pub const HEAD: Self = Self {
+        layer: 0,
+        projection: Projection::Head,
+    };
 }
 
 /// What an adapter adds to some of a linear layer's outputs: `scaling · B (A x)`.
 #[derive(Debug)]
 pub(super) struct Update {
-    /// `[r, in]`.
+    /// `[r, in]`; of the embedding `[V, r]`, a row for each token.
     pub(super) a: Weight,
     /// `[n, r]`.
     pub(super) b: Weight,
@@ -63,8 +76,12 @@ impl LoraAdapter {
                 layer: module.layer,
                 projection: module.projection,
             };
+            let a = adapter.a(module);
             let update = Update {
-                a: weight(&adapter.a(module), device)?,
+                a: match module.projection {
+                    Projection::Embedding => transposed(&a, device)?,
+                    _ => weight(&a, device)?,
+                },
                 b: weight(&adapter.b(module), device)?,
                 start: module.rows.start,
                 scaling: module.scaling,
@@ -96,30 +113,52 @@ impl LoraAdapter {
 
 /// Bytes of memory that an adapter's matrices will take.
 pub(crate) fn packed_bytes(adapter: &Adapter) -> u64 {
-    let tensors = adapter
-        .modules()
-        .iter()
-        .flat_map(|module| [adapter.a(module), adapter.b(module)]);
-    let bytes = |tensor: TensorData<'_>| {
-        let packed = format(&tensor)
-            .ok()
-            .zip(rows_and_columns(&tensor))
-            .and_then(|(format, (rows, columns))| Weight::packed_bytes(format, rows, columns));
+    let tensors = adapter.modules().iter().flat_map(|module| {
+        let a_is_transposed = module.projection == Projection::Embedding;
+        [
+            (adapter.a(module), a_is_transposed),
+            (adapter.b(module), false),
+        ]
+    });
+    let bytes = |(tensor, is_transposed): (TensorData<'_>, bool)| {
+        let packed = format(&tensor).ok().zip(rows_and_columns(&tensor));
+        let packed = packed.and_then(|(format, (rows, columns))| match is_transposed {
+            true => Weight::packed_bytes(format, columns, rows),
+            false => Weight::packed_bytes(format, rows, columns),
+        });
         packed.unwrap_or(usize::MAX) as u64
     };
     tensors.map(bytes).fold(0, u64::saturating_add)
 }
 
+/// The transposed matrix: its columns as rows.
+fn transposed(tensor: &TensorData<'_>, device: &Device) -> Result<Weight, KernelError> {
+    let (rows, columns) = matrix(tensor)?;
+    let size = tensor.bytes.len() / (rows * columns).max(1);
+    let mut bytes = Vec::with_capacity(tensor.bytes.len());
+    for column in 0..columns {
+        let values = tensor.bytes.chunks_exact(size.max(1));
+        bytes.extend(values.skip(column).step_by(columns).flatten());
+    }
+    let mut builder = WeightBuilder::new(device, rows);
+    builder.push_rows(format(tensor)?, columns, &bytes)?;
+    builder.finish()
+}
+
 fn weight(tensor: &TensorData<'_>, device: &Device) -> Result<Weight, KernelError> {
-    let (rows, columns) = rows_and_columns(tensor).ok_or_else(|| KernelError::Shape {
+    let (rows, columns) = matrix(tensor)?;
+    let mut builder = WeightBuilder::new(device, columns);
+    builder.push_rows(format(tensor)?, rows, &tensor.bytes)?;
+    builder.finish()
+}
+
+fn matrix(tensor: &TensorData<'_>) -> Result<(usize, usize), KernelError> {
+    rows_and_columns(tensor).ok_or_else(|| KernelError::Shape {
         op: "LoraAdapter::load",
         name: "a matrix",
         expected: vec![0, 0],
         found: tensor.info.shape.clone(),
-    })?;
-    let mut builder = WeightBuilder::new(device, columns);
-    builder.push_rows(format(tensor)?, rows, &tensor.bytes)?;
-    builder.finish()
+    })
 }
 
 fn rows_and_columns(tensor: &TensorData<'_>) -> Option<(usize, usize)> {

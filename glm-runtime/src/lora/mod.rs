@@ -16,4 +16,4 @@ pub(crate) use adapter::{AdapterId, Site, packed_bytes};
 pub use error::{AdapterError, UnknownAdapter};
 pub use registry::AdapterInfo;
 pub(crate) use registry::{AdapterRegistry, AdapterUse};
-pub(crate) use rows::{AdapterRows, add_updates};
+pub(crate) use rows::{AdapterRows, add_embeddings, add_updates};

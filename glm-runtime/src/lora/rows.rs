@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use glm_kernels::{KernelError, Tensor, gather_rows, linear, scatter_add};
+use glm_kernels::{KernelError, Tensor, embed, gather_rows, linear, scatter_add};
 
 use super::adapter::{LoraAdapter, Site};
 
@@ -48,6 +48,18 @@ impl AdapterRows {
         groups
     }
 
+    /// The same of the rows that are picked out of a step, ascending: each has a new number then.
+    pub(crate) fn picked(groups: &[Self], rows: &[u32]) -> Vec<Self> {
+        let of_group = |group: &Self| {
+            let picked = (0..).zip(rows);
+            let picked = picked.filter(|(_, row)| group.rows.binary_search(row).is_ok());
+            let rows: Vec<u32> = picked.map(|(at, _)| at).collect();
+            let adapter = group.adapter.clone();
+            (!rows.is_empty()).then_some(Self { adapter, rows })
+        };
+        groups.iter().filter_map(of_group).collect()
+    }
+
     /// Its rows of `x`, `[T, in]` to `[R, in]`.
     fn of(&self, x: &Tensor) -> Result<Tensor, KernelError> {
         if x.shape().first() == Some(&self.rows.len()) {
@@ -75,6 +87,23 @@ pub(crate) fn add_updates(
             let low = linear(&x, &update.a, None)?; // [R, r]
             let high = linear(&low, &update.b, None)?; // [R, n]
             scatter_add(y, &group.rows, update.start, &high, update.scaling)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds to `x`, the `[T, C]` that the embedding has for `token_ids`, what each adapter has for those of its rows.
+pub(crate) fn add_embeddings(
+    adapters: &[AdapterRows],
+    token_ids: &[u32],
+    x: &mut Tensor,
+) -> Result<(), KernelError> {
+    for group in adapters {
+        for update in group.adapter.updates(Site::EMBEDDING) {
+            let ids = group.rows.iter().map(|&row| token_ids[row as usize]);
+            let low = embed(&update.a, &ids.collect::<Vec<_>>())?; // [R, r]
+            let high = linear(&low, &update.b, None)?; // [R, C]
+            scatter_add(x, &group.rows, update.start, &high, update.scaling)?;
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use crate::forward::ForwardBatch;
 use crate::kv::KvPool;
 use crate::layers::{Embedding, Linear, RmsNorm, RotaryEmbedding};
 use crate::load::WeightLoader;
+use crate::lora::{AdapterRows, Site, add_updates};
 
 /// One layer of a [`Decoder`].
 pub trait DecoderLayer: Send + Sync + Sized {
@@ -48,7 +49,7 @@ impl<L: DecoderLayer> CausalLm for Decoder<L> {
         each: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, KernelError> {
         let rope = self.rotary_emb.angles(&batch.positions)?; // cos and sin, [T, rotary_dim / 2]
-        let mut x = self.embed_tokens.forward(&batch.token_ids)?; // [T, C]
+        let mut x = self.embed_tokens.forward(batch)?; // [T, C]
         each(&x);
         for (layer, kv) in self.layers.iter().zip(kv.layers_mut()) {
             layer.forward(&mut x, &rope, batch, kv)?;
@@ -57,8 +58,10 @@ impl<L: DecoderLayer> CausalLm for Decoder<L> {
         self.norm.forward(&x)
     }
 
-    fn logits(&self, x: &Tensor) -> Result<Tensor, KernelError> {
-        self.lm_head.forward(x)
+    fn logits(&self, x: &Tensor, adapters: &[AdapterRows]) -> Result<Tensor, KernelError> {
+        let mut logits = self.lm_head.forward(x)?;
+        add_updates(adapters, Site::HEAD, x, &mut logits)?;
+        Ok(logits)
     }
 }
 

@@ -11,6 +11,7 @@ pub use glm4::Glm4;
 
 use crate::forward::ForwardBatch;
 use crate::kv::KvPool;
+use crate::lora::AdapterRows;
 
 /// A decoder-only language model over a paged KV cache. A forward pass reads the model, the batch and the pool, nothing else.
 pub trait CausalLm: Send + Sync {
@@ -29,11 +30,11 @@ pub trait CausalLm: Send + Sync {
         each: &mut dyn FnMut(&Tensor),
     ) -> Result<Tensor, KernelError>;
 
-    /// Logits of final hidden states: `[R, C]` to `[R, V]`.
+    /// Logits of final hidden states: `[R, C]` to `[R, V]`. `adapters`: which of these rows they change.
     ///
     /// # Errors
     /// [`KernelError`] if `x` is not as wide as the model.
-    fn logits(&self, x: &Tensor) -> Result<Tensor, KernelError>;
+    fn logits(&self, x: &Tensor, adapters: &[AdapterRows]) -> Result<Tensor, KernelError>;
 
     /// Logits of the rows that the batch asks for, `[R, V]`.
     ///
@@ -41,6 +42,8 @@ pub trait CausalLm: Send + Sync {
     /// As [`Self::hidden_states`].
     fn forward(&self, batch: &ForwardBatch, kv: &mut KvPool) -> Result<Tensor, KernelError> {
         let x = self.hidden_states(batch, kv, &mut |_| {})?;
-        self.logits(&gather_rows(&x, &batch.logit_rows)?)
+        let rows = &batch.logit_rows;
+        let adapters = AdapterRows::picked(&batch.adapters, rows);
+        self.logits(&gather_rows(&x, rows)?, &adapters)
     }
 }
