@@ -99,7 +99,7 @@ impl Server {
         let last = text
             .split_terminator("\n\n")
             .filter_map(|event| event.strip_prefix("data: "))
-            .next_back();
+            .last();
         serde_json::from_str(last.unwrap()).unwrap()
     }
 

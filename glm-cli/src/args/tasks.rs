@@ -97,9 +97,13 @@ impl TaskArgs {
         if self.state_dir.is_some() || self.queue == Some(QueueChoice::Memory) {
             return (self.state_dir.clone(), None);
         }
+        let kept = match self.queue {
+            None => "tasks and files are",
+            Some(_) => "files are",
+        };
         let remark = |why: String| {
             format!(
-                "tasks and files are kept until the service ends: {why}; --state-dir names a directory for them"
+                "{kept} kept until the service ends: {why}; --state-dir names a directory for them"
             )
         };
         let Some(dir) = default_directory() else {

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::task::millis;
-use super::{NewRecord, NewTask, Paging, Report, Status, StoreError, TaskId, TaskInfo, Timestamp};
+use super::{
+    NewRecord, NewTask, Page, Paging, Report, Status, StoreError, TaskId, TaskInfo, Timestamp,
+};
 
 /// How long a task waits before it comes before later ones of one level of priority more.
 pub const AGING: Duration = Duration::from_mins(1);
@@ -122,6 +124,24 @@ impl<K> Paging<K> {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         in_range("limit", self.limit, 1, MAX_PAGE)
     }
+}
+
+/// A deadline that never comes, as databases hold it.
+pub(super) const NEVER: i64 = i64::MAX;
+
+/// What compares ids with the last of the page before, and the order, of a list.
+pub(super) fn direction<K>(paging: &Paging<K>) -> (&'static str, &'static str) {
+    match paging.oldest_first {
+        true => (">", "ASC"),
+        false => ("<", "DESC"),
+    }
+}
+
+/// What was found for a page, and one more if there is more.
+pub(super) fn page<T>(mut items: Vec<T>, limit: usize) -> Page<T> {
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    Page { items, has_more }
 }
 
 fn at_most(field: &'static str, found: usize, max: usize) -> Result<(), StoreError> {

@@ -182,10 +182,18 @@ where
     O: for<'a> Fn(&'a mut PgConnection) -> Doing<'a, T>,
 {
     let mut transaction = database.pool.begin().await?;
-    // What is refused leaves nothing: the transaction is rolled back when it is dropped.
-    let done = operation(&mut *transaction).await?;
-    transaction.commit().await?;
-    Ok(done)
+    match operation(&mut transaction).await {
+        Ok(done) => {
+            transaction.commit().await?;
+            Ok(done)
+        }
+        Err(failure) => {
+            // Before anybody hears of it: dropped, it would be rolled back some time later, and keep its locks until then. If this
+            // fails too, the connection is gone, and the transaction with it.
+            let _ = transaction.rollback().await;
+            Err(failure)
+        }
+    }
 }
 
 /// A server in messages, without user and password.

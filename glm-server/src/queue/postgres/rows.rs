@@ -4,15 +4,13 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::super::{Page, Paging, Status, TaskId, TaskInfo, Timestamp};
+pub(super) use super::super::policy::{NEVER, direction, page};
+use super::super::{Status, TaskId, TaskInfo, Timestamp};
 use super::error::Failure;
 
 /// The columns that [`info`] reads.
 pub(super) const INFO: &str = "task.id, tenant, endpoint, task.pool, idempotency_key, task_group, label, priority, due, max_retries, \
      status, attempts, not_before, cancel_requested, error, worker, created, started, finished, purge_at";
-
-/// A deadline that never comes.
-pub(super) const NEVER: i64 = i64::MAX;
 
 pub(super) fn info(row: &PgRow) -> Result<TaskInfo, Failure> {
     let time = |column: &str| -> Result<_, Failure> {
@@ -77,14 +75,6 @@ fn damaged(error: impl std::fmt::Display) -> Failure {
     Failure::Damaged(error.to_string())
 }
 
-/// What compares ids with the last of the page before, and the order, of a list.
-pub(super) fn direction<K>(paging: &Paging<K>) -> (&'static str, &'static str) {
-    match paging.oldest_first {
-        true => (">", "ASC"),
-        false => ("<", "DESC"),
-    }
-}
-
 /// How many rows to ask for: the one beyond the limit says whether there are more.
 pub(super) fn one_more(limit: usize) -> i64 {
     rows(limit).saturating_add(1)
@@ -93,10 +83,4 @@ pub(super) fn one_more(limit: usize) -> i64 {
 /// A number of rows.
 pub(super) fn rows(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX - 1)
-}
-
-pub(super) fn page<T>(mut items: Vec<T>, limit: usize) -> Page<T> {
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    Page { items, has_more }
 }

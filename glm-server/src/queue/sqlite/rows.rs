@@ -4,14 +4,12 @@ use rusqlite::types::{Type, Value as Param};
 use rusqlite::{Error, Row};
 use serde_json::Value;
 
-use super::super::{Page, Paging, Status, TaskId, TaskInfo, Timestamp};
+pub(super) use super::super::policy::{NEVER, direction, page};
+use super::super::{Status, TaskId, TaskInfo, Timestamp};
 
 /// The columns that [`info`] reads.
 pub(super) const INFO: &str = "id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, due, max_retries, \
      status, attempts, not_before, cancel_requested, error, worker, created, started, finished, purge_at";
-
-/// A deadline that never comes.
-pub(super) const NEVER: i64 = i64::MAX;
 
 pub(super) fn info(row: &Row<'_>) -> rusqlite::Result<TaskInfo> {
     let time = |column: &str| -> rusqlite::Result<_> {
@@ -69,21 +67,7 @@ fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
     Error::FromSqlConversionFailure(0, Type::Text, error.into())
 }
 
-/// What compares ids with the last of the page before, and the order, of a list.
-pub(super) fn direction<K>(paging: &Paging<K>) -> (&'static str, &'static str) {
-    match paging.oldest_first {
-        true => (">", "ASC"),
-        false => ("<", "DESC"),
-    }
-}
-
 /// How many rows to ask for: the one beyond the limit says whether there are more.
 pub(super) fn one_more(limit: usize) -> Param {
     Param::Integer(i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1)
-}
-
-pub(super) fn page<T>(mut items: Vec<T>, limit: usize) -> Page<T> {
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    Page { items, has_more }
 }

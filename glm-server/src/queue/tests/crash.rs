@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,10 +29,21 @@ const ORDERS: &str = "GLM_QUEUE_CRASH_ORDERS";
 const LEASE: Duration = Duration::from_mins(10);
 const LANES: usize = 2;
 
+/// Where the queue is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Place {
+    File(String),
+    #[cfg(feature = "postgres")]
+    Postgres {
+        url: String,
+        schema: String,
+    },
+}
+
 /// What a process is told.
 #[derive(Debug, Serialize, Deserialize)]
 struct Orders {
-    path: String,
+    place: Place,
     /// Which of the two; tasks are called after it.
     lane: usize,
     /// The first task to submit, and the first not to.
@@ -43,13 +53,26 @@ struct Orders {
     generation: i64,
 }
 
-fn open(path: &Path) -> SqliteStore {
-    // Two processes and a slow disk: waiting is no error here.
-    let options = SqliteOptions {
-        busy_timeout: Duration::from_mins(5),
-        ..SqliteOptions::default()
-    };
-    SqliteStore::open(path, options).unwrap()
+fn open(place: &Place) -> Box<dyn Store> {
+    match place {
+        Place::File(path) => {
+            // Two processes and a slow disk: waiting is no error here.
+            let options = SqliteOptions {
+                busy_timeout: Duration::from_mins(5),
+                ..SqliteOptions::default()
+            };
+            Box::new(SqliteStore::open(path.as_ref(), options).unwrap())
+        }
+        #[cfg(feature = "postgres")]
+        Place::Postgres { url, schema } => {
+            let options = PostgresOptions {
+                schema: schema.clone(),
+                connect_timeout: Duration::from_mins(1),
+                ..PostgresOptions::default()
+            };
+            Box::new(PostgresStore::open(url, options).unwrap())
+        }
+    }
 }
 
 fn hour(generation: i64) -> Timestamp {
@@ -88,7 +111,7 @@ fn process() {
         return;
     };
     let orders: Orders = serde_json::from_str(&orders).unwrap();
-    let store = open(orders.path.as_ref());
+    let store = open(&orders.place);
     let mut now = hour(orders.generation);
     let mut chance = orders.generation as u64;
     let mut next = orders.from;
@@ -197,12 +220,18 @@ impl Acknowledged {
 }
 
 /// Runs one process after the other until a share of the tasks is submitted and nothing is left to do.
-fn run_lane(path: &Path, lane: usize, share: usize, hours: &AtomicI64, all: &Mutex<Acknowledged>) {
+fn run_lane(
+    place: &Place,
+    lane: usize,
+    share: usize,
+    hours: &AtomicI64,
+    all: &Mutex<Acknowledged>,
+) {
     let mut chance = lane as u64;
     let mut from = 0;
     loop {
         let orders = Orders {
-            path: path.to_str().unwrap().to_owned(),
+            place: place.clone(),
             lane,
             from,
             to: share,
@@ -241,7 +270,7 @@ fn run_lane(path: &Path, lane: usize, share: usize, hours: &AtomicI64, all: &Mut
 }
 
 /// Ends what is left, as a last worker.
-fn drain(store: &SqliteStore, now: Timestamp) {
+fn drain(store: &dyn Store, now: Timestamp) {
     wait(store.reap(now)).unwrap();
     loop {
         let claimed = wait(store.claim(DEFAULT_POOL, "last", 100, LEASE, now)).unwrap();
@@ -259,7 +288,7 @@ fn drain(store: &SqliteStore, now: Timestamp) {
     }
 }
 
-fn all_tasks(store: &SqliteStore) -> Vec<TaskInfo> {
+fn all_tasks(store: &dyn Store) -> Vec<TaskInfo> {
     let mut tasks: Vec<TaskInfo> = Vec::new();
     loop {
         let paging = Paging {
@@ -280,20 +309,33 @@ fn processes_killed_at_any_moment_lose_nothing_and_end_nothing_twice() {
     let jobs = env::var(JOBS).map_or(20_000, |jobs| jobs.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("queue.db");
+    kill_and_count(&Place::File(path.to_str().unwrap().to_owned()), jobs);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn so_it_is_on_a_server() {
+    if let Some(url) = super::testing::url() {
+        let schema = "crash".to_owned();
+        kill_and_count(&Place::Postgres { url, schema }, 4000);
+    }
+}
+
+fn kill_and_count(place: &Place, jobs: usize) {
     let (hours, all) = (AtomicI64::new(1), Mutex::new(Acknowledged::default()));
     let share = jobs / LANES;
     thread::scope(|scope| {
         for lane in 0..LANES {
-            let (path, hours, all) = (&path, &hours, &all);
-            scope.spawn(move || run_lane(path, lane, share, hours, all));
+            let (hours, all) = (&hours, &all);
+            scope.spawn(move || run_lane(place, lane, share, hours, all));
         }
     });
     let all = all.into_inner().unwrap();
     assert!(all.kills >= LANES, "{} kills", all.kills);
 
-    let store = open(&path);
-    drain(&store, hour(hours.into_inner() + 1));
-    let tasks = all_tasks(&store);
+    let store = open(place);
+    drain(&*store, hour(hours.into_inner() + 1));
+    let tasks = all_tasks(&*store);
     let keys: BTreeSet<_> = tasks
         .iter()
         .filter_map(|task| task.idempotency_key.clone())
