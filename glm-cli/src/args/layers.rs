@@ -18,13 +18,15 @@ use super::Cli;
 use crate::error::CliError;
 
 /// Names in the environment that other services of this kind use, besides `GLM_` and the name of the option.
-const ALIASES: [(&str, &str); 6] = [
+const ALIASES: [(&str, &str); 8] = [
     ("model", "MODEL_NAME"),
     ("max-num-seqs", "MAX_WORKERS"),
     ("request-timeout", "API_TIMEOUT"),
     ("metrics", "ENABLE_METRICS"),
     ("port", "PORT"),
     ("host", "HOST"),
+    ("otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("service-name", "OTEL_SERVICE_NAME"),
 ];
 /// What is done, not how: only the command line says that.
 const ACTIONS: [&str; 6] = [
@@ -401,13 +403,18 @@ impl fmt::Display for Settings {
         for setting in &self.0 {
             let key = setting.name.replace('-', "_");
             let hidden = SECRETS.contains(&setting.name.as_str());
+            // What nobody has said is there to be read, not to be said again.
+            let comment = match setting.source {
+                Source::Default => "# ",
+                _ => "",
+            };
             let line = match (&setting.values[..], setting.is_list) {
                 ([], _) => format!("# {key} ="),
                 (_, false) if hidden => format!("# {key} = \"***\""),
-                ([value], false) => format!("{key} = {}", quoted(value)),
+                ([value], false) => format!("{comment}{key} = {}", quoted(value)),
                 (values, _) => {
                     let values: Vec<_> = values.iter().map(|value| quoted(value)).collect();
-                    format!("{key} = [{}]", values.join(", "))
+                    format!("{comment}{key} = [{}]", values.join(", "))
                 }
             };
             writeln!(f, "{line:<40} # {}", setting.source)?;

@@ -14,7 +14,7 @@ use glm_runtime::{DraftLength, KvDType, Quantization, Speculation};
 use crate::error::CliError;
 use crate::values::{self, AdapterChoice, DeviceChoice, TokenIds};
 
-pub use serve::{AccessArgs, ServeArgs};
+pub use serve::{AccessArgs, LevelChoice, LogArgs, LogChoice, ServeArgs};
 
 const AFTER_HELP: &str = "\
 MODEL is one of:

@@ -1,17 +1,18 @@
 //! `serve`: the HTTP service.
 
+mod options;
+
 use std::error::Error;
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use glm_server::http::{
-    AuthOptions, LiveOptions, RateLimits, ServeError, ServeOptions, Server, Stopper, hash_key,
-    new_key,
-};
+use glm_server::http::{LiveOptions, ServeError, ServeOptions, Server, Stopper, hash_key, new_key};
+use glm_server::telemetry::{self, Log, OtlpExporter, SpanSink};
 
 use super::{answering_builder, keep_prefix_cache, print_remarks, read_text};
 use crate::args::layers::{CommandLine, ParseError, Settings, Source};
-use crate::args::{AccessArgs, Command, ServeArgs};
+use crate::args::{Command, ServeArgs};
 use crate::error::CliError;
 use crate::terminal::{interrupt, output};
 
@@ -48,74 +49,63 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
     let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
         .max_num_seqs(args.max_num_seqs)
         .max_step_time(args.max_step_time)
-        .max_waiting(args.max_waiting)
-        .max_waiting_tokens(args.max_waiting_tokens)
+        // The service has a queue of its own, with these limits. What it lets through has been told so, and must not be refused.
+        .max_waiting(usize::MAX)
         .kv_cache_tokens(args.kv_cache_tokens)
         .swap_space(args.swap_space);
+    let log = telemetry::init(options::log(&args.log)).map_err(CliError::usage)?;
+    let log = Arc::new(log);
     // The port first: loading may take minutes, for nothing if the port is taken, and probes are answered meanwhile.
     let (jobs, remark) = args.tasks.options();
     remark.iter().for_each(|remark| output::note(remark));
+    let spans = args.log.otlp_endpoint.clone();
+    let spans = spans.map(|endpoint| OtlpExporter::start(endpoint, &args.log.service_name));
+    let spans = spans.transpose().map_err(CliError::failed)?.map(Arc::new);
     let options = ServeOptions {
         jobs,
-        ..options(args)
+        spans: spans.clone().map(|spans| spans as Arc<dyn SpanSink>),
+        ..options::serve(args)
     };
     let server = Server::bind(&args.host, args.port, options).map_err(serve_error)?;
     let engine = builder.build().map_err(CliError::usage)?;
     print_remarks(&engine);
     output::note(&engine.model_info().kv_budget.to_string());
     server.start(engine.clone()).map_err(serve_error)?;
-    let read_again = move || live_again(&line);
+    let read_again = {
+        let log = Arc::clone(&log);
+        move || live_again(&line, &log)
+    };
     server.reload_on_sighup(read_again).map_err(serve_error)?;
     let _instead = interrupt::instead(drain_then_end(server.stopper()));
     // That nobody reads the address stops nothing.
-    let _ = output::print_line(&format!("listening on http://{}", server.address()));
+    let scheme = if args.access.tls_cert.is_some() { "https" } else { "http" };
+    let _ = output::print_line(&format!("listening on {scheme}://{}", server.address()));
+    #[cfg(feature = "grpc")]
+    if let Some(address) = server.grpc_address() {
+        let _ = output::print_line(&format!("gRPC on {scheme}://{address}"));
+    }
     let cut_off = server.join();
     if cut_off > 0 {
         let seconds = args.drain_timeout.as_secs_f64();
         output::note(&format!("requests cut off after {seconds} s: {cut_off}"));
     }
     keep_prefix_cache(&engine, &args.cache);
+    spans.iter().for_each(|spans| spans.flush());
+    log.flush();
     Ok(())
 }
 
-fn options(args: &ServeArgs) -> ServeOptions {
-    ServeOptions {
-        insecure: args.access.insecure,
-        auth: auth(&args.access),
-        live: live(args),
-        max_waiting: args.max_waiting,
-        max_waiting_tokens: args
-            .max_waiting_tokens
-            .map_or(u64::MAX, |tokens| tokens as u64),
-        stop_on_sigterm: true,
-        drain_timeout: args.drain_timeout,
-        max_body_bytes: usize::try_from(args.max_body_size).unwrap_or(usize::MAX),
-        request_timeout: args.request_timeout,
-        ..ServeOptions::default()
-    }
-}
-
-fn auth(args: &AccessArgs) -> AuthOptions {
-    let mut auth = AuthOptions::default();
-    auth.api_key.clone_from(&args.api_key);
-    auth.api_key_file.clone_from(&args.api_key_file);
-    auth
-}
-
-fn live(args: &ServeArgs) -> LiveOptions {
-    let mut live = LiveOptions::default();
-    live.limits = RateLimits {
-        requests_per_minute: args.access.requests_per_minute,
-        tokens_per_minute: args.access.tokens_per_minute,
-    };
-    live
-}
-
 /// What the sources of settings say now about those that can be changed while the service runs.
-fn live_again(line: &CommandLine) -> Result<LiveOptions, Box<dyn Error + Send + Sync>> {
+fn live_again(
+    line: &CommandLine,
+    log: &Log,
+) -> Result<LiveOptions, Box<dyn Error + Send + Sync>> {
     match line.parse() {
         Ok((cli, _)) => match cli.command {
-            Command::Serve(args) => Ok(live(&args)),
+            Command::Serve(args) => {
+                log.set_level(options::level(args.log.log_level));
+                Ok(options::live(&args))
+            }
             // The same line said so at the start.
             _ => Err("the command line is not that of serve".into()),
         },
@@ -139,9 +129,7 @@ fn drain_then_end(stopper: Stopper) -> impl Fn() + Send + 'static {
 /// An address that cannot or must not be used is a wrong argument; one that is taken is work that failed.
 fn serve_error(error: ServeError) -> CliError {
     match error {
-        ServeError::Unprotected(_) | ServeError::Host { .. } | ServeError::Keys(_) => {
-            CliError::usage(error)
-        }
+        ServeError::Unprotected(_) | ServeError::Host { .. } | ServeError::Keys(_) | ServeError::Tls(_) | ServeError::Jwt(_) => CliError::usage(error),
         _ => CliError::failed(error),
     }
 }

@@ -24,6 +24,8 @@ use super::systemd;
 
 /// How long connections get to close when all responses are out.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long clients get to send a request over a connection that was accepted just before the port was left to others.
+const HAND_OVER_TIME: Duration = Duration::from_secs(1);
 /// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -184,8 +186,12 @@ pub(super) async fn serve(port: Port, speech: Speech, service: Arc<Service>) -> 
     } = port;
     let graceful = GracefulShutdown::new();
     let mut drains = pin!(service.drains());
-    let mut drained = pin!(service.drained());
+    let mut drained = pin!(drained(&service, is_shared));
     let mut listener = Some(listener);
+    if is_shared {
+        // Until then whoever else has the port answers, or connections wait.
+        service.begun().await;
+    }
     let cut_off = loop {
         tokio::select! {
             cut_off = &mut drained => break cut_off,
@@ -205,6 +211,16 @@ pub(super) async fn serve(port: Port, speech: Speech, service: Arc<Service>) -> 
     // What is cut off does not close by itself.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
     cut_off
+}
+
+/// Until every request that is there when the service stops has its answer, or has had its time; then how many had not.
+async fn drained(service: &Service, is_shared: bool) -> usize {
+    let cut_off = service.drained().await;
+    if !is_shared {
+        return cut_off;
+    }
+    tokio::time::sleep(HAND_OVER_TIME).await;
+    service.drained().await
 }
 
 /// The next connection; never, without a listener.

@@ -15,26 +15,45 @@ mod answers;
 mod auth;
 mod body;
 mod caller;
+mod connections;
 mod dashboard;
 mod error;
 mod health;
 mod limits;
 mod metrics;
 mod options;
+mod query;
 mod request_id;
 mod routes;
+#[cfg(feature = "grpc")]
+mod rpc;
 mod runner;
+mod score;
 mod server;
+mod spans;
 mod sse;
 mod state;
+mod systemd;
 mod tenant;
+mod tls;
+mod trace;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod working;
 
-pub use auth::{AuthOptions, KeyError, Scope, hash_key, new_key};
+pub use auth::{AuthOptions, JwtError, JwtOptions, KeyError, Scope, hash_key, new_key};
 pub use error::ServeError;
 pub use limits::RateLimits;
 pub use options::{LiveOptions, ServeOptions};
+pub use score::HealthWeights;
 pub use server::{Reloader, Server, Stopper};
+pub use tls::{TlsError, TlsOptions};
 
 pub use crate::jobs::{JobsError, JobsOptions, QueuePlace};
+
+/// What the log says about the request that is being worked on.
+pub(crate) fn request_fields() -> impl Iterator<Item = (String, String)> {
+    let fields = caller::Caller::log_fields().into_iter().flatten();
+    fields.map(|(name, value)| (name.to_owned(), value))
+}

@@ -1,9 +1,13 @@
 //! [`ServeOptions`], and those of them that can be changed while it runs: [`LiveOptions`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::AuthOptions;
 use super::limits::RateLimits;
+use super::score::HealthWeights;
+use super::tls::TlsOptions;
+use crate::telemetry::SpanSink;
 use crate::jobs::JobsOptions;
 
 /// How the service treats its clients.
@@ -13,6 +17,14 @@ pub struct ServeOptions {
     pub insecure: bool,
     /// Who may use it. Default: everybody.
     pub auth: AuthOptions,
+    /// Speak TLS. Default: no.
+    pub tls: Option<TlsOptions>,
+    /// Listen on the socket that the process was started with, if it was: by systemd, or by a service that it takes over from. It takes
+    /// connections from there when the engine is, and not before, for the probes. When it stops, it takes no new connections at once, and answers what comes over those that it has. Default: no.
+    pub inherit_port: bool,
+    /// A port for gRPC on the same host, 0 being any that is free. Default: none.
+    #[cfg(feature = "grpc")]
+    pub grpc_port: Option<u16>,
     /// What can be changed while it runs.
     pub live: LiveOptions,
     /// What is answered later. Default: kept in memory.
@@ -23,6 +35,12 @@ pub struct ServeOptions {
     pub max_waiting: usize,
     /// Most tokens that the prompts of waiting requests have, roughly: four bytes of a body count as one. Default: no limit.
     pub max_waiting_tokens: u64,
+    /// Answer `GET /metrics`. Default: yes.
+    pub metrics: bool,
+    /// Where the spans of requests go. Default: nowhere.
+    pub spans: Option<Arc<dyn SpanSink>>,
+    /// Write the bodies of requests into the log, prompts and all. Default: no.
+    pub log_bodies: bool,
     /// Longest time that streams get to finish when the service stops. Default: 30 s.
     pub drain_timeout: Duration,
     /// Largest body of a request. Default: 16 MiB.
@@ -46,6 +64,8 @@ pub struct ServeOptions {
 pub struct LiveOptions {
     /// Limits of every key that has none of its own. Default: none.
     pub limits: RateLimits,
+    /// What counts how much in the health score.
+    pub health_weights: HealthWeights,
 }
 
 impl Default for ServeOptions {
@@ -53,9 +73,16 @@ impl Default for ServeOptions {
         Self {
             insecure: false,
             auth: AuthOptions::default(),
+            tls: None,
+            inherit_port: false,
+            #[cfg(feature = "grpc")]
+            grpc_port: None,
             live: LiveOptions::default(),
             jobs: JobsOptions::default(),
             stop_on_sigterm: false,
+            metrics: true,
+            spans: None,
+            log_bodies: false,
             max_waiting: 1024,
             max_waiting_tokens: u64::MAX,
             drain_timeout: Duration::from_secs(30),

@@ -2,42 +2,33 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
-use std::pin::pin;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use axum::Router;
 use glm_runtime::EngineHandle;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Runtime};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::connections::{self, CLOSE_TIMEOUT, Port, Speech};
 use super::error::ServeError;
 use super::options::{LiveOptions, ServeOptions};
-use super::routes;
 use super::runner::TaskRunner;
 use super::state::Service;
+use super::systemd;
 use crate::jobs::{BATCHES, Driver, Jobs, MAX_DRIVEN};
 
 /// Threads that move bytes; whatever takes longer is done on others. More would take cores from the model.
 const THREADS: usize = 2;
 /// Threads for what takes longer. It is computing, so more would only compete with the model.
 const BLOCKING_THREADS: usize = 8;
-/// How long connections get to close when all responses are out.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The service, on threads of its own.
 #[derive(Debug)]
 pub struct Server {
     runtime: Runtime,
     serving: JoinHandle<usize>,
+    #[cfg(feature = "grpc")]
+    grpc: Option<super::rpc::RpcPort>,
     working: OnceLock<JoinHandle<()>>,
     service: Arc<Service>,
     address: SocketAddr,
@@ -76,12 +67,6 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub fn bind(host: &str, port: u16, options: ServeOptions) -> Result<Self, ServeError> {
-        let addresses = resolve(host, port)?;
-        let is_open = |address: &&SocketAddr| !address.ip().is_loopback();
-        let is_closed = options.insecure || options.auth.is_required();
-        if let Some(open) = addresses.iter().find(is_open).filter(|_| !is_closed) {
-            return Err(ServeError::Unprotected(*open));
-        }
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .max_blocking_threads(BLOCKING_THREADS)
@@ -90,20 +75,34 @@ impl Server {
             .build()
             .map_err(ServeError::Runtime)?;
         let entered = runtime.enter();
-        let listener = listen(&addresses).map_err(|source| ServeError::Bind {
-            host: host.to_owned(),
-            port,
-            source,
-        })?;
+        let port = Port::open(host, port, &options)?;
+        #[cfg(feature = "grpc")]
+        let beside = options.grpc_port;
+        #[cfg(feature = "grpc")]
+        let beside = beside
+            .map(|port| Port::open_beside(host, port, &options))
+            .transpose()?;
         drop(entered);
-        let address = listener.local_addr().map_err(ServeError::Runtime)?;
+        let address = port.address().map_err(ServeError::Runtime)?;
         let service = Arc::new(Service::new(options));
-        service.reload_keys()?;
+        service.reload_files()?;
+        if port.is_shared {
+            service.share_port();
+        }
         service.keep_jobs(Arc::new(Jobs::open(service.options.jobs.clone())?));
-        let serving = runtime.spawn(serve(listener, Arc::clone(&service)));
+        let around = Arc::clone(&service);
+        runtime.spawn(async move { around.look_around().await });
+        #[cfg(feature = "grpc")]
+        let grpc = beside
+            .map(|port| super::rpc::RpcPort::serve(&runtime, port, &service))
+            .transpose()?;
+        let speech = Speech::http(&service);
+        let serving = runtime.spawn(connections::serve(port, speech, Arc::clone(&service)));
         Ok(Self {
             runtime,
             serving,
+            #[cfg(feature = "grpc")]
+            grpc,
             working: OnceLock::new(),
             service,
             address,
@@ -113,6 +112,12 @@ impl Server {
     /// The address, with the port that was free.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the gRPC port, if there is one.
+    #[cfg(feature = "grpc")]
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(|port| port.address)
     }
 
     /// To stop it from another thread.
@@ -161,6 +166,7 @@ impl Server {
             self.stop_on_sigterm().map_err(ServeError::Runtime)?;
         }
         self.service.start(engine);
+        systemd::ready();
         let working = self.runtime.spawn(work(Arc::clone(&self.service)));
         // Who starts it twice has workers already.
         let _ = self.working.set(working);
@@ -175,6 +181,14 @@ impl Server {
             // Tasks that are not given back wait until their leases are over.
             let working = async { tokio::time::timeout(CLOSE_TIMEOUT, working).await };
             let _ = self.runtime.block_on(working);
+        }
+        #[cfg(feature = "grpc")]
+        if let Some(port) = self.grpc {
+            // It has drained when the other has.
+            let _ = self.runtime.block_on(port.serving);
+        }
+        if let Ok(jobs) = self.service.jobs() {
+            jobs.close();
         }
         // Whoever is still connected has had the time that was allowed.
         self.runtime.shutdown_background();
@@ -205,6 +219,7 @@ fn reload(
     service: &Service,
     read: &(dyn Fn() -> Result<LiveOptions, Box<dyn Error + Send + Sync>> + Send + Sync),
 ) {
+    systemd::reloading();
     let reloaded = read().and_then(|live| Ok(service.reload(live)?));
     match reloaded {
         Ok(()) => tracing::info!("settings, keys and certificates have been read again"),
@@ -216,54 +231,7 @@ fn reload(
             );
         }
     }
-}
-
-fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ServeError> {
-    let found = (host, port).to_socket_addrs().and_then(|addresses| {
-        let addresses: Vec<_> = addresses.collect();
-        match addresses.is_empty() {
-            true => Err(io::ErrorKind::NotFound.into()),
-            false => Ok(addresses),
-        }
-    });
-    found.map_err(|source| ServeError::Host {
-        host: host.to_owned(),
-        source,
-    })
-}
-
-fn listen(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
-    let listener = StdListener::bind(addresses)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
-
-/// Until the service has drained; then how many requests it did not wait for.
-async fn serve(listener: TcpListener, service: Arc<Service>) -> usize {
-    let router = routes::router(Arc::clone(&service));
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(service.options.header_timeout);
-    let graceful = GracefulShutdown::new();
-    let mut drained = pin!(service.drained());
-    let mut looking_around = pin!(service.look_around());
-    let cut_off = loop {
-        tokio::select! {
-            () = &mut looking_around => {}
-            cut_off = &mut drained => break cut_off,
-            accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => connect(socket, &builder, &router, &graceful),
-                // Clients that are gone before they are accepted are their own affair; the rest passes, or the system is in need.
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
-        }
-    };
-    drop(listener);
-    // What is cut off does not close by itself.
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, graceful.shutdown()).await;
-    cut_off
+    systemd::ready();
 }
 
 /// Runs tasks until the service drains.
@@ -280,22 +248,4 @@ pub(super) async fn work(service: Arc<Service>) {
     let tasks = Arc::clone(jobs).work(model, Arc::new(tasks), workers, service.drains());
     let driven = Arc::clone(jobs).work(BATCHES.to_owned(), Arc::new(batches), MAX_DRIVEN, service.drains());
     tokio::join!(tasks, driven);
-}
-
-/// Serves a connection in a task of its own.
-fn connect(
-    socket: TcpStream,
-    builder: &Builder<TokioExecutor>,
-    router: &Router,
-    graceful: &GracefulShutdown,
-) {
-    // Tokens are small, and each should go out when it is there.
-    let _ = socket.set_nodelay(true);
-    let handler = TowerToHyperService::new(router.clone());
-    let connection = builder.serve_connection(TokioIo::new(socket), handler);
-    let connection = graceful.watch(connection.into_owned());
-    tokio::spawn(async move {
-        // A client that breaks off, or breaks the protocol, has been told what there is to tell.
-        let _ = connection.await;
-    });
 }

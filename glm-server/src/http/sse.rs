@@ -120,9 +120,10 @@ impl Streaming {
 
 /// A chunk as an event; `named`: under the name that is its `type`.
 fn event(chunk: &Value, named: bool) -> Event {
-    let event = Event::default().data(chunk.to_string());
-    match chunk["type"].as_str().filter(|_| named) {
-        Some(name) => event.event(name),
-        None => event,
-    }
+    let event = match chunk["type"].as_str().filter(|_| named) {
+        // Before the data, as everybody writes it.
+        Some(name) => Event::default().event(name),
+        None => Event::default(),
+    };
+    event.data(chunk.to_string())
 }

@@ -3,9 +3,11 @@
 mod latency;
 mod requests;
 
+use glm_runtime::EngineStats;
 use serde_json::{Value, json};
 
 use super::health::Health;
+use super::score::{DEGRADED, Score};
 use super::state::{Phase, Service};
 
 pub(super) use latency::Recent;
@@ -18,16 +20,17 @@ const MAX_LISTED: usize = 50;
 pub(super) fn snapshot(service: &Service) -> Value {
     let engine = service.engine().ok();
     let stats = engine.map(|engine| engine.stats()).unwrap_or_default();
+    let (waiting, waiting_tokens) = service.fair.waiting();
     let (count, listed) = service.requests.list(MAX_LISTED);
     json!({
         "uptime_s": service.born.elapsed().as_secs_f64(),
         "model": engine.map(|engine| &engine.model_info().name),
         "phase": service.phase().name(),
-        "health": health(service),
+        "health": health(service, &stats),
         "engine": {
             "running": stats.running,
-            "waiting": stats.waiting,
-            "waiting_tokens": stats.waiting_tokens,
+            "waiting": stats.waiting + waiting,
+            "waiting_tokens": stats.waiting_tokens as u64 + waiting_tokens,
             "kv_blocks_total": stats.kv_blocks_total,
             "kv_blocks_free": stats.kv_blocks_free,
             "kv_blocks_cached": stats.kv_blocks_cached,
@@ -48,7 +51,7 @@ pub(super) fn snapshot(service: &Service) -> Value {
     })
 }
 
-fn health(service: &Service) -> Value {
+fn health(service: &Service, stats: &EngineStats) -> Value {
     let problem = match service.health() {
         Health::Well => None,
         Health::Stalled(time) => Some(format!(
@@ -57,10 +60,31 @@ fn health(service: &Service) -> Value {
         )),
         Health::Gone(reason) => Some(format!("the engine has ended: {reason}")),
     };
+    let score = Score::of(service).of_100;
     let status = match (&problem, service.phase()) {
         (Some(_), _) => "unhealthy",
-        (None, Phase::Ready) => "healthy",
-        (None, Phase::Starting | Phase::Draining { .. }) => "degraded",
+        (None, Phase::Ready) if score >= DEGRADED => "healthy",
+        (None, _) => "degraded",
     };
-    json!({"status": status, "score": null, "alerts": Vec::from_iter(problem)})
+    let mut alerts = Vec::from_iter(problem);
+    alerts.extend(shortages(service, stats));
+    json!({"status": status, "score": score, "alerts": alerts})
+}
+
+/// What there may soon be too little of.
+fn shortages(service: &Service, stats: &EngineStats) -> Vec<String> {
+    let mut found = Vec::new();
+    let (waiting, max) = (service.fair.waiting().0, service.options.max_waiting);
+    if waiting > 0 && waiting * 2 >= max {
+        found.push(format!(
+            "{waiting} requests wait: {max} are the most, further ones are refused"
+        ));
+    }
+    let (free, total) = (stats.kv_blocks_free, stats.kv_blocks_total);
+    if free * 20 < total {
+        found.push(format!(
+            "{free} of {total} blocks of the KV cache are free: requests may lose their places and be computed again"
+        ));
+    }
+    found
 }

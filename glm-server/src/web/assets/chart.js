@@ -53,7 +53,7 @@ export function pathOf(line, top) {
     if (value === null) return;
     const isFirst = i === 0 || line[i - 1] === null;
     const y = HEIGHT - 1 - (value / top) * (HEIGHT - 2);
-    path += `${isFirst ? "M" : "L"}${x(i + 1, line.length).toFixed(1)} ${y.toFixed(1)}`;
+    path += `${isFirst ? "M" : "L"}${x(i, line.length).toFixed(1)} ${y.toFixed(1)}`;
   });
   return path;
 }
