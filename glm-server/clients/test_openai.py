@@ -5,6 +5,7 @@ import base64
 import json
 import struct
 import threading
+import time
 
 import openai
 import pytest
@@ -130,6 +131,13 @@ def test_completions():
     assert "".join(chunk.choices[0].text for chunk in stream) == one.choices[0].text
 
 
+def test_a_prompt_is_said_again():
+    one = client.completions.create(model=MODEL, prompt="Once upon", max_tokens=0, echo=True, logprobs=1)
+    logprobs = one.choices[0].logprobs
+    assert one.choices[0].text == "Once upon" and one.usage.completion_tokens == 0
+    assert logprobs.token_logprobs[0] is None and all(value <= 0 for value in logprobs.token_logprobs[1:])
+
+
 # Embeddings and models
 
 
@@ -203,6 +211,18 @@ def test_a_response_calls_a_tool():
     for history in ({"previous_response_id": first.id, "input": [output]}, {"input": [{"role": "user", "content": "Weather in Rome?"}, *first.output, output]}):
         after = client.responses.create(model=MODEL, tools=RESPONSE_TOOLS, max_output_tokens=60, **history)
         assert after.output
+
+
+def test_a_response_is_made_in_the_background():
+    response = client.responses.create(model=MODEL, input="Hello", background=True, max_output_tokens=40, temperature=0)
+    assert response.status in ("queued", "in_progress") and response.background
+    until = time.monotonic() + 60
+    while response.status in ("queued", "in_progress"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+        response = client.responses.retrieve(response.id)
+    assert response.status in ("completed", "incomplete") and response.output_text
+    client.responses.cancel(response.id)
 
 
 def test_a_response_is_parsed():

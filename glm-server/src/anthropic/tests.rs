@@ -324,6 +324,11 @@ fn a_message_says_why_it_ended() {
             "output_tokens_details": {"thinking_tokens": 1},
         })
     );
+    let call = read(json!({"tools": weather()})).unwrap();
+    let message = |text: &str, reason| {
+        let answer = completion(&[text.to_owned()], reason);
+        call.form.response(&ENGINE, &stamp(), &[answer])
+    };
     let calls = message("weather\n{\"city\": \"Rome\"}", FinishReason::Stop);
     assert_eq!(calls["stop_reason"], "tool_use", "{calls}");
     assert_eq!(
@@ -372,10 +377,11 @@ proptest! {
     fn however_an_answer_is_cut_the_stream_is_the_message(
         text in prop_oneof![
             Just("<think>so 一</think>\n\nHello"), Just("weather\n{\"city\": \"Rome\", \"a\": [1, {}]}"), Just("weather\n{}"),
-            Just("weather\n{\"city\": \"Ro"), Just("<think>still thinki"), Just("\nI look.<|assistant|>weather\n{\"city\": \"R\u{1F600}\"}"), Just(""),
+            Just("weather\n{\"city\": \"Ro"), Just("<think>still thinki"), Just("so</think>weather\n{\"city\": \"Rome\"}"), Just("\nI look.<|assistant|>weather\n{\"city\": \"R\u{1F600}\"}"), Just(""),
         ],
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         length in any::<bool>(),
+        thinks in any::<bool>(),
     ) {
         let chars: Vec<char> = text.chars().collect();
         let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(chars.len() + 1)).collect();
@@ -383,7 +389,8 @@ proptest! {
         places.sort_unstable();
         let pieces: Vec<String> = places.windows(2).map(|ends| chars[ends[0]..ends[1]].iter().collect()).collect();
         let reason = if length { FinishReason::Length } else { FinishReason::Stop };
-        let call = read(json!({"tools": weather(), "thinking": {"type": "adaptive"}})).unwrap();
+        let thinking = json!({"type": if thinks { "adaptive" } else { "disabled" }});
+        let call = read(json!({"tools": weather(), "thinking": thinking})).unwrap();
         let answer = completion(&pieces, reason);
         let whole = call.form.response(&ENGINE, &stamp(), std::slice::from_ref(&answer));
         prop_assert_eq!(joined(&events(&call, &answer)), whole.clone());

@@ -41,10 +41,10 @@ pub(crate) const CHAT_FIELDS: &[Known] = &[
 
 /// Of completions.
 pub(crate) const COMPLETION_FIELDS: &[Known] = &[
+    Known::honoured("echo", Kind::Boolean),
     Known::honoured("logprobs", Kind::Count),
     Known::honoured("max_tokens", Kind::Count),
     Known::honoured("prompt", Kind::Prompts),
-    Known::refused("echo", is_false),
     Known::refused("guided_whitespace_pattern", never),
     Known::refused("prompt_logprobs", never),
     Known::refused("suffix", |value| value == ""),

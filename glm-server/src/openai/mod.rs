@@ -8,6 +8,7 @@
 //! value asks for nothing. `model` must be a name of the
 //! engine's model ([`check_model`]); if it is that of a LoRA adapter, the adapter answers; `adapter` asks for one in so many words.
 
+mod echo;
 mod embeddings;
 mod error;
 pub(crate) mod fields;
@@ -75,10 +76,10 @@ impl Endpoint {
             .into_iter()
             .find(|endpoint| endpoint.path() == path);
         found.ok_or_else(|| {
-            let problem = if NOT_YET.contains(&path) {
-                "is not supported yet"
-            } else {
-                "is not an endpoint"
+            let problem = match path {
+                "/v1/embeddings" => "is answered at once only, not in batches and tasks yet",
+                _ if NOT_YET.contains(&path) => "is not supported yet",
+                _ => "is not an endpoint",
             };
             let known = Self::ALL.map(Self::path).join(", ");
             ApiError::not_found(format!("`{path}` {problem}; supported: {known}"))

@@ -1,5 +1,7 @@
 //! Bodies to requests for the engine.
 
+use std::sync::Arc;
+
 use glm_core::chat::{ChatRequest, Content, Message, prompt_ids_open_think};
 use glm_core::tokenizer::SpecialTokens;
 use glm_runtime::{
@@ -8,6 +10,7 @@ use glm_runtime::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::echo::Echo;
 use super::fields::Fields;
 use super::format::Wanted;
 use super::known::{CHAT_FIELDS, COMPLETION_FIELDS, ONLY_WITH_BEAMS};
@@ -230,7 +233,31 @@ fn completion(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiErro
         wanted.check(engine)?;
         options.grammar = Some(wanted.grammar);
     }
-    call(fields, prompts, options, Shape::Text)
+    let echo = echo(engine, fields, &prompts, &mut options)?;
+    let mut call = call(fields, prompts, options, Shape::Text)?;
+    if echo.is_some() && call.stream {
+        let message = "prompts are said again in whole responses only: no `stream`";
+        return Err(ApiError::not_supported("echo", message));
+    }
+    call.form.echo = echo.map(Arc::new);
+    Ok(call)
+}
+
+/// The prompts to say again, if that is asked for. With `max_tokens: 0` they are all that is said.
+fn echo(
+    engine: &EngineHandle,
+    fields: Fields<'_>,
+    prompts: &[Vec<u32>],
+    options: &mut GenerateOptions,
+) -> Result<Option<Echo>, ApiError> {
+    if !fields.get("echo")?.unwrap_or(false) {
+        return Ok(None);
+    }
+    let continues = options.max_tokens != Some(0);
+    if !continues {
+        options.max_tokens = Some(1);
+    }
+    Echo::of(engine, prompts, options, continues).map(Some)
 }
 
 /// What both endpoints have in common.
@@ -273,6 +300,7 @@ fn call(
         adapter: options.adapter.clone(),
         stop_token_ids: options.stop_token_ids.clone(),
         dialect: Dialect::OpenAi,
+        echo: None,
     };
     let request = |prompt: Vec<u32>| Request::new(prompt).with_options(options.clone());
     Ok(Call {

@@ -1,9 +1,12 @@
 //! Answers of the engine to bodies.
 
+use std::sync::Arc;
+
 use glm_core::chat::{AnswerCall, AnswerParser};
 use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer, Usage};
 use serde_json::{Map, Value, json};
 
+use super::echo::Echo;
 use crate::anthropic::MessageForm;
 use crate::responses::ResponseForm;
 
@@ -32,6 +35,8 @@ pub struct Form {
     pub(super) stop_token_ids: Vec<u32>,
     /// Whose clients read it.
     pub(crate) dialect: Dialect,
+    /// Prompts that are said again.
+    pub(super) echo: Option<Arc<Echo>>,
 }
 
 /// Ways to write the answer to a chat.
@@ -80,7 +85,12 @@ impl Form {
         let tokenizer = engine.tokenizer().ok();
         let choice = |(index, answer)| self.choice(index, answer, stamp, tokenizer);
         let choices: Vec<_> = self.best(answers).into_iter().enumerate().collect();
-        let usages: Vec<_> = answers.iter().map(|a| a.finished.usage).collect();
+        let mut usages: Vec<_> = answers.iter().map(|a| a.finished.usage).collect();
+        if self.echo.as_ref().is_some_and(|echo| !echo.continues) {
+            usages
+                .iter_mut()
+                .for_each(|usage| usage.completion_tokens = 0);
+        }
         json!({
             "id": self.id(stamp),
             "object": object,
@@ -154,12 +164,42 @@ impl Form {
                     "finish_reason": self.finish_reason(answer.finished.reason, calls),
                 })
             }
-            Shape::Text => json!({
-                "index": index,
-                "text": answer.text,
-                "logprobs": logprobs,
-                "finish_reason": self.finish_reason(answer.finished.reason, false),
-            }),
+            Shape::Text => {
+                let mut choice = json!({
+                    "index": index,
+                    "text": answer.text,
+                    "logprobs": logprobs,
+                    "finish_reason": self.finish_reason(answer.finished.reason, false),
+                });
+                if let Some(echo) = &self.echo {
+                    self.say_again(echo, &mut choice, answer, tokenizer);
+                }
+                choice
+            }
+        }
+    }
+
+    /// Puts the prompt before the answer of a choice.
+    fn say_again(
+        &self,
+        echo: &Echo,
+        choice: &mut Value,
+        answer: &Completion,
+        tokenizer: Option<&Tokenizer>,
+    ) {
+        let index = choice["index"].as_u64().unwrap_or_default() as usize;
+        let prompt = echo.prompt(index / self.n);
+        let (text, tokens) = match echo.continues {
+            true => (&*answer.text, self.without_end(answer, tokenizer)),
+            false => {
+                choice["finish_reason"] = "length".into();
+                ("", &[][..])
+            }
+        };
+        choice["text"] = format!("{}{text}", prompt.text).into();
+        if self.logprobs {
+            let all = [&prompt.tokens[..], tokens].concat();
+            choice["logprobs"] = text_logprobs(&all, 0, tokenizer);
         }
     }
 
@@ -302,10 +342,12 @@ fn text_logprobs(tokens: &[Token], offset: usize, tokenizer: Option<&Tokenizer>)
         *end += token.text.chars().count();
         Some(start)
     });
-    let top = |token: &Token| -> Map<String, Value> {
+    // Nothing predicts the first token of a prompt.
+    let top = |token: &Token| -> Option<Map<String, Value>> {
         let entry =
             |top: &glm_runtime::TokenLogprob| (token_text(top.id, tokenizer), top.logprob.into());
-        token.top_logprobs.iter().map(entry).collect()
+        token.logprob?;
+        Some(token.top_logprobs.iter().map(entry).collect())
     };
     json!({
         "tokens": texts,

@@ -135,7 +135,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         );
         assert_eq!(error.code, Some("unsupported_parameter"));
     }
-    for (field, value) in object(json!({"echo": true, "suffix": "end"})) {
+    for (field, value) in object(json!({"suffix": "end"})) {
         assert_eq!(
             completion(json!({&field: value})).unwrap_err().param,
             Some(field)
@@ -325,7 +325,7 @@ fn paths_lead_to_endpoints() {
     for endpoint in Endpoint::ALL {
         assert_eq!(Endpoint::from_path(endpoint.path()), Ok(endpoint));
     }
-    let error = Endpoint::from_path("/v1/embeddings").unwrap_err();
+    let error = Endpoint::from_path("/v1/moderations").unwrap_err();
     assert!(
         error.status == 404 && error.message.contains("not supported yet"),
         "{error}"
@@ -359,5 +359,65 @@ fn a_model_that_is_not_here_is_not_found() {
         let error = read(endpoint, json!({"model": "nobody"})).unwrap_err();
         let found = (error.status, error.param.as_deref(), error.code);
         assert_eq!(found, (404, Some("model"), Some("model_not_found")));
+    }
+}
+
+#[test]
+fn a_prompt_is_said_again_with_its_log_probabilities() {
+    let ids = ENGINE.encode("Once upon a time").unwrap();
+    let scores = ENGINE.prompt_logprobs(&ids, 2).unwrap();
+    let alone = json!({"prompt": "Once upon a time", "echo": true, "max_tokens": 0, "logprobs": 2, "temperature": 0});
+    let body = answer(completion(alone).unwrap());
+    let choice = &body["choices"][0];
+    assert_eq!(
+        (&choice["text"], &choice["finish_reason"]),
+        (&json!("Once upon a time"), &json!("length"))
+    );
+    assert_eq!(body["usage"]["completion_tokens"], 0);
+    let logprobs = &choice["logprobs"];
+    for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(
+            logprobs[name].as_array().unwrap().len(),
+            ids.len(),
+            "{name}"
+        );
+    }
+    assert!(logprobs["token_logprobs"][0].is_null() && logprobs["top_logprobs"][0].is_null());
+    for (i, score) in scores.iter().enumerate() {
+        assert_eq!(logprobs["token_logprobs"][i + 1], json!(score.logprob));
+    }
+    let more = |fields: Value| {
+        let mut all = object(
+            json!({"prompt": ["Once", "The end"], "max_tokens": 3, "temperature": 0, "ignore_eos": true, "logprobs": 0}),
+        );
+        all.extend(object(fields));
+        answer(completion(all.into()).unwrap())
+    };
+    let (plain, echoed) = (more(json!({})), more(json!({"echo": true})));
+    assert_eq!(plain["usage"], echoed["usage"]);
+    for (i, prompt) in ["Once", "The end"].iter().enumerate() {
+        let (plain, echoed) = (&plain["choices"][i], &echoed["choices"][i]);
+        assert_eq!(
+            echoed["text"],
+            format!("{prompt}{}", plain["text"].as_str().unwrap())
+        );
+        let of = |choice: &Value| {
+            choice["logprobs"]["token_logprobs"]
+                .as_array()
+                .unwrap()
+                .clone()
+        };
+        assert!(of(echoed).ends_with(&of(plain)));
+    }
+    for (fields, param) in [
+        (json!({"echo": true, "stream": true}), "echo"),
+        (json!({"echo": true, "prompt": [u32::MAX]}), "prompt"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+    ] {
+        let refused = completion(fields).and_then(|call| {
+            let request = call.requests[0].clone();
+            ENGINE.submit(request).map(drop).map_err(ApiError::from)
+        });
+        assert_eq!(refused.unwrap_err().param.as_deref(), Some(param));
     }
 }

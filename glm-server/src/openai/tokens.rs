@@ -66,10 +66,18 @@ fn chat_tokens(engine: &EngineHandle, fields: Fields<'_>) -> Result<Vec<u32>, Ap
 /// [`ApiError`] with status 400 and the field to blame.
 pub fn detokenize(engine: &EngineHandle, body: &Map<String, Value>) -> Result<Value, ApiError> {
     let tokens: Vec<u32> = Fields(body).required("tokens")?;
-    let vocab_size = engine.model_info().vocab_size;
-    if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_size) {
-        let message = format!("token id {id} is outside the vocabulary of {vocab_size} tokens");
-        return Err(ApiError::invalid("tokens", message));
-    }
+    check_ids(engine, "tokens", &tokens)?;
     Ok(json!({"prompt": engine.tokenizer()?.decode(&tokens, false)}))
+}
+
+/// Refuses ids that are no tokens.
+pub(super) fn check_ids(engine: &EngineHandle, field: &str, ids: &[u32]) -> Result<(), ApiError> {
+    let vocab_size = engine.model_info().vocab_size;
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => {
+            let message = format!("token id {id} is outside the vocabulary of {vocab_size} tokens");
+            Err(ApiError::invalid(field, message))
+        }
+    }
 }

@@ -12,6 +12,6 @@ mod stream;
 mod tests;
 
 pub(crate) use request::{FIELDS, read, read_after};
-pub(crate) use response::ResponseForm;
+pub(crate) use response::{ResponseForm, Unanswered};
 pub(crate) use store::{Store, Stored};
 pub(crate) use stream::ResponseEvents;

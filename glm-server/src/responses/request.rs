@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::items::{chat_messages, input_items};
 use super::response::ResponseForm;
-use crate::openai::fields::{Fields, Kind, Known, PASSED, is_false, never};
+use crate::openai::fields::{Fields, Kind, Known, PASSED, never};
 use crate::openai::{ApiError, Call, Dialect, Endpoint};
 
 fn is_empty(value: &Value) -> bool {
@@ -14,6 +14,7 @@ fn is_empty(value: &Value) -> bool {
 
 /// Every field that OpenAI's clients can send, and what becomes of it.
 pub(crate) const FIELDS: &[Known] = &[
+    Known::honoured("background", Kind::Boolean),
     Known::honoured("input", Kind::TextOrObjects),
     Known::honoured("include", Kind::Texts),
     Known::honoured("instructions", Kind::Text),
@@ -42,7 +43,6 @@ pub(crate) const FIELDS: &[Known] = &[
     // Whether to hide the lengths of pieces, which nothing here does.
     Known::ignored("stream_options"),
     Known::ignored("user"),
-    Known::refused("background", is_false),
     Known::refused("background_options", never),
     Known::refused("context_management", is_empty),
     Known::refused("conversation", never),
@@ -80,6 +80,10 @@ pub(crate) fn read_after(
 ) -> Result<Call, ApiError> {
     let fields = Fields(body);
     fields.check(FIELDS)?;
+    if fields.get("background")?.unwrap_or(false) {
+        let message = "`background` works at POST /v1/responses, where there is a queue";
+        return Err(ApiError::not_supported("background", message));
+    }
     include(fields)?;
     let mut items = earlier;
     let input = fields.value("input");

@@ -101,13 +101,13 @@ impl ResponseForm {
         let last = all.len().saturating_sub(1);
         let items = all.iter().enumerate().map(|(index, part)| {
             let is_cut = answer.finished.reason != FinishReason::Stop && index == last;
-            item(index, part, stamp, status_of_item(is_cut))
+            item(index, part, stamp, status_of_item(part, is_cut))
         });
         self.ended(form, engine, stamp, &end, items.collect())
     }
 
     /// The response while the answer comes.
-    pub(super) fn begun(&self, form: &Form, engine: &EngineHandle, stamp: &Stamp) -> Value {
+    pub(super) fn begun(&self, model: &str, stamp: &Stamp) -> Value {
         let mut response = json!({
             "id": id(stamp),
             "object": "response",
@@ -115,7 +115,7 @@ impl ResponseForm {
             "status": "in_progress",
             "error": null,
             "incomplete_details": null,
-            "model": form.model(engine),
+            "model": model,
             "output": [],
             "usage": null,
         });
@@ -134,7 +134,7 @@ impl ResponseForm {
         end: &End<'_>,
         output: Vec<Value>,
     ) -> Value {
-        let mut response = self.begun(form, engine, stamp);
+        let mut response = self.begun(form.model(engine), stamp);
         let (status, details) = match end.finished.reason {
             FinishReason::Stop => ("completed", Value::Null),
             FinishReason::Length => ("incomplete", json!({"reason": "max_output_tokens"})),
@@ -155,7 +155,7 @@ impl ResponseForm {
         stamp: &Stamp,
         error: &ApiError,
     ) -> Value {
-        let mut response = self.begun(form, engine, stamp);
+        let mut response = self.begun(form.model(engine), stamp);
         let code = match error.status {
             429 => "rate_limit_exceeded",
             400 => "invalid_prompt",
@@ -164,6 +164,34 @@ impl ResponseForm {
         response["status"] = "failed".into();
         response["error"] = json!({"code": code, "message": error.message});
         response
+    }
+}
+
+/// A response that has no answer yet, or never will.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    response: Value,
+}
+
+impl Unanswered {
+    /// Of the request with this body. `id` is that of a [`Stamp`].
+    pub(crate) fn new(body: &Map<String, Value>, model: &str, id: String, created: u64) -> Self {
+        let form = ResponseForm::new(Fields(body), None, Vec::new(), true);
+        let stamp = Stamp { id, created };
+        Self {
+            response: form.begun(model, &stamp),
+        }
+    }
+
+    pub(crate) fn waiting(mut self, status: &str) -> Value {
+        self.response["status"] = status.into();
+        self.response
+    }
+
+    pub(crate) fn failed(mut self, message: &str) -> Value {
+        self.response["status"] = "failed".into();
+        self.response["error"] = json!({"code": "server_error", "message": message});
+        self.response
     }
 }
 
@@ -178,8 +206,14 @@ pub(super) fn id(stamp: &Stamp) -> String {
     format!("resp_{}", stamp.id)
 }
 
-pub(super) fn status_of_item(is_cut: bool) -> &'static str {
-    if is_cut { "incomplete" } else { "completed" }
+/// `is_cut`: nothing comes after it, and the answer did not end by itself. A call says itself whether it is complete.
+pub(super) fn status_of_item(part: &Part, is_cut: bool) -> &'static str {
+    match part {
+        Part::Call { complete: true, .. } => "completed",
+        Part::Call { .. } => "incomplete",
+        _ if is_cut => "incomplete",
+        _ => "completed",
+    }
 }
 
 /// Item number `index` of the output.

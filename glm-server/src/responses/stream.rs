@@ -44,7 +44,8 @@ impl ResponseEvents {
 
     /// What comes before the answer.
     pub(crate) fn begin(&mut self) -> Vec<Value> {
-        let response = self.response.begun(&self.form, &self.engine, &self.stamp);
+        let model = self.form.model(&self.engine);
+        let response = self.response.begun(model, &self.stamp);
         self.numbered(vec![
             json!({"type": "response.created", "response": response}),
             json!({"type": "response.in_progress", "response": response}),
@@ -191,7 +192,7 @@ impl ResponseEvents {
                 content(part),
             ));
         }
-        let item = item(index, part, &self.stamp, status_of_item(is_cut));
+        let item = item(index, part, &self.stamp, status_of_item(part, is_cut));
         self.output.push(item.clone());
         events.push(json!({
             "type": "response.output_item.done",

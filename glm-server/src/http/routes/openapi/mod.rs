@@ -99,15 +99,11 @@ fn described(operation: &Operation) -> utoipa::openapi::path::Operation {
     }
     described = described.response(operation.status.to_string(), success(&operation.success));
     for status in operation.errors {
-        let name = match operation.path.starts_with("/v1/messages") {
-            true => "AnthropicError",
-            false => "Error",
-        };
         let reason = StatusCode::from_u16(*status).ok();
         let reason = reason.and_then(|status| status.canonical_reason());
         let error = ResponseBuilder::new()
             .description(reason.unwrap_or_default())
-            .content("application/json", reference(name));
+            .content("application/json", reference(operation.error));
         described = described.response(status.to_string(), error.build());
     }
     if operation.is_guarded() {

@@ -14,6 +14,8 @@ pub(super) struct Operation {
     pub(super) status: u16,
     pub(super) success: Success,
     pub(super) errors: &'static [u16],
+    /// The name of their schema.
+    pub(super) error: &'static str,
 }
 
 /// What goes in: the name of a schema.
@@ -59,6 +61,7 @@ impl Operation {
             status: 200,
             success,
             errors: READING,
+            error: "Error",
         }
     }
 
@@ -86,6 +89,18 @@ impl Operation {
 
     const fn errors(mut self, errors: &'static [u16]) -> Self {
         self.errors = errors;
+        self
+    }
+
+    const fn anthropic(mut self) -> Self {
+        self.error = "AnthropicError";
+        self
+    }
+
+    /// Of those that say how the service is: 503 says it too.
+    const fn probe(mut self) -> Self {
+        self.errors = &[503];
+        self.error = "Health";
         self
     }
 
@@ -122,7 +137,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Answer a chat in Anthropic's dialect",
         Success::JsonOrStream("Message"),
     )
-    .body("MessageRequest"),
+    .body("MessageRequest")
+    .anthropic(),
     Operation::new(
         Post,
         "/v1/messages/count_tokens",
@@ -131,7 +147,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Count the tokens of a message's prompt",
         Success::Json("TokenCount"),
     )
-    .body("CountTokensRequest"),
+    .body("CountTokensRequest")
+    .anthropic(),
     Operation::new(
         Post,
         "/v1/responses",
@@ -228,7 +245,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     )
     .body("TaskRequest")
     .status(202)
-    .errors(&[200, 400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503]),
+    .errors(&[400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503]),
     Operation::new(
         Get,
         "/v1/tasks",
@@ -346,34 +363,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "How the service is",
         Success::Json("Health"),
     )
-    .errors(&[503]),
+    .probe(),
     Operation::new(
         Get,
         "/livez",
         "live",
         "Service",
         "Whether the engine makes progress",
-        Success::Other("*/*"),
+        Success::Json("Health"),
     )
-    .errors(&[503]),
+    .probe(),
     Operation::new(
         Get,
         "/readyz",
         "ready",
         "Service",
         "Whether requests are taken",
-        Success::Other("*/*"),
+        Success::Json("Health"),
     )
-    .errors(&[503]),
+    .probe(),
     Operation::new(
         Get,
         "/startupz",
         "started",
         "Service",
         "Whether the model has been loaded",
-        Success::Other("*/*"),
+        Success::Json("Health"),
     )
-    .errors(&[503]),
+    .probe(),
     Operation::new(
         Get,
         "/metrics",

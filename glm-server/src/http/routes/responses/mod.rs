@@ -1,5 +1,9 @@
 //! `/v1/responses`: answers that can be asked for again, and gone on from.
 
+mod background;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use axum::Extension;
@@ -23,7 +27,10 @@ pub(super) async fn create(
     Extension(id): Extension<RequestId>,
     JsonObject(body): JsonObject,
 ) -> Result<Response, Refusal> {
-    let earlier = earlier(&service, &tenant, &body)?;
+    let earlier = earlier(&service, &tenant, &body).await?;
+    if background::is_wanted(&body)? {
+        return background::submit(&service, &tenant, body, earlier).await;
+    }
     let engine = service.engine()?.clone();
     let call = blocking(move || responses::read_after(&engine, &body, earlier)).await??;
     let kept = call.form.response_form().filter(|form| form.is_stored());
@@ -50,7 +57,7 @@ pub(super) async fn create(
 }
 
 /// The conversation that a request goes on from.
-fn earlier(
+async fn earlier(
     service: &Service,
     tenant: &Arc<str>,
     body: &Map<String, Value>,
@@ -64,19 +71,30 @@ fn earlier(
             return Err(ApiError::invalid(FIELD, message));
         }
     };
-    let stored = service.responses.get(tenant, id);
-    let stored = stored.ok_or_else(|| ApiError {
-        code: Some("previous_response_not_found"),
-        ..ApiError::invalid(FIELD, format!("there is no response `{id}`"))
-    })?;
-    Ok(stored.conversation())
+    let stored = find(service, tenant, id)
+        .await
+        .map_err(|error| match error.status {
+            404 => ApiError {
+                code: Some("previous_response_not_found"),
+                ..ApiError::invalid(FIELD, format!("there is no response `{id}`"))
+            },
+            _ => error,
+        })?;
+    match stored.response["status"].as_str() {
+        Some("completed" | "incomplete") => Ok(stored.conversation()),
+        _ => {
+            let message = format!("response `{id}` has no answer (yet) to go on from");
+            Err(ApiError::invalid(FIELD, message))
+        }
+    }
 }
 
-fn find(service: &Service, tenant: &Arc<str>, id: &str) -> Result<Arc<Stored>, ApiError> {
-    service
-        .responses
-        .get(tenant, id)
-        .ok_or_else(|| no_response(id))
+/// One that was kept, or one that is made in the background.
+async fn find(service: &Service, tenant: &Arc<str>, id: &str) -> Result<Arc<Stored>, ApiError> {
+    match service.responses.get(tenant, id) {
+        Some(stored) => Ok(stored),
+        None => background::find(service, tenant, id).await.map(Arc::new),
+    }
 }
 
 fn no_response(id: &str) -> ApiError {
@@ -90,7 +108,7 @@ pub(super) async fn get(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let stored = find(&service, &tenant, &id)?;
+    let stored = find(&service, &tenant, &id).await?;
     if query.is_some_and(|query| query.split('&').any(|pair| pair == "stream=true")) {
         let message = "a response that has ended is not streamed again: leave `stream` out";
         return Err(ApiError::not_supported("stream", message).into());
@@ -103,13 +121,13 @@ pub(super) async fn delete(
     Owner(tenant): Owner,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    match service.responses.delete(&tenant, &id) {
-        true => {
-            let deleted = json!({"id": id, "object": "response.deleted", "deleted": true});
-            Ok(error::json(StatusCode::OK, &deleted))
-        }
-        false => Err(no_response(&id).into()),
+    if service.responses.delete(&tenant, &id) {
+        let deleted = json!({"id": id, "object": "response.deleted", "deleted": true});
+        return Ok(error::json(StatusCode::OK, &deleted));
     }
+    background::find(&service, &tenant, &id).await?;
+    let message = "what was made in the background goes by itself, when its time is over";
+    Err(error::error(StatusCode::BAD_REQUEST, "in_background", message).into())
 }
 
 pub(super) async fn cancel(
@@ -117,9 +135,12 @@ pub(super) async fn cancel(
     Owner(tenant): Owner,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    find(&service, &tenant, &id)?;
-    let message = "only responses that are made in the background can be cancelled";
-    Err(error::error(StatusCode::BAD_REQUEST, "not_in_background", message).into())
+    if service.responses.get(&tenant, &id).is_some() {
+        let message = "only responses that are made in the background can be cancelled";
+        return Err(error::error(StatusCode::BAD_REQUEST, "not_in_background", message).into());
+    }
+    let cancelled = background::cancel(&service, &tenant, &id).await?;
+    Ok(error::json(StatusCode::OK, &cancelled.response))
 }
 
 /// What a response was an answer to, the latest item first.
@@ -128,7 +149,7 @@ pub(super) async fn input_items(
     Owner(tenant): Owner,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    let stored = find(&service, &tenant, &id)?;
+    let stored = find(&service, &tenant, &id).await?;
     let items = stored.items.iter().enumerate().rev();
     let items: Vec<Value> = items.map(|(index, item)| named(item, &id, index)).collect();
     let name = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
