@@ -28,6 +28,6 @@ mod jobs;
 pub mod openai;
 mod parts;
 pub mod queue;
-pub mod telemetry;
 mod responses;
+pub mod telemetry;
 mod web;

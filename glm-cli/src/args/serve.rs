@@ -255,7 +255,9 @@ pub enum LevelChoice {
 fn health_weights(text: &str) -> Result<HealthWeights, String> {
     let mut weights = HealthWeights::default();
     for part in text.split(',') {
-        let wrong = || format!("expected NAME=N, NAME being engine, queue, memory or errors, found `{part}`");
+        let wrong = || {
+            format!("expected NAME=N, NAME being engine, queue, memory or errors, found `{part}`")
+        };
         let (name, weight) = part.split_once('=').ok_or_else(wrong)?;
         let weight = weight.trim().parse().map_err(|_| wrong())?;
         match name.trim() {

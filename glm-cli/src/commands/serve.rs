@@ -78,7 +78,11 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
     server.reload_on_sighup(read_again).map_err(serve_error)?;
     let _instead = interrupt::instead(drain_then_end(server.stopper()));
     // That nobody reads the address stops nothing.
-    let scheme = if args.access.tls_cert.is_some() { "https" } else { "http" };
+    let scheme = if args.access.tls_cert.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let _ = output::print_line(&format!("listening on {scheme}://{}", server.address()));
     #[cfg(feature = "grpc")]
     if let Some(address) = server.grpc_address() {
@@ -96,10 +100,7 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
 }
 
 /// What the sources of settings say now about those that can be changed while the service runs.
-fn live_again(
-    line: &CommandLine,
-    log: &Log,
-) -> Result<LiveOptions, Box<dyn Error + Send + Sync>> {
+fn live_again(line: &CommandLine, log: &Log) -> Result<LiveOptions, Box<dyn Error + Send + Sync>> {
     match line.parse() {
         Ok((cli, _)) => match cli.command {
             Command::Serve(args) => {
@@ -129,7 +130,11 @@ fn drain_then_end(stopper: Stopper) -> impl Fn() + Send + 'static {
 /// An address that cannot or must not be used is a wrong argument; one that is taken is work that failed.
 fn serve_error(error: ServeError) -> CliError {
     match error {
-        ServeError::Unprotected(_) | ServeError::Host { .. } | ServeError::Keys(_) | ServeError::Tls(_) | ServeError::Jwt(_) => CliError::usage(error),
+        ServeError::Unprotected(_)
+        | ServeError::Host { .. }
+        | ServeError::Keys(_)
+        | ServeError::Tls(_)
+        | ServeError::Jwt(_) => CliError::usage(error),
         _ => CliError::failed(error),
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::{Frame, SizeHint};
@@ -28,7 +29,11 @@ pub(super) async fn admit(
 ) -> Response {
     // Before the look at the phase: who drains must not miss a request that is let in.
     let inside = Inside::enter(&service, &request);
-    if let Phase::Draining { until } = service.phase() {
+    let draining = match service.phase() {
+        Phase::Draining { until } => Some(until),
+        Phase::Starting | Phase::Ready => None,
+    };
+    if let Some(until) = draining.filter(|_| !service.hands_over()) {
         let message = "the service is stopping and takes no new requests";
         let error = error(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
         let left = until.saturating_duration_since(Instant::now());
@@ -39,6 +44,11 @@ pub(super) async fn admit(
         return Refusal::from(starting).retry_after(soon).into_response();
     }
     let mut response = next.run(request).await;
+    if draining.is_some() {
+        // The next one is for whoever has taken over.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     if response.extensions().get::<Busy>().is_some() {
         let backlog = service.backlog();
         come_back_after(&mut response, backlog);

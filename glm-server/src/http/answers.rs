@@ -89,7 +89,10 @@ impl Answers {
                 }
                 return;
             }
-            Event::Finished(finished) => metrics.finished(finished),
+            Event::Finished(finished) => {
+                metrics.finished(finished);
+                self.service.spans.answer(finished, &self.caller);
+            }
             Event::Failed(error) => {
                 metrics.ended("failed");
                 self.service.note(error);

@@ -35,6 +35,9 @@ impl FromRequest<Arc<Service>> for JsonObject {
         })??;
         match serde_json::from_slice(&bytes) {
             Ok(Value::Object(fields)) => {
+                if options.log_bodies {
+                    tracing::info!(body = &*String::from_utf8_lossy(&bytes), "body");
+                }
                 if asks_for_answers {
                     admission::turn(service, wish(&fields, bytes.len())).await?;
                 }

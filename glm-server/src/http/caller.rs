@@ -12,7 +12,8 @@ use axum::response::Response;
 
 use super::auth::{Identity, Tenant};
 use super::limits::{Account, Turn};
-use super::request_id::RequestId;
+use super::request_id::{self, RequestId};
+use super::trace::TraceContext;
 
 tokio::task_local! {
     static CURRENT: Arc<Caller>;
@@ -24,7 +25,11 @@ const GENERATED_WEIGHT: u64 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Caller {
+    /// The service's own name for the request.
     pub(super) request_id: Arc<str>,
+    /// The name in its response: the client's, or the service's own.
+    pub(super) shown_id: Arc<str>,
+    pub(super) trace: TraceContext,
     identity: OnceLock<Identity>,
     account: OnceLock<Arc<Account>>,
     turn: Mutex<Option<Turn>>,
@@ -36,9 +41,22 @@ impl Caller {
     /// Of a request of which no more is known yet.
     pub(super) fn of_request(request_id: Arc<str>) -> Self {
         Self {
+            shown_id: Arc::clone(&request_id),
             request_id,
             ..Self::default()
         }
+    }
+
+    /// What lines of the log say about the request that this task works on.
+    pub(super) fn log_fields() -> Option<[(&'static str, String); 2]> {
+        let fields = |caller: &Arc<Self>| {
+            let trace_id = format!("{:032x}", caller.trace.trace_id);
+            [
+                ("request_id", caller.shown_id.to_string()),
+                ("trace_id", trace_id),
+            ]
+        };
+        CURRENT.try_with(fields).ok()
     }
 
     /// Whose request this task works on; nobody in particular if the work did not come through the router.
@@ -109,6 +127,10 @@ impl Caller {
 pub(super) async fn know(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>();
     let id = id.map(|RequestId(id)| Arc::clone(id));
-    let caller = Caller::of_request(id.unwrap_or_default());
+    let mut caller = Caller::of_request(id.unwrap_or_default());
+    caller.trace = TraceContext::of(request.headers());
+    if let Some(given) = request_id::given(request.headers()).and_then(|name| name.to_str().ok()) {
+        caller.shown_id = given.into();
+    }
     CURRENT.scope(Arc::new(caller), next.run(request)).await
 }

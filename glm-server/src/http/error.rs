@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use glm_runtime::EngineError;
 use serde_json::Value;
 
-use super::auth::KeyError;
+use super::auth::{JwtError, KeyError};
+use super::tls::TlsError;
 use crate::jobs::JobsError;
 use crate::openai::ApiError;
 
@@ -43,6 +44,15 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The process was started with a socket that is none to listen on.
+    #[error("cannot listen on the socket that this process was started with")]
+    Inherited(#[source] io::Error),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Tokens cannot be checked.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),

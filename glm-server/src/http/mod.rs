@@ -35,10 +35,10 @@ mod sse;
 mod state;
 mod systemd;
 mod tenant;
-mod tls;
-mod trace;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod trace;
 #[cfg(test)]
 mod working;
 

@@ -7,8 +7,8 @@ use super::auth::AuthOptions;
 use super::limits::RateLimits;
 use super::score::HealthWeights;
 use super::tls::TlsOptions;
-use crate::telemetry::SpanSink;
 use crate::jobs::JobsOptions;
+use crate::telemetry::SpanSink;
 
 /// How the service treats its clients.
 #[derive(Debug, Clone)]

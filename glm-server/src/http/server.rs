@@ -246,6 +246,11 @@ pub(super) async fn work(service: Arc<Service>) {
     beside.spawn(Arc::clone(jobs).beat());
     let (tasks, batches) = (TaskRunner::new(&service), Driver::new(jobs));
     let tasks = Arc::clone(jobs).work(model, Arc::new(tasks), workers, service.drains());
-    let driven = Arc::clone(jobs).work(BATCHES.to_owned(), Arc::new(batches), MAX_DRIVEN, service.drains());
+    let driven = Arc::clone(jobs).work(
+        BATCHES.to_owned(),
+        Arc::new(batches),
+        MAX_DRIVEN,
+        service.drains(),
+    );
     tokio::join!(tasks, driven);
 }

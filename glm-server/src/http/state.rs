@@ -1,6 +1,9 @@
 //! [`Service`]: what all handlers share.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +11,7 @@ use axum::http::StatusCode;
 use glm_runtime::{EngineError, EngineHandle};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::auth::Access;
 use super::dashboard::Requests;
@@ -16,6 +20,9 @@ use super::health::{Health, Watch};
 use super::limits::{Accounts, Backlog, Fair};
 use super::metrics::Metrics;
 use super::options::{LiveOptions, ServeOptions};
+use super::score::Failures;
+use super::spans::Spans;
+use super::{systemd, tls};
 use crate::jobs::Jobs;
 use crate::openai::{self, ApiError};
 use crate::responses;
@@ -58,8 +65,12 @@ pub(super) struct Service {
     pub(super) requests: Requests,
     pub(super) accounts: Accounts,
     pub(super) fair: Fair,
+    pub(super) spans: Spans,
+    pub(super) failures: Failures,
     pub(super) backlog: Backlog,
     access: RwLock<Arc<Access>>,
+    tls: RwLock<Option<Arc<ServerConfig>>>,
+    hands_over: AtomicBool,
     live: RwLock<LiveOptions>,
     /// Responses that can be gone on from.
     pub(super) responses: responses::Store,
@@ -76,11 +87,15 @@ impl Service {
     pub(super) fn new(options: ServeOptions) -> Self {
         Self {
             live: RwLock::new(options.live.clone()),
+            spans: Spans(options.spans.clone()),
+            failures: Failures::default(),
             options,
             accounts: Accounts::default(),
             fair: Fair::default(),
             backlog: Backlog::default(),
             access: RwLock::default(),
+            tls: RwLock::default(),
+            hands_over: AtomicBool::new(false),
             metrics: Metrics::new(),
             started: unix_now(),
             born: Instant::now(),
@@ -115,16 +130,41 @@ impl Service {
 
     /// Reads keys and certificates again, and takes these options from now on; all of it or, if something is wrong, nothing.
     pub(super) fn reload(&self, live: LiveOptions) -> Result<(), ServeError> {
-        self.reload_keys()?;
+        self.reload_files()?;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
         Ok(())
     }
 
-    /// Reads the keys again.
-    pub(super) fn reload_keys(&self) -> Result<(), ServeError> {
+    /// Reads keys and certificates again.
+    pub(super) fn reload_files(&self) -> Result<(), ServeError> {
         let access = Arc::new(Access::open(&self.options.auth)?);
+        let tls = self.options.tls.as_ref().map(tls::open).transpose()?;
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
         Ok(())
+    }
+
+    /// When the files of keys and certificates were changed last.
+    fn files_changed(&self) -> Vec<Option<SystemTime>> {
+        let tls = self.options.tls.iter();
+        let tls = tls.flat_map(|tls| [&tls.certificate, &tls.key]);
+        let changed = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        self.options.auth.files().chain(tls).map(changed).collect()
+    }
+
+    /// What new connections are encrypted by.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner);
+        tls.clone()
+    }
+
+    /// Others serve the port when this process stops; what still comes over connections that it has is answered.
+    pub(super) fn share_port(&self) {
+        self.hands_over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Relaxed)
     }
 
     /// Who may come in.
@@ -153,6 +193,7 @@ impl Service {
         self.phase.send_if_modified(|phase| {
             let drains = matches!(phase, Phase::Draining { .. });
             if !drains {
+                systemd::stopping();
                 *phase = Phase::Draining { until };
             }
             !drains
@@ -181,6 +222,13 @@ impl Service {
                 message,
             )
         })
+    }
+
+    /// Until the model has been loaded, or the service stops before that.
+    pub(super) async fn begun(&self) {
+        let mut phases = self.phase.subscribe();
+        // The sender is in `self`.
+        let _ = phases.wait_for(|phase| *phase != Phase::Starting).await;
     }
 
     /// Until the service takes nothing new.
@@ -236,20 +284,30 @@ impl Service {
         })
     }
 
-    /// Measures, from time to time, what is measured while nobody asks for it, and looks whether the file of keys has changed.
+    /// Does, from time to time, what is to be done while nobody asks for it: measures, reads files that have changed, and tells systemd
+    /// that the engine makes progress.
     pub(super) async fn look_around(&self) {
         let mut times = tokio::time::interval(LOOK_AROUND);
-        let mut keys = self.options.auth.changed();
+        let mut files = self.files_changed();
         loop {
             times.tick().await;
             if let Some(engine) = self.engine.get() {
                 self.backlog.observe(&engine.stats(), Instant::now());
             }
-            let changed = self.options.auth.changed();
-            if changed != keys {
-                keys = changed;
-                // Half-written or wrong, the keys stay those that they were; the next change is looked at again.
-                let _ = self.reload_keys();
+            if self.health() == Health::Well {
+                systemd::alive();
+            }
+            let changed = self.files_changed();
+            if changed != files {
+                files = changed;
+                match self.reload_files() {
+                    Ok(()) => tracing::info!("keys and certificates have been read again"),
+                    // The next change of a file that was half-written is looked at again.
+                    Err(error) => tracing::error!(
+                        error = &error as &dyn Error,
+                        "keys and certificates stay as they were"
+                    ),
+                }
             }
         }
     }

@@ -103,7 +103,6 @@ impl Log {
     }
 }
 
-
 /// Installs the log of the process.
 ///
 /// # Errors

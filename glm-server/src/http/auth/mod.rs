@@ -4,14 +4,17 @@
 //! [`Identity`], which the [`Caller`] carries; handlers find its [`Tenant`] among the request's extensions. Which [`Scope`] a path needs is
 //! one table, [`Scope::of`]. Without keys everybody is the tenant `default` and may do everything but [`Scope::Admin`].
 
+mod jwt;
+#[cfg(test)]
+mod jwt_tests;
 mod keys;
+mod ring_provider;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
-use std::{fmt, fs};
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -25,6 +28,8 @@ use super::limits::RateLimits;
 use super::state::Service;
 use crate::openai::ApiError;
 
+use jwt::Jwt;
+pub use jwt::{JwtError, JwtOptions};
 use keys::Keys;
 pub use keys::{KeyError, hash_key, new_key};
 
@@ -94,18 +99,25 @@ pub struct AuthOptions {
     pub api_key: Option<String>,
     /// A file of keys; read again by [`Reloader::reload`](crate::http::Reloader::reload), and within seconds of a change.
     pub api_key_file: Option<PathBuf>,
+    /// Tokens besides keys.
+    pub jwt: Option<JwtOptions>,
 }
 
 impl AuthOptions {
     /// Whether anybody has to say who they are.
     pub fn is_required(&self) -> bool {
+        self.has_keys() || self.jwt.is_some()
+    }
+
+    fn has_keys(&self) -> bool {
         self.api_key.is_some() || self.api_key_file.is_some()
     }
 
-    /// When the file of keys was changed last.
-    pub(super) fn changed(&self) -> Option<SystemTime> {
-        let path = self.api_key_file.as_ref()?;
-        fs::metadata(path).and_then(|file| file.modified()).ok()
+    /// The files that are read.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let jwt = self.jwt.iter();
+        let jwt = jwt.flat_map(|jwt| jwt.secret_file.iter().chain(&jwt.jwks_file));
+        self.api_key_file.iter().chain(jwt)
     }
 }
 
@@ -114,6 +126,7 @@ impl fmt::Debug for AuthOptions {
         f.debug_struct("AuthOptions")
             .field("api_key", &self.api_key.as_ref().map(|_| "***"))
             .field("api_key_file", &self.api_key_file)
+            .field("jwt", &self.jwt)
             .finish()
     }
 }
@@ -144,17 +157,20 @@ impl Identity {
 #[derive(Debug, Default)]
 pub(super) struct Access {
     keys: Option<Keys>,
+    jwt: Option<Jwt>,
 }
 
 impl Access {
     /// Reads what the options name.
     ///
     /// # Errors
-    /// [`ServeError::Keys`].
+    /// [`ServeError::Keys`] and [`ServeError::Jwt`].
     pub(super) fn open(options: &AuthOptions) -> Result<Self, ServeError> {
-        let keys = options.is_required().then(|| Keys::open(options));
+        let keys = options.has_keys().then(|| Keys::open(options));
+        let jwt = options.jwt.as_ref().map(Jwt::open);
         Ok(Self {
             keys: keys.transpose()?,
+            jwt: jwt.transpose()?,
         })
     }
 
@@ -163,11 +179,16 @@ impl Access {
     /// # Errors
     /// Why nobody can be told: there is no credential, it is not known, or there are two.
     pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Identity, Denied> {
-        let Some(keys) = &self.keys else {
+        if self.keys.is_none() && self.jwt.is_none() {
             return Ok(Identity::anonymous());
-        };
+        }
         let credential = credential(headers)?;
-        keys.find(credential).ok_or(Denied::Unknown)
+        let key = self.keys.as_ref().and_then(|keys| keys.find(credential));
+        let token = || {
+            let token = std::str::from_utf8(credential).ok()?;
+            self.jwt.as_ref()?.find(token)
+        };
+        key.or_else(token).ok_or(Denied::Unknown)
     }
 }
 
@@ -176,7 +197,7 @@ impl Access {
 pub(super) enum Denied {
     #[error("no API key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
     Missing,
-    #[error("the API key is not one of this service")]
+    #[error("the API key or token is not one that this service accepts")]
     Unknown,
     #[error("the request brings several different credentials: send one")]
     Ambiguous,

@@ -29,7 +29,7 @@ fn guarded(file: Option<(&str, &str)>) -> (tempfile::TempDir, Result<Router, Ser
         auth,
         ..ServeOptions::default()
     });
-    let router = service.reload_keys().map(|()| {
+    let router = service.reload_files().map(|()| {
         service.start(engine(polite()));
         router
     });
@@ -182,7 +182,7 @@ fn a_wrong_file_is_refused_without_showing_what_is_in_it() {
     assert!(matches!(
         super::Access::open(&AuthOptions {
             api_key: Some(String::new()),
-            api_key_file: None
+            ..AuthOptions::default()
         }),
         Err(ServeError::Keys(KeyError::NoKey))
     ));
@@ -195,12 +195,12 @@ async fn keys_can_be_changed_while_it_runs_and_wrong_ones_change_nothing() {
     fs::write(&path, "first").unwrap();
     let (service, router) = service(ServeOptions {
         auth: AuthOptions {
-            api_key: None,
             api_key_file: Some(path.clone()),
+            ..AuthOptions::default()
         },
         ..ServeOptions::default()
     });
-    service.reload_keys().unwrap();
+    service.reload_files().unwrap();
     service.start(engine(polite()));
     let seen = async |key: &str| status(&router, "/v1/models", &[("x-api-key", key)]).await;
     assert_eq!((seen("first").await, seen("second").await), (200, 401));
@@ -220,6 +220,7 @@ async fn what_a_key_has_left_is_said_and_kept() {
                 requests_per_minute: Some(2),
                 tokens_per_minute: Some(1_000),
             },
+            ..LiveOptions::default()
         },
         ..ServeOptions::default()
     };

@@ -55,8 +55,7 @@ impl Backlog {
     }
 
     /// Tokens per second, of prompts and generated ones, if any have been computed.
-    #[cfg(test)]
-    fn throughput(&self) -> Option<f64> {
+    pub(in crate::http) fn throughput(&self) -> Option<f64> {
         let measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         measured.tokens_per_second
     }

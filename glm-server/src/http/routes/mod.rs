@@ -1,7 +1,9 @@
 //! Which path leads where.
 
+mod batches;
 mod dashboard;
 mod embeddings;
+mod files;
 mod generate;
 mod messages;
 mod metrics;
@@ -9,14 +11,15 @@ mod models;
 mod openapi;
 mod probes;
 mod responses;
-mod tokens;
 mod tasks;
+mod tokens;
 
 use std::sync::Arc;
 
-use axum::Router;
 pub(super) use generate::blocking;
 
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
@@ -24,10 +27,10 @@ use axum::routing::{get, post};
 use super::error::{Refusal, error};
 use super::metrics::count;
 use super::state::Service;
-use super::{admission, auth, caller, limits, request_id};
+use super::{admission, auth, caller, limits, request_id, trace};
 use crate::openai::ApiError;
-
 use crate::web;
+
 /// The whole service. Probes and the files of the page answer everybody and in every phase; everything else goes through authentication, and what asks the engine
 /// through admission and limits.
 pub(super) fn router(service: Arc<Service>) -> Router {
@@ -54,6 +57,18 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/v1/tasks", post(tasks::submit).get(tasks::list))
         .route("/v1/tasks/{id}", get(tasks::get).delete(tasks::cancel))
         .route("/v1/tasks/{id}/events", get(tasks::events))
+        // Files go to the disk as they come, and have a limit of their own.
+        .route(
+            "/v1/files",
+            post(files::upload)
+                .get(files::list)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route("/v1/files/{id}", get(files::get).delete(files::delete))
+        .route("/v1/files/{id}/content", get(files::content))
+        .route("/v1/batches", post(batches::create).get(batches::list))
+        .route("/v1/batches/{id}", get(batches::get))
+        .route("/v1/batches/{id}/cancel", post(batches::cancel))
         .route_layer(from_fn_with_state(Arc::clone(&service), limits::apply))
         .route_layer(from_fn_with_state(Arc::clone(&service), admission::admit))
         .route("/metrics", get(metrics::metrics))
@@ -72,6 +87,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .merge(probes)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&service), count))
+        .layer(from_fn_with_state(Arc::clone(&service), trace::follow))
+        .layer(from_fn(caller::know))
         .layer(from_fn(messages::in_their_shape))
         .layer(from_fn(request_id::name))
         .with_state(service)

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::http::error;
 use crate::http::health::Health;
+use crate::http::score::{DEGRADED, Score};
 use crate::http::state::{Phase, Service};
 
 /// The model has been loaded, at some time.
@@ -40,10 +41,14 @@ fn probe(is_so: bool, service: &Service) -> Response {
 pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
     let phase = service.phase();
     let (engine, is_well) = engine(&service);
-    let status = match (is_well, phase) {
+    let (queue, storage) = tasks(&service);
+    let score = Score::of(&service);
+    let is_whole =
+        phase == Phase::Ready && score.of_100 >= DEGRADED && storage["status"] == "healthy";
+    let status = match (is_well, is_whole) {
         (false, _) => "unhealthy",
-        (true, Phase::Ready) => "healthy",
-        (true, Phase::Starting | Phase::Draining { .. }) => "degraded",
+        (true, true) => "healthy",
+        (true, false) => "degraded",
     };
     let code = match is_well {
         true => StatusCode::OK,
@@ -52,9 +57,51 @@ pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
     let body = json!({
         "status": status,
         "phase": phase.name(),
-        "components": {"engine": engine},
+        "score": score.of_100,
+        "signals": score.signals(),
+        "components": {
+            "llm-router": router(&service),
+            "task-queue": queue,
+            "storage-engine": storage,
+            "engine": engine,
+        },
     });
     error::json(code, &body)
+}
+
+/// What stands before the engine.
+fn router(service: &Service) -> Value {
+    let (waiting, waiting_tokens) = service.fair.waiting();
+    json!({
+        "status": match service.phase() {
+            Phase::Ready => "healthy",
+            Phase::Starting | Phase::Draining { .. } => "degraded",
+        },
+        "waiting": waiting,
+        "waiting_tokens": waiting_tokens,
+        "tokens_per_second": service.backlog.throughput().map(f64::round),
+    })
+}
+
+/// The queue of tasks, and what keeps it.
+fn tasks(service: &Service) -> (Value, Value) {
+    let Ok(jobs) = service.jobs() else {
+        let none = json!({"status": "healthy", "reason": "no tasks are kept"});
+        return (none.clone(), none);
+    };
+    let health = jobs.health();
+    let queue = json!({
+        "status": "healthy",
+        "queued": health.queued,
+        "running": health.running,
+        "oldest_queued_seconds": health.oldest_queued,
+    });
+    let status = if health.reason.is_none() {
+        "healthy"
+    } else {
+        "degraded"
+    };
+    (queue, json!({"status": status, "reason": health.reason}))
 }
 
 fn engine(service: &Service) -> (Value, bool) {
