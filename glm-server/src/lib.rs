@@ -3,16 +3,14 @@
 //! - [`openai`]: bodies of chat completions and completions to requests for [`glm_runtime`], and its answers to bodies or chunks of
 //!   a stream. This is the only crate that knows their JSON: what it hands on are token ids, sampling parameters and limits.
 //!   `anthropic` (messages) and `responses` rewrite their bodies as chats and give the answers another form, and go the same way for the rest.
-//! - [`http`]: the same over HTTP, with probes, metrics and a drain: what `glm-cli serve` runs.
+//! - [`http`]: the same over HTTP, with keys, TLS, limits, probes, metrics and a drain: what `glm-cli serve` runs.
+//! - [`telemetry`]: the log, and spans to a collector.
 //! - [`batch`]: a file of requests to a file of results, to be run again after whatever ended it.
 //! - [`queue`]: tasks that are answered later, and survive whatever ends the process; `/v1/tasks`, `/v1/files` and `/v1/batches` are on it.
 //!
 //! # What it will hold
 //!
-//! - API keys, tokens and TLS; until then the service is for this machine alone.
-//! - A bounded queue that answers overload with 429 or 503 and `Retry-After`, asynchronous tasks over the
-//!   durable queue, and a router over several engines.
-//! - Traces, and supervision of the engine thread.
+//! A router over several engines, and supervision of the engine thread.
 //!
 //! # What it will not hold
 //!
