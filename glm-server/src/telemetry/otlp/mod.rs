@@ -5,7 +5,7 @@ mod encode;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -165,10 +165,9 @@ fn batch(first: Order, waiting: &Receiver<Order>) -> (Vec<Span>, Option<SyncSend
         if spans.len() == MAX_BATCH {
             break;
         }
-        next = match waiting.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(order) => Some(order),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        };
+        // What ends the wait ends the batch: the time, or the exporter.
+        let left = until.saturating_duration_since(Instant::now());
+        next = waiting.recv_timeout(left).ok();
     }
     (spans, None)
 }
