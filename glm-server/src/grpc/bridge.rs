@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use futures_util::{Stream, StreamExt, stream};
@@ -178,7 +178,7 @@ impl Events {
                 });
             }
             match self.bytes.next().await {
-                Some(Ok(bytes)) => self.unread.extend_from_slice(&Bytes::from(bytes)),
+                Some(Ok(bytes)) => self.unread.extend_from_slice(&bytes),
                 Some(Err(_)) | None => return None,
             }
         }
