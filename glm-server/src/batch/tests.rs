@@ -100,7 +100,8 @@ fn mixed() -> Vec<u8> {
         r#"{"method": "POST"}"#.to_owned() + "\n",
         r#"{"custom_id": "get", "method": "GET", "url": "/v1/completions", "body": {}}"#.to_owned()
             + "\n",
-        r#"{"custom_id": "emb", "method": "POST", "url": "/v1/moderations", "body": {}}"#.to_owned()
+        r#"{"custom_id": "emb", "method": "POST", "url": "/v1/moderations", "body": {}}"#
+            .to_owned()
             + "\n",
         completion("hot", json!({"prompt": "a", "temperature": 1000})) + "\n",
         completion("long", json!({"prompt": vec![1; 100_000]})) + "\n",
