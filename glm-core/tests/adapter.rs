@@ -204,7 +204,7 @@ fn what_belongs_to_embedding_and_output_layer_must_fit_them() {
         &["lm_head.lora_B.weight", "400", "401"],
     );
     assert_says(
-        head.with("layers_to_transform", json!([0])).open(),
+        head.with("layers_to_transform", json!([0, 1, 2])).open(),
         &["lm_head", "layers_to_transform"],
     );
     let renamed = |name: &str| {
