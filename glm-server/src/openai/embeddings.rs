@@ -186,7 +186,7 @@ mod tests {
         }
         assert_eq!(
             vectors(&ask(json!({"input": ids})).unwrap()),
-            [hello.clone()]
+            std::slice::from_ref(&hello)
         );
         let plain = vectors(&ask(json!({"input": "Hello", "normalize": false})).unwrap()).remove(0);
         let mean = ENGINE.embed(&ids, None).unwrap().wait().unwrap();
