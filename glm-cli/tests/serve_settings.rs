@@ -67,7 +67,7 @@ fn options_come_before_the_environment_and_that_before_files() {
             "request_timeout=\"2.5\"#environmentAPI_TIMEOUT",
         ),
         ("max_waiting", "max_waiting=3#.envGLM_MAX_WAITING"),
-        ("max_num_seqs", "max_num_seqs=5#.envMAX_WORKERS"),
+        ("max_workers", "max_workers=5#.envMAX_WORKERS"),
         ("max_body_size", "max_body_size=\"1KiB\"#a.toml"),
         ("insecure", "insecure=true#a.toml"),
         ("adapter", "adapter=[\"a=b\",\"c=d\"]#a.toml"),

@@ -20,7 +20,7 @@ use crate::error::CliError;
 /// Names in the environment that other services of this kind use, besides `GLM_` and the name of the option.
 const ALIASES: [(&str, &str); 8] = [
     ("model", "MODEL_NAME"),
-    ("max-num-seqs", "MAX_WORKERS"),
+    ("max-workers", "MAX_WORKERS"),
     ("request-timeout", "API_TIMEOUT"),
     ("metrics", "ENABLE_METRICS"),
     ("port", "PORT"),

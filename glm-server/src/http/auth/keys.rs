@@ -91,7 +91,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn read_hash(text: &str) -> Option<Hash> {
     let digits = text.strip_prefix(HASH_PREFIX)?;
-    if digits.len() != 64 || !digits.is_ascii() {
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let mut hash = Hash::default();
