@@ -32,6 +32,9 @@ const TOKEN_RUN_BYTES: usize = 1 << 20;
 /// Tiles of a run, at most.
 const RUN_TILES: usize = 32;
 
+/// Tiles up to which a chunk is unpacked while the first is multiplied. (GLM-Edge-1.5B, Q4_K_M, two threads: two tiles 12 % faster, eight 6 % slower.)
+const FEW_TILES: usize = 4;
+
 /// A panel's part of a chunk, unpacked.
 #[repr(C, align(64))]
 pub(super) struct PanelChunk(pub [PanelBlock; CHUNK_BLOCKS]);
@@ -118,13 +121,7 @@ pub(super) trait Unit {
     ) where
         Self: Sized,
     {
-        let blocks = unpacked.cast::<PanelBlock>();
-        for p in 0..PANELS {
-            for i in 0..x.blocks {
-                let block = blocks.add(p * CHUNK_BLOCKS + i);
-                unpack_block::<Self, C>(packed[p], x.first_block + i, block);
-            }
-        }
+        unpack_chunk::<Self, C>(packed, unpacked, x);
         Self::multiply::<HALVES, MINIMA>(&*unpacked, x, next, sums);
     }
 }
@@ -193,15 +190,18 @@ unsafe fn pair_of_panels<U: Unit, C: Codec>(
                 tokens: tokens.len(),
             };
             let sums = &mut *sums.add(tile - tiles.start);
-            if tile == tiles.start {
+            if tile == tiles.start && tiles.len() > FEW_TILES {
+                unpack_chunk::<U, C>(packed, unpacked, x);
+            }
+            if tile == tiles.start && tiles.len() <= FEW_TILES {
                 with_form!(C, HALVES, MINIMA => {
                     U::unpack_and_multiply::<C, HALVES, MINIMA>(packed, unpacked, x, next, sums)
                 });
-                next.block_bytes = 0; // the first tile has asked for all of it
             } else {
                 let unpacked = &*unpacked;
                 with_form!(C, HALVES, MINIMA => U::multiply::<HALVES, MINIMA>(unpacked, x, next, sums));
             }
+            next.block_bytes = 0; // the first tile has asked for all of it
             if is_last {
                 for t in tokens {
                     for p in 0..PANELS {
@@ -219,6 +219,22 @@ unsafe fn prefetch_results<L: Lanes>(job: &Job, pair: [usize; PANELS], tokens: R
     for t in tokens {
         for p in 0..PANELS {
             L::prefetch_write(job.result(t, pair[p]).cast());
+        }
+    }
+}
+
+/// Unpacks the blocks of a chunk, of two panels.
+#[inline(always)]
+unsafe fn unpack_chunk<U: Unit, C: Codec>(
+    packed: [*const u8; PANELS],
+    unpacked: *mut [PanelChunk; PANELS],
+    x: TileChunk,
+) {
+    let blocks = unpacked.cast::<PanelBlock>();
+    for p in 0..PANELS {
+        for i in 0..x.blocks {
+            let block = blocks.add(p * CHUNK_BLOCKS + i);
+            unpack_block::<U, C>(packed[p], x.first_block + i, block);
         }
     }
 }
