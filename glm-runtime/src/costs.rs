@@ -31,9 +31,12 @@ impl Bucket {
     }
 
     fn median(&self) -> f64 {
-        let mut sorted: Vec<f64> = self.seconds.iter().copied().collect();
+        let mut sorted = [f64::INFINITY; KEPT];
+        for (to, &seconds) in sorted.iter_mut().zip(&self.seconds) {
+            *to = seconds;
+        }
         sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        sorted[self.seconds.len() / 2]
     }
 }
 

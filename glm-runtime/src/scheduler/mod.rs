@@ -237,6 +237,9 @@ impl Scheduler {
     /// Fills the budget beside decoding sequences with prompts, those that are under way first.
     fn plan_prefill(&mut self, plan: &mut StepPlan, blocks: &mut BlockAllocator) {
         let decoding = plan.chunks.len();
+        if decoding == self.running.len() && !self.can_admit() {
+            return;
+        }
         let mut most = self.config.max_num_batched_tokens - decoding;
         if decoding > 0 {
             most = most.min(self.config.max_num_prefill_tokens);

@@ -1,4 +1,5 @@
 mod look_ahead;
+mod machine;
 mod pace;
 mod swap;
 
@@ -6,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
+use self::machine::{Machine, any_machine, any_step_time};
 use super::look_ahead::Decoding;
 use super::*;
 use crate::kv::swap::BlockCopies;
@@ -152,30 +154,6 @@ struct Simulation {
     machine: Machine,
     /// What the latest step took.
     step_time: Duration,
-}
-
-/// What steps take on a made-up machine, in milliseconds.
-#[derive(Debug, Clone, Copy, Default)]
-struct Machine {
-    /// However many tokens decode.
-    decode: f64,
-    /// One token at the beginning of a prompt.
-    token: f64,
-    /// What it takes more for each 1,000 tokens before it.
-    depth: f64,
-}
-
-impl Machine {
-    fn step_time(&self, plan: &StepPlan) -> Duration {
-        let decodes = plan.chunks.iter().any(|chunk| !chunk.prefill);
-        let prompts = plan.chunks.iter().filter(|chunk| chunk.prefill);
-        let prompt = |chunk: &Chunk| {
-            let middle = (chunk.start + chunk.len / 2) as f64;
-            chunk.len as f64 * (self.token + self.depth * middle / 1e3)
-        };
-        let decode = if decodes { self.decode } else { 0.0 };
-        Duration::from_secs_f64((decode + prompts.map(prompt).sum::<f64>()) / 1e3)
-    }
 }
 
 impl Simulation {
@@ -366,22 +344,6 @@ impl Simulation {
             assert_eq!(*answer, expected, "{id:?}");
         }
     }
-}
-
-fn any_step_time() -> impl Strategy<Value = Option<Duration>> {
-    prop_oneof![
-        Just(None),
-        Just(Some(Duration::MAX)),
-        (1u64..500).prop_map(|millis| Some(Duration::from_millis(millis))),
-    ]
-}
-
-fn any_machine() -> impl Strategy<Value = Machine> {
-    (0.0..300.0, 0.0..2000.0, 0.0..2000.0).prop_map(|(decode, token, depth)| Machine {
-        decode,
-        token,
-        depth,
-    })
 }
 
 fn any_config() -> impl Strategy<Value = SchedulerConfig> {
