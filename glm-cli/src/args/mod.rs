@@ -44,7 +44,7 @@ pub enum Command {
     /// Answer a file of requests
     Batch(BatchArgs),
     /// Answer requests over HTTP, as OpenAI's clients send them
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Turn text into token ids and back
     Tokenize(TokenizeArgs),
     /// Show what is in a checkpoint and whether it fits here

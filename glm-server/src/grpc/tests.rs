@@ -297,8 +297,10 @@ async fn errors_are_those_of_http() {
 
 #[tokio::test]
 async fn keys_are_asked_for() {
-    let mut auth = AuthOptions::default();
-    auth.api_key = Some("the-key".to_owned());
+    let auth = AuthOptions {
+        api_key: Some("the-key".to_owned()),
+        ..AuthOptions::default()
+    };
     let service = Service::start(ServeOptions {
         auth,
         ..ServeOptions::default()

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::model::Model;
-use super::{cases, stores, wait};
+use super::{cases, postgres, sqlite, wait};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -329,23 +329,37 @@ impl Machine<'_> {
     }
 }
 
+fn answers_as_the_model_does(store: &dyn Store, ops: Vec<Op>) {
+    let mut machine = Machine {
+        store,
+        model: Model::default(),
+        now: Timestamp::from_millis(0),
+        ids: Vec::new(),
+        leases: Vec::new(),
+    };
+    for op in ops {
+        machine.apply(op);
+    }
+    machine.check();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(2000), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2000))]
 
     #[test]
-    fn a_store_answers_as_the_model_does(ops in vec(op(), 1..50)) {
-        for store in stores() {
-            let mut machine = Machine {
-                store: &*store,
-                model: Model::default(),
-                now: Timestamp::from_millis(0),
-                ids: Vec::new(),
-                leases: Vec::new(),
-            };
-            for op in &ops {
-                machine.apply(op.clone());
-            }
-            machine.check();
+    fn sqlite_answers_as_the_model_does(ops in vec(op(), 1..50)) {
+        answers_as_the_model_does(&*sqlite(), ops);
+    }
+}
+
+proptest! {
+    // A schema for each takes some time.
+    #![proptest_config(cases(100))]
+
+    #[test]
+    fn postgres_answers_as_the_model_does(ops in vec(op(), 1..50)) {
+        if let Some(store) = postgres() {
+            answers_as_the_model_does(&*store, ops);
         }
     }
 }

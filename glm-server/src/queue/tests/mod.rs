@@ -10,6 +10,7 @@ mod threads;
 
 use std::future::Future;
 
+use proptest::test_runner::Config as ProptestConfig;
 use tokio::runtime::{Builder, Runtime};
 
 #[cfg(feature = "postgres")]
@@ -18,20 +19,28 @@ use super::{SqliteOptions, SqliteStore, Store};
 
 /// A store of every kind, empty.
 fn stores() -> Vec<Box<dyn Store>> {
-    let sqlite = SqliteStore::in_memory(SqliteOptions::default()).unwrap();
-    let mut stores: Vec<Box<dyn Store>> = vec![Box::new(sqlite)];
-    #[cfg(feature = "postgres")]
-    if let Some(postgres) = testing::store(Default::default()) {
-        stores.push(Box::new(postgres));
-    }
-    stores
+    let stores = [Some(sqlite()), postgres()];
+    stores.into_iter().flatten().collect()
 }
 
-/// How many cases a property is tried with: a schema for each takes PostgreSQL some time.
-const fn cases(of_sqlite: u32) -> u32 {
-    match cfg!(feature = "postgres") {
-        true => of_sqlite / 10,
-        false => of_sqlite,
+fn sqlite() -> Box<dyn Store> {
+    Box::new(SqliteStore::in_memory(SqliteOptions::default()).unwrap())
+}
+
+/// If there is one here.
+fn postgres() -> Option<Box<dyn Store>> {
+    #[cfg(feature = "postgres")]
+    return Some(Box::new(testing::store(Default::default())?));
+    #[cfg(not(feature = "postgres"))]
+    None
+}
+
+/// How often a property is tried. Failures are printed with their input, so no file is kept of them.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
     }
 }
 

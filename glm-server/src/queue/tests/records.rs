@@ -163,7 +163,7 @@ fn apply(store: &dyn Store, model: &mut Model, op: Op, now: Timestamp) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn records_are_as_a_map_of_them(ops in vec(op(), 1..50)) {
