@@ -84,6 +84,7 @@ fn the_model_of_a_line_chooses_its_adapter() {
         folder.path().join("in.jsonl"),
         folder.path().join("out.jsonl"),
     );
+    let checkpoint = model("tiny-glm4");
     let line = |custom_id: &str, fields: Value| {
         let mut body =
             json!({"prompt": [5, 6, 7, 8], "max_tokens": 12, "temperature": 0, "ignore_eos": true});
@@ -95,12 +96,12 @@ fn the_model_of_a_line_chooses_its_adapter() {
     };
     let lines = [
         line("law", json!({"model": "law"})),
-        line("explicit", json!({"model": "gpt", "adapter": "law"})),
-        line("plain", json!({"model": "gpt"})),
+        line("explicit", json!({"adapter": "law"})),
+        line("plain", json!({"model": arg(&checkpoint)})),
         line("wrong", json!({"adapter": "lww"})),
+        line("nobody", json!({"model": "gpt"})),
     ];
     fs::write(&input, lines.join("\n")).unwrap();
-    let checkpoint = model("tiny-glm4");
     let law = format!("law={}", adapter("patterns"));
     let args = [
         "batch",
@@ -131,6 +132,7 @@ fn the_model_of_a_line_chooses_its_adapter() {
     let error = &body("wrong")["error"];
     assert_eq!(error["param"], "adapter");
     assert_eq!(error["message"], "no adapter `lww`; loaded: law");
+    assert_eq!(body("nobody")["error"]["code"], "model_not_found");
 }
 
 #[test]

@@ -314,8 +314,12 @@ impl Run {
         let BatchLine {
             custom_id,
             endpoint,
-            body,
+            mut body,
         } = parsed;
+        // Files are written for other services as well, and name their models. Where there is one, there is nothing to choose.
+        if self.engine.adapters().is_empty() {
+            body.remove("model");
+        }
         let call = Call::read(&self.engine, endpoint, &body).and_then(|call| match call.stream {
             true => Err(ApiError::not_supported(
                 "stream",

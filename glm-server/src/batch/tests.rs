@@ -268,6 +268,14 @@ fn lines_added_to_the_input_are_done_as_well() {
 }
 
 #[test]
+fn where_there_is_one_model_any_name_means_it() {
+    let body = json!({"prompt": "x", "max_tokens": 1, "model": "written-for-another-service"});
+    let files = Files::new(completion("a", body).as_bytes());
+    let end = files.run();
+    assert_eq!((end.done, end.errors), (1, 0));
+}
+
+#[test]
 fn an_empty_input_has_no_results() {
     for input in ["", "\n", " \r\n\n"] {
         let files = Files::new(input.as_bytes());
