@@ -160,12 +160,15 @@ impl Jobs {
     ) {
         let lease = task.lease;
         let report = tokio::select! {
-            report = run(&task, &*runner) => Some(report),
+            // Whoever was told that it is cancelled sees no result later.
+            biased;
             stop = stopped => match stop {
                 Ok(Stop::Cancelled) => Some(Report::Cancelled),
                 Ok(Stop::HandedBack) => Some(Report::Released),
                 Ok(Stop::Lost) | Err(_) => None,
             },
+            () = self.cancelled_early(lease.task) => Some(Report::Cancelled),
+            report = run(&task, &*runner) => Some(report),
             () = until(task.info.deadline) => None,
         };
         match report {
@@ -175,6 +178,15 @@ impl Jobs {
         }
         self.held.remove(lease);
         self.changed(lease.task);
+    }
+
+    /// Ends if somebody cancelled the task after it was claimed and before it could be found among those that run.
+    async fn cancelled_early(&self, id: TaskId) {
+        match self.store.info(id, None).await {
+            Ok(Some(info)) if info.cancel_requested => {}
+            // Later requests stop it themselves, or show at the next heartbeat.
+            _ => std::future::pending().await,
+        }
     }
 
     /// Reports for as long as the lease may hold.
