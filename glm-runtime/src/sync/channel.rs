@@ -160,6 +160,7 @@ impl<T> Receiver<T> {
         self.0.state().take()
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.0.state().messages.is_empty()
     }
