@@ -114,7 +114,8 @@ async fn ask_engine(engine: &EngineHandle, prompt: Vec<u32>, tokens: usize) -> V
     let mut times = Vec::with_capacity(tokens);
     while let Some(event) = stream.next().await {
         match event {
-            Event::Token(token) if !token.text.is_empty() => times.push(sent.elapsed()),
+            // The line end that a turn of this family begins with is no part of a chat's answer.
+            Event::Token(token) if !token.text.trim().is_empty() => times.push(sent.elapsed()),
             Event::Token(_) | Event::Finished(_) => {}
             Event::Failed(error) => panic!("{error}"),
         }

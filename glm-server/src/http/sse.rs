@@ -83,7 +83,8 @@ impl Streaming {
                     .then(|| self.answers.next().now_or_never())
                     .flatten();
             }
-            if self.ready.len() < MAX_AT_ONCE {
+            // Tokens that say nothing yet, as many a first one, keep nobody waiting.
+            if (1..MAX_AT_ONCE).contains(&self.ready.len()) {
                 self.not_before = Instant::now() + PACE;
             }
         }
