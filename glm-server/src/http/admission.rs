@@ -1,19 +1,16 @@
 //! Which requests are let in, and how long they count as being inside.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body::{Frame, SizeHint};
 
 use super::caller::Caller;
+use super::companion::{Companion, accompany};
 use super::dashboard::Running;
 use super::error::{Busy, Refusal, come_back_after, error};
 use super::limits::{Full, Wish};
@@ -53,12 +50,7 @@ pub(super) async fn admit(
         let backlog = service.backlog();
         come_back_after(&mut response, backlog);
     }
-    response.map(|body| {
-        Body::new(Counted {
-            body,
-            _inside: inside,
-        })
-    })
+    accompany(response, inside)
 }
 
 /// Waits until it is the caller's turn to use the engine: when others have had more than their share, soon. The place is free again when
@@ -105,28 +97,4 @@ impl Drop for Inside {
     }
 }
 
-/// A body whose request is inside for as long as it lives.
-struct Counted {
-    body: Body,
-    _inside: Inside,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+impl Companion for Inside {}

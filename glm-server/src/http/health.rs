@@ -16,6 +16,20 @@ pub(super) enum Health {
     Gone(String),
 }
 
+impl Health {
+    /// What is wrong, if anything.
+    pub(super) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Well => None,
+            Self::Stalled(time) => Some(format!(
+                "the engine has done no step for {} s",
+                time.as_secs()
+            )),
+            Self::Gone(reason) => Some(format!("the engine has ended: {reason}")),
+        }
+    }
+}
+
 /// Watches the engine's counter of steps. It looks when it is asked, so a hang is seen by the second probe in it.
 #[derive(Debug, Default)]
 pub(super) struct Watch(Mutex<Watched>);

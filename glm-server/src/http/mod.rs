@@ -15,6 +15,7 @@ mod answers;
 mod auth;
 mod body;
 mod caller;
+mod companion;
 mod connections;
 mod dashboard;
 mod error;

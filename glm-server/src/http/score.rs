@@ -5,14 +5,16 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Map, Value, json};
 
 use super::health::Health;
-use super::state::Service;
+use super::state::{Phase, Service};
 
 /// Weight of the newest response: about the last fifty count.
 const NEWEST: f64 = 0.02;
 /// Blocks of the KV cache are to be used; only when fewer than this share are free do requests lose their places.
 const FREE_ENOUGH: f64 = 0.1;
 /// Below this, the service is degraded.
-pub(super) const DEGRADED: u32 = 50;
+const DEGRADED: u32 = 50;
+/// The [`status`] of a service whose engine hangs or is gone.
+pub(super) const UNHEALTHY: &str = "unhealthy";
 
 /// What counts how much in the health score. Only proportions matter; all zero is taken for all equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,20 @@ impl Default for HealthWeights {
             memory: 20,
             errors: 20,
         }
+    }
+}
+
+/// How everything is, in a word; [`UNHEALTHY`] if a restart would help.
+pub(super) fn status(service: &Service, score: &Score) -> &'static str {
+    let forgets = service
+        .jobs()
+        .is_ok_and(|jobs| jobs.health().reason.is_some());
+    match service.health() {
+        Health::Stalled(_) | Health::Gone(_) => UNHEALTHY,
+        Health::Well if service.phase() == Phase::Ready && score.of_100 >= DEGRADED && !forgets => {
+            "healthy"
+        }
+        Health::Well => "degraded",
     }
 }
 

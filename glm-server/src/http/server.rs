@@ -51,10 +51,10 @@ impl Stopper {
 pub struct Reloader(Arc<Service>);
 
 impl Reloader {
-    /// Reads the files of keys again, and takes these options from now on. What is inside is not touched.
+    /// Reads the files of keys and certificates again, and takes these options from now on. What is inside is not touched.
     ///
     /// # Errors
-    /// [`ServeError::Keys`]; then nothing is changed.
+    /// [`ServeError::Keys`], [`ServeError::Jwt`] or [`ServeError::Tls`]; then nothing is changed.
     pub fn reload(&self, live: LiveOptions) -> Result<(), ServeError> {
         self.0.reload(live)
     }

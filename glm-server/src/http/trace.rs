@@ -1,20 +1,17 @@
 //! Where a request belongs in a trace (W3C Trace Context), and the line that the log has for it.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body::{Frame, SizeHint};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::caller::Caller;
+use super::companion::{Companion, accompany};
 use super::state::Service;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -126,10 +123,7 @@ pub(super) async fn follow(
     if let Ok(place) = HeaderValue::try_from(seen.caller.trace.to_string()) {
         response.headers_mut().insert(TRACEPARENT, place);
     }
-    response.map(|body| {
-        seen.is_whole = body.is_end_stream();
-        Body::new(Followed { body, seen })
-    })
+    accompany(response, seen)
 }
 
 /// A request, logged when it is over.
@@ -193,33 +187,9 @@ impl Drop for Seen {
     }
 }
 
-/// A body whose request is over when it is.
-struct Followed {
-    body: Body,
-    seen: Seen,
-}
-
-impl HttpBody for Followed {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            self.seen.is_whole = true;
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl Companion for Seen {
+    fn is_whole(&mut self) {
+        self.is_whole = true;
     }
 }
 

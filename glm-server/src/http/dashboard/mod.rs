@@ -6,9 +6,8 @@ mod requests;
 use glm_runtime::EngineStats;
 use serde_json::{Value, json};
 
-use super::health::Health;
-use super::score::{DEGRADED, Score};
-use super::state::{Phase, Service};
+use super::score::{self, Score};
+use super::state::Service;
 
 pub(super) use latency::Recent;
 pub(super) use requests::{Requests, Running};
@@ -52,23 +51,11 @@ pub(super) fn snapshot(service: &Service) -> Value {
 }
 
 fn health(service: &Service, stats: &EngineStats) -> Value {
-    let problem = match service.health() {
-        Health::Well => None,
-        Health::Stalled(time) => Some(format!(
-            "the engine has done no step for {} s",
-            time.as_secs()
-        )),
-        Health::Gone(reason) => Some(format!("the engine has ended: {reason}")),
-    };
-    let score = Score::of(service).of_100;
-    let status = match (&problem, service.phase()) {
-        (Some(_), _) => "unhealthy",
-        (None, Phase::Ready) if score >= DEGRADED => "healthy",
-        (None, _) => "degraded",
-    };
-    let mut alerts = Vec::from_iter(problem);
+    let score = Score::of(service);
+    let status = score::status(service, &score);
+    let mut alerts = Vec::from_iter(service.health().problem());
     alerts.extend(shortages(service, stats));
-    json!({"status": status, "score": score, "alerts": alerts})
+    json!({"status": status, "score": score.of_100, "alerts": alerts})
 }
 
 /// What there may soon be too little of.

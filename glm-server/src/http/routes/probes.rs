@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::http::error;
 use crate::http::health::Health;
-use crate::http::score::{DEGRADED, Score};
+use crate::http::score::{self, Score, UNHEALTHY};
 use crate::http::state::{Phase, Service};
 
 /// The model has been loaded, at some time.
@@ -39,31 +39,23 @@ fn probe(is_so: bool, service: &Service) -> Response {
 
 /// Everything at once, for people and dashboards.
 pub(super) async fn health(State(service): State<Arc<Service>>) -> Response {
-    let phase = service.phase();
-    let (engine, is_well) = engine(&service);
-    let (queue, storage) = tasks(&service);
     let score = Score::of(&service);
-    let is_whole =
-        phase == Phase::Ready && score.of_100 >= DEGRADED && storage["status"] == "healthy";
-    let status = match (is_well, is_whole) {
-        (false, _) => "unhealthy",
-        (true, true) => "healthy",
-        (true, false) => "degraded",
-    };
-    let code = match is_well {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
+    let status = score::status(&service, &score);
+    let (queue, storage) = tasks(&service);
+    let code = match status {
+        UNHEALTHY => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::OK,
     };
     let body = json!({
         "status": status,
-        "phase": phase.name(),
+        "phase": service.phase().name(),
         "score": score.of_100,
         "signals": score.signals(),
         "components": {
             "llm-router": router(&service),
             "task-queue": queue,
             "storage-engine": storage,
-            "engine": engine,
+            "engine": engine(&service),
         },
     });
     error::json(code, &body)
@@ -83,47 +75,38 @@ fn router(service: &Service) -> Value {
     })
 }
 
-/// The queue of tasks, and what keeps it.
+/// The queue of tasks, and what keeps it: the one is no better than the other.
 fn tasks(service: &Service) -> (Value, Value) {
     let Ok(jobs) = service.jobs() else {
         let none = json!({"status": "healthy", "reason": "no tasks are kept"});
         return (none.clone(), none);
     };
     let health = jobs.health();
+    let status = match health.reason {
+        None => "healthy",
+        Some(_) => "degraded",
+    };
     let queue = json!({
-        "status": "healthy",
+        "status": status,
         "queued": health.queued,
         "running": health.running,
         "oldest_queued_seconds": health.oldest_queued,
     });
-    let status = if health.reason.is_none() {
-        "healthy"
-    } else {
-        "degraded"
-    };
     (queue, json!({"status": status, "reason": health.reason}))
 }
 
-fn engine(service: &Service) -> (Value, bool) {
+fn engine(service: &Service) -> Value {
     let Ok(engine) = service.engine() else {
-        return (
-            json!({"status": "degraded", "reason": "the model is being loaded"}),
-            true,
-        );
+        return json!({"status": "degraded", "reason": "the model is being loaded"});
     };
-    let reason = match service.health() {
-        Health::Well => None,
-        Health::Stalled(time) => Some(format!("no step for {} s", time.as_secs())),
-        Health::Gone(reason) => Some(reason),
-    };
+    let problem = service.health().problem();
     let stats = engine.stats();
-    let report = json!({
-        "status": if reason.is_none() { "healthy" } else { "unhealthy" },
-        "reason": reason,
+    json!({
+        "status": if problem.is_none() { "healthy" } else { UNHEALTHY },
+        "reason": problem,
         "running": stats.running,
         "waiting": stats.waiting,
         "kv_blocks_free": stats.kv_blocks_free,
         "kv_blocks_total": stats.kv_blocks_total,
-    });
-    (report, reason.is_none())
+    })
 }
