@@ -437,3 +437,48 @@ static __device__ __forceinline__ void ldmatrix_transposed(u32 (&out)[4], const 
                  : "memory");
 #endif
 }
+
+// --- packed arithmetic ------------------------------------------------------------------------------------------------------------
+
+// sum + the dot product of four unsigned bytes with four signed ones.
+static __device__ __forceinline__ int dot4_us(u32 a, u32 b, int sum) {
+#ifdef GLM_EMULATED
+    for (int i = 0; i < 32; i += 8) sum += int(u8(a >> i)) * int(i8(b >> i));
+    return sum;
+#else
+    int out;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(sum));
+    return out;
+#endif
+}
+
+// Pairs of f16: differences, products and sums of products, each rounded once.
+static __device__ __forceinline__ u32 h2_sub(u32 a, u32 b) {
+#ifdef GLM_EMULATED
+    return pack_f16(f16_low(a) - f16_low(b), f16_high(a) - f16_high(b));
+#else
+    u32 out;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+#endif
+}
+
+static __device__ __forceinline__ u32 h2_mul(u32 a, u32 b) {
+#ifdef GLM_EMULATED
+    return pack_f16(f16_low(a) * f16_low(b), f16_high(a) * f16_high(b));
+#else
+    u32 out;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+#endif
+}
+
+static __device__ __forceinline__ u32 h2_fma(u32 a, u32 b, u32 c) {
+#ifdef GLM_EMULATED
+    return pack_f16(std::fma(f16_low(a), f16_low(b), f16_low(c)), std::fma(f16_high(a), f16_high(b), f16_high(c)));
+#else
+    u32 out;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+    return out;
+#endif
+}
