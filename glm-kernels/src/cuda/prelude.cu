@@ -23,6 +23,7 @@ typedef unsigned long long u64;
 
 // -3.4e38 and less: a score that no key has, yet whose difference to itself is a number.
 #define LOWEST (-3.0e38f)
+#define INFINITE __int_as_float(0x7f800000)
 
 static __device__ __forceinline__ u32 lane_id() { return threadIdx.x % WARP_SIZE; }
 static __device__ __forceinline__ u32 warp_id() { return threadIdx.x / WARP_SIZE; }
