@@ -3,8 +3,8 @@
 //
 // Thirty-two positions at a time: each lane scores one of them, then all lanes add up the values, each its own elements.
 
-#define WARPS 4
-#define MAX_HEAD_DIM 256
+#define WARPS 4u
+#define MAX_HEAD_DIM 256u
 #define PER_LANE (MAX_HEAD_DIM / WARP_SIZE)
 
 // The sequence that a token belongs to: the last whose first token is not after it.
@@ -30,7 +30,10 @@ static __device__ __forceinline__ void attend(const float* q, const T* all_keys,
     const Sequence sequence =
         sequence_at(sequence_of(token, query_start, sequences), query_start, context_lens, block_tables, max_blocks);
     u32 kv_head = head / (heads / kv_heads), visible = sequence.visible(token - sequence.first_token);
-    const Store<T> keys(all_keys, kv_head, kv_heads, block_size, head_dim), values(all_values, kv_head, kv_heads, block_size, head_dim);
+    auto at = [&](const T* all, u32 position) {
+        u64 block = sequence.block_table[position / block_size];
+        return all + ((block * kv_heads + kv_head) * block_size + position % block_size) * head_dim;
+    };
     u64 row = ((u64)token * heads + head) * head_dim;
     float* query = queries[warp_id()];
     for (u32 d = lane; d < head_dim; d += WARP_SIZE) query[d] = q[row + d] * scale;
@@ -41,7 +44,7 @@ static __device__ __forceinline__ void attend(const float* q, const T* all_keys,
         u32 count = min(WARP_SIZE, visible - first);
         float score = -INFINITE;
         if (lane < count) {
-            const T* key = keys.at(sequence, first + lane, head_dim);
+            const T* key = at(all_keys, first + lane);
             score = 0.0f;
             for (u32 d = 0; d < head_dim; d++) score = __fmaf_rn(query[d], Kv<T>::widen(key[d]), score);
         }
@@ -52,7 +55,7 @@ static __device__ __forceinline__ void attend(const float* q, const T* all_keys,
         for (u32 i = 0; i < PER_LANE; i++) acc[i] *= rescale;
         for (u32 k = 0; k < count; k++) {
             float p = __shfl_sync(FULL_MASK, weight, (int)k);
-            const T* value = values.at(sequence, first + k, head_dim);
+            const T* value = at(all_values, first + k);
 #pragma unroll
             for (u32 i = 0; i < PER_LANE; i++) {
                 u32 d = i * WARP_SIZE + lane;

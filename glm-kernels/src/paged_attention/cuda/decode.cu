@@ -17,10 +17,10 @@
 // Bytes: context * KVH * 2 * D * sizeof(T), read once per 16 rows. Operations: 8 * 16 rows * D per position and KV head, which is
 // 64 instructions m16n8k16 for 8 KiB (D = 128, 16 bits): a quarter of the time that the bytes take on an H100.
 
-#define WARPS 4
-#define ROWS 16
-#define STEP 16                // positions of a warp at a time
-#define PIECE (WARPS * STEP)   // a piece of a context is a multiple of it
+#define WARPS 4u
+#define ROWS 16u
+#define STEP 16u             // positions of a warp at a time
+#define PIECE (WARPS * STEP) // a piece of a context is a multiple of it
 
 // How long the pieces of a context are.
 static __device__ __forceinline__ u32 piece_len(u32 context_len, u32 pieces) {
@@ -267,7 +267,7 @@ static __device__ __forceinline__ void merge_warps(float (&shared)[WARPS][ROWS][
 template <class T, u32 D>
 static __device__ __forceinline__ void decode(const float* q, const T* all_keys, const T* all_values, const u32* query_start,
                                               const u32* context_lens, const u32* block_tables, float* out, float* partials,
-                                              u32 max_blocks, u32 heads, u32 kv_heads, u32 block_size, u32 max_queries, u32 tiles,
+                                              u32 max_blocks, u32 heads, u32 kv_heads, u32 block_shift, u32 max_queries, u32 tiles,
                                               float scale) {
     __shared__ __align__(16) Scratch<D> scratch;
     wait_for_previous_kernel();
@@ -283,28 +283,29 @@ static __device__ __forceinline__ void decode(const float* q, const T* all_keys,
     __syncthreads();
     u32 g = lane_id() / 4;
     const u32 visible[2] = {min(end, sequence.visible((first_row + g) / group)), min(end, sequence.visible((first_row + g + 8) / group))};
-    const Store<T> key_store(all_keys, kv_head, kv_heads, block_size, D), value_store(all_values, kv_head, kv_heads, block_size, D);
+    const Store<T> key_store(all_keys, kv_head, kv_heads, block_shift, D), value_store(all_values, kv_head, kv_heads, block_shift, D);
     // A step lies in one block, since blocks are multiples of it. Rows beyond the context are read as its last.
-    auto block_of = [&](u32 first) { return first < end ? sequence.block_table[first / block_size] : 0; };
-    auto last_of = [&](u32 first) { return end - 1 - first / block_size * block_size; };
+    auto block_of = [&](u32 first) { return first < end ? sequence.block_table[first >> block_shift] : 0; };
+    auto last_of = [&](u32 first) { return end - 1 - (first >> block_shift << block_shift); };
 
+    u32 in_block = (1u << block_shift) - 1;
     Softmax<D> softmax;
     Keys<T, D> keys;
     Values<T, D> values;
     u32 first = begin + warp_id() * STEP, block = block_of(first);
     if (first < end) {
-        keys.load(key_store.block(block), first % block_size, last_of(first));
-        values.load(value_store.block(block), first % block_size, last_of(first));
+        keys.load(key_store.block(block), (first & in_block), last_of(first));
+        values.load(value_store.block(block), (first & in_block), last_of(first));
     }
     for (; first < end; first += PIECE) {
         u32 next = first + PIECE, next_block = block_of(next);
         float s[2][4];
         score<T, D>(s, scratch.queries, keys, first, visible);
-        if (next < end) keys.load(key_store.block(next_block), next % block_size, last_of(next));
+        if (next < end) keys.load(key_store.block(next_block), (next & in_block), last_of(next));
         softmax.take(s);
         values.widen();
         add_values<T, D>(softmax.acc, s, values);
-        if (next < end) values.load(value_store.block(next_block), next % block_size, last_of(next));
+        if (next < end) values.load(value_store.block(next_block), (next & in_block), last_of(next));
     }
 
     bool whole = len >= sequence.context_len;
@@ -355,14 +356,14 @@ static __device__ __forceinline__ void merge_pieces(const u32* query_start, cons
 }
 
 // Grid: (pieces, KVH * tiles, sequences), where `tiles` times 16 rows hold `max_queries` queries; sequences with more queries are
-// left alone. `block_size` is a multiple of 16. `partials`: for each block of the grid [16, D + 2] floats, unused with one piece.
+// left alone. A block has 2^block_shift positions, 16 or more. `partials`: for each block of the grid [16, D + 2] floats, unused with one piece.
 #define PAGED_ATTENTION_DECODE(name, T, D)                                                                                       \
     extern "C" __global__ void __launch_bounds__(128, 3)                                                                         \
         name(const float* q, const T* keys, const T* values, const u32* query_start, const u32* context_lens,                    \
-             const u32* block_tables, float* out, float* partials, u32 max_blocks, u32 heads, u32 kv_heads, u32 block_size,      \
+             const u32* block_tables, float* out, float* partials, u32 max_blocks, u32 heads, u32 kv_heads, u32 block_shift,     \
              u32 max_queries, u32 tiles, float scale) {                                                                          \
         decode<T, D>(q, keys, values, query_start, context_lens, block_tables, out, partials, max_blocks, heads, kv_heads,       \
-                     block_size, max_queries, tiles, scale);                                                                     \
+                     block_shift, max_queries, tiles, scale);                                                                    \
     }                                                                                                                            \
     GLM_KERNEL(name)
 

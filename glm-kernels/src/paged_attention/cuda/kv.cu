@@ -66,18 +66,20 @@ static __device__ __forceinline__ Sequence sequence_at(u32 index, const u32* que
     return {first, query_start[index + 1] - first, context_lens[index], block_tables + (u64)index * max_blocks};
 }
 
-// One KV head of a layer.
+// One KV head of a layer, with blocks of 2^block_shift positions.
 template <class T> struct Store {
     const T* start;
     u64 block_stride;
-    u32 block_size;
+    u32 block_shift;
 
-    __device__ __forceinline__ Store(const T* all, u32 kv_head, u32 kv_heads, u32 block_size, u32 head_dim)
-        : start(all + (u64)kv_head * block_size * head_dim), block_stride((u64)kv_heads * block_size * head_dim), block_size(block_size) {}
+    __device__ __forceinline__ Store(const T* all, u32 kv_head, u32 kv_heads, u32 block_shift, u32 head_dim)
+        : start(all + ((u64)kv_head << block_shift) * head_dim), block_stride(((u64)kv_heads << block_shift) * head_dim),
+          block_shift(block_shift) {}
 
     __device__ __forceinline__ const T* block(u32 id) const { return start + id * block_stride; }
     // The key or value at a position.
     __device__ __forceinline__ const T* at(const Sequence& sequence, u32 position, u32 head_dim) const {
-        return block(sequence.block_table[position / block_size]) + (u64)(position % block_size) * head_dim;
+        u32 offset = position & ((1u << block_shift) - 1);
+        return block(sequence.block_table[position >> block_shift]) + offset * head_dim;
     }
 };
