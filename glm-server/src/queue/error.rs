@@ -163,6 +163,21 @@ pub enum StoreError {
     },
 }
 
+/// Why an operation on a database ends early.
+#[derive(Debug)]
+pub(super) enum Failure<E> {
+    /// It is refused: the database is well.
+    Refused(StoreError),
+    /// The database says so.
+    Sql(E),
+}
+
+impl<E> From<StoreError> for Failure<E> {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// Whose fault an error is, for callers that only have to route it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -53,7 +53,9 @@ mod policy;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod record;
+mod rows;
 mod sqlite;
+mod statements;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -162,6 +164,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What waits and runs in a pool, by priority, the highest first; no entry where there is nothing.
     fn backlog(&self, pool: &str) -> StoreFuture<'_, Vec<Backlog>>;
 
+    /// Deletes a task that has ended, of this tenant or, with `None`, of any. Answers whether there was one: a task that has not ended
+    /// stays.
+    fn remove(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, bool>;
+
     /// Writes a record that has version `expected`, 0 if it is new. Answers its version from now on.
     ///
     /// # Errors
@@ -189,4 +195,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Deletes up to `limit` tasks whose retention is over, and as many records that have expired. Answers how many of both.
     fn purge(&self, limit: usize, now: Timestamp) -> StoreFuture<'_, u64>;
+}
+
+/// A refusal before the database was asked.
+fn refused<'a, T: Send + 'a>(error: StoreError) -> StoreFuture<'a, T> {
+    Box::pin(std::future::ready(Err(error)))
 }

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::task::millis;
 use super::{
-    NewRecord, NewTask, Page, Paging, Report, Status, StoreError, TaskId, TaskInfo, Timestamp,
+    Lease, NewRecord, NewTask, Page, Paging, Pulse, Report, Status, StoreError, Submitted, TaskId,
+    TaskInfo, Timestamp,
 };
 
 /// How long a task waits before it comes before later ones of one level of priority more.
@@ -213,6 +214,36 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// The answer to a task whose idempotency key belongs to this one.
+    pub(super) fn repeated(
+        &self,
+        existing: TaskInfo,
+        body: &Value,
+    ) -> Result<Submitted, StoreError> {
+        match existing.endpoint == self.info.endpoint && *body == self.body {
+            true => Ok(Submitted {
+                task: existing,
+                is_repeated: true,
+            }),
+            false => Err(StoreError::Conflict {
+                key: self.info.idempotency_key.clone().unwrap_or_default(),
+                existing: existing.id,
+            }),
+        }
+    }
+}
+
+/// The refusal of a record that has version `found`.
+pub(super) fn changed(record: &NewRecord, expected: u64, found: Option<u64>) -> StoreError {
+    StoreError::Changed {
+        found: found.unwrap_or(0),
+        kind: record.kind.clone(),
+        id: record.id.clone(),
+        expected,
+    }
+}
+
 /// Where a task stands in the queue: lower comes first.
 ///
 /// Time is cut into periods of [`AGING`], and a level of priority is worth one period of waiting. All tasks age alike, so the
@@ -292,6 +323,42 @@ pub(super) struct Next {
     pub(super) result: Option<String>,
     /// If there is none, that of the attempt before stays.
     pub(super) error: Option<String>,
+}
+
+/// A task that somebody reports on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) status: Status,
+    /// The number of the lease that counts.
+    pub(super) lease: i64,
+    pub(super) attempt: Attempt,
+}
+
+impl Held {
+    /// The attempt, if the lease is the one that counts.
+    pub(super) fn by(self, lease: &Lease) -> Result<Attempt, StoreError> {
+        match self.status == Status::Running && self.lease == number(lease) {
+            true => Ok(self.attempt),
+            false => Err(StoreError::LeaseLost {
+                task: lease.task,
+                status: self.status,
+            }),
+        }
+    }
+}
+
+/// The number of a lease as databases hold it; one that they cannot hold is nobody's.
+pub(super) fn number(lease: &Lease) -> i64 {
+    i64::try_from(lease.number).unwrap_or(-1)
+}
+
+/// What a worker hears of a lease, if it still counts: then whether the end of the task was asked for.
+pub(super) fn pulse(cancel_requested: Option<bool>) -> Pulse {
+    match cancel_requested {
+        None => Pulse::Lost,
+        Some(false) => Pulse::Held,
+        Some(true) => Pulse::CancelRequested,
+    }
 }
 
 impl Attempt {

@@ -4,21 +4,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 
-/// Why an operation ends early.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// It is refused: the database is well.
-    Refused(StoreError),
-    Sql(sqlx::Error),
-    /// The database holds what this program would not have written.
-    Damaged(String),
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
+pub(super) type Failure = super::super::error::Failure<sqlx::Error>;
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
@@ -45,7 +31,14 @@ impl Failure {
         let at = at.to_owned();
         match (self.code().as_deref(), self) {
             (_, Self::Refused(error)) => error,
-            (_, Self::Damaged(detail)) => StoreError::Corrupt { at, detail },
+            // Values that this program would not have written.
+            (
+                _,
+                Self::Sql(sqlx::Error::Decode(source) | sqlx::Error::ColumnDecode { source, .. }),
+            ) => StoreError::Corrupt {
+                at,
+                detail: source.to_string(),
+            },
             (Some("53100"), _) => StoreError::Full { at },
             (Some("25006" | "42501"), _) => StoreError::ReadOnly { at },
             // Connections, and what the operator of the server does to it (classes 08, 53 and 57).

@@ -31,7 +31,7 @@ use super::policy::IdSource;
 use super::{
     Backlog, Backoff, Cancellation, Claimed, Counts, Filter, Lease, Limits, NewRecord, NewTask,
     Page, Paging, Pulse, Reaped, Record, Report, Status, Store, StoreError, StoreFuture, Submitted,
-    Task, TaskId, TaskInfo, Timestamp,
+    Task, TaskId, TaskInfo, Timestamp, refused,
 };
 
 /// How often an operation that loses against others is done again.
@@ -215,11 +215,6 @@ impl Drop for PostgresStore {
     }
 }
 
-/// A refusal before the database was asked.
-fn refused<'a, T: Send + 'a>(error: StoreError) -> StoreFuture<'a, T> {
-    Box::pin(std::future::ready(Err(error)))
-}
-
 impl Store for PostgresStore {
     fn submit(&self, tasks: Vec<NewTask>, now: Timestamp) -> StoreFuture<'_, Vec<Submitted>> {
         match self.options.limits.prepare(tasks, &self.ids, now) {
@@ -335,6 +330,11 @@ impl Store for PostgresStore {
     fn backlog(&self, pool: &str) -> StoreFuture<'_, Vec<Backlog>> {
         let pool = pool.to_owned();
         self.call(move |db| Box::pin(queries::backlog(db, pool.clone())))
+    }
+
+    fn remove(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, bool> {
+        let tenant = tenant.map(str::to_owned);
+        self.call(move |db| Box::pin(reports::remove(db, id, tenant.clone())))
     }
 
     fn put_record(&self, record: NewRecord, expected: u64, now: Timestamp) -> StoreFuture<'_, u64> {

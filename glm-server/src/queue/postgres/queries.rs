@@ -1,18 +1,19 @@
 //! Tasks into the database, and out of it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
 
-use super::super::policy::Prepared;
+use super::super::policy::{NEVER, Prepared, page};
+use super::super::rows::{Levels, Row, damaged};
+use super::super::statements::{self, CLAIMED, NEXT, START, Select, rows};
 use super::super::{
-    Backlog, Claimed, Counts, Filter, Lease, Page, Paging, Status, StoreError, Submitted, Task,
-    TaskId, TaskInfo, Timestamp,
+    Backlog, Claimed, Counts, Filter, Page, Paging, Submitted, Task, TaskId, TaskInfo, Timestamp,
 };
 use super::error::Failure;
-use super::rows::{self, INFO, NEVER};
+use super::rows::{bind, query};
 
 pub(super) async fn submit(
     db: &mut PgConnection,
@@ -66,7 +67,7 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
     .bind(numbers(|task| task.info.created.as_millis()))
     .fetch_all(&mut *db)
     .await?;
-    let inserted = found.iter().map(|row| rows::id(row, "id"));
+    let inserted = found.iter().map(|row| row.id("id"));
     let inserted = inserted.collect::<Result<HashSet<_>, _>>()?;
     let new = tasks.iter().filter(|task| inserted.contains(&task.info.id));
     let (ids, bodies): (Vec<String>, Vec<&str>) = new
@@ -82,26 +83,12 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
 
 /// The task that has the idempotency key of this one already, if it asks for the same.
 async fn repeated(db: &mut PgConnection, task: &Prepared) -> Result<Submitted, Failure> {
-    let sql = format!(
-        "SELECT {INFO}, body FROM task JOIN task_body ON task_body.task = task.id WHERE tenant = $1 AND idempotency_key = $2"
-    );
-    let Prepared { info, body, .. } = task;
-    let row = sqlx::query(AssertSqlSafe(sql))
-        .bind(&info.tenant)
-        .bind(&info.idempotency_key)
+    let row = query(statements::REPEATED)
+        .bind(&task.info.tenant)
+        .bind(&task.info.idempotency_key)
         .fetch_one(db)
         .await?;
-    let (existing, its_body) = (rows::info(&row)?, rows::json(&row, "body")?);
-    match existing.endpoint == info.endpoint && its_body == *body {
-        true => Ok(Submitted {
-            task: existing,
-            is_repeated: true,
-        }),
-        false => Err(Failure::Refused(StoreError::Conflict {
-            key: info.idempotency_key.clone().unwrap_or_default(),
-            existing: existing.id,
-        })),
-    }
+    Ok(task.repeated(row.info()?, &row.json("body")?)?)
 }
 
 pub(super) async fn claim(
@@ -113,42 +100,26 @@ pub(super) async fn claim(
     now: Timestamp,
 ) -> Result<Vec<Claimed>, Failure> {
     let sql = format!(
-        "WITH next AS (
-             SELECT id FROM task WHERE status = 'queued' AND pool = $5 AND not_before <= $3 AND due > $3
-             ORDER BY level, due, id LIMIT $4 FOR UPDATE SKIP LOCKED)
-         UPDATE task
-         SET status = 'running', attempts = attempts + 1, not_before = 0, worker = $1, lease = lease + 1, lease_until = $2,
-             started = $3
-         FROM next WHERE task.id = next.id
-         RETURNING {INFO}, level, lease"
+        "WITH next AS ({NEXT} FOR UPDATE SKIP LOCKED)
+         UPDATE task SET {START} FROM next WHERE task.id = next.id RETURNING {CLAIMED}"
     );
-    let found = sqlx::query(AssertSqlSafe(sql))
+    let found = query(&sql)
         .bind(worker)
         .bind(until.as_millis())
         .bind(now.as_millis())
-        .bind(rows::rows(limit))
+        .bind(rows(limit))
         .bind(pool)
         .fetch_all(&mut *db)
         .await?;
-    let mut claimed = Vec::new();
-    for row in &found {
-        let info = rows::info(row)?;
-        let order: (i64, i64, TaskId) = (row.try_get("level")?, row.try_get("due")?, info.id);
-        claimed.push((order, rows::number(row, "lease")?, info));
-    }
+    let claimed = found.iter().map(Row::claimed);
+    let mut claimed = claimed.collect::<Result<Vec<_>, _>>()?;
     // Rows come back in any order.
-    claimed.sort_by_key(|(order, ..)| *order);
+    claimed.sort_by_key(|(place, ..)| *place);
     let mut bodies = bodies(db, claimed.iter().map(|(.., info)| info.id)).await?;
-    let with_body = |(_, number, info): (_, u64, TaskInfo)| {
+    let with_body = |(_, lease, info): (_, _, TaskInfo)| {
         let body = bodies.remove(&info.id);
-        Ok(Claimed {
-            lease: Lease {
-                task: info.id,
-                number,
-            },
-            body: body.ok_or_else(|| Failure::Damaged(format!("task {} has no body", info.id)))?,
-            info,
-        })
+        let body = body.ok_or_else(|| damaged::<sqlx::Error>("body", "is missing"))?;
+        Ok(Claimed { lease, body, info })
     };
     claimed.into_iter().map(with_body).collect()
 }
@@ -165,7 +136,7 @@ async fn bodies(
         .bind(ids)
         .fetch_all(db)
         .await?;
-    let one = |row| Ok((rows::id(row, "task")?, rows::json(row, "body")?));
+    let one = |row: &PgRow| Ok((row.id("task")?, row.json("body")?));
     found.iter().map(one).collect()
 }
 
@@ -174,24 +145,12 @@ pub(super) async fn get(
     id: TaskId,
     tenant: Option<String>,
 ) -> Result<Option<Task>, Failure> {
-    let sql = format!(
-        "SELECT {INFO}, body, result
-         FROM task JOIN task_body ON task_body.task = task.id LEFT JOIN task_result ON task_result.task = task.id
-         WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)"
-    );
-    let row = sqlx::query(AssertSqlSafe(sql))
+    let row = query(statements::GET)
         .bind(id.to_string())
         .bind(tenant)
         .fetch_optional(db)
         .await?;
-    let task = |row| {
-        Ok(Task {
-            info: rows::info(row)?,
-            body: rows::json(row, "body")?,
-            result: rows::optional_json(row, "result")?,
-        })
-    };
-    row.as_ref().map(task).transpose()
+    Ok(row.map(|row| row.task()).transpose()?)
 }
 
 pub(super) async fn info(
@@ -199,14 +158,12 @@ pub(super) async fn info(
     id: TaskId,
     tenant: Option<String>,
 ) -> Result<Option<TaskInfo>, Failure> {
-    let sql =
-        format!("SELECT {INFO} FROM task WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)");
-    let row = sqlx::query(AssertSqlSafe(sql))
+    let row = query(statements::GET_INFO)
         .bind(id.to_string())
         .bind(tenant)
         .fetch_optional(db)
         .await?;
-    row.as_ref().map(rows::info).transpose()
+    Ok(row.map(|row| row.info()).transpose()?)
 }
 
 pub(super) async fn list(
@@ -214,26 +171,11 @@ pub(super) async fn list(
     filter: Filter,
     paging: Paging,
 ) -> Result<Page, Failure> {
-    let (beyond, direction) = rows::direction(&paging);
-    let sql = format!(
-        "SELECT {INFO} FROM task
-         WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR task_group = $2)
-           AND ($3::text IS NULL OR endpoint = $3) AND (cardinality($4::text[]) = 0 OR status = ANY($4))
-           AND ($5::text IS NULL OR id {beyond} $5)
-         ORDER BY id {direction} LIMIT $6"
-    );
-    let statuses: Vec<&str> = filter.status.iter().map(|status| status.as_str()).collect();
-    let found = sqlx::query(AssertSqlSafe(sql))
-        .bind(filter.tenant)
-        .bind(filter.group)
-        .bind(filter.endpoint)
-        .bind(statuses)
-        .bind(paging.after.map(|after| after.to_string()))
-        .bind(rows::one_more(paging.limit))
-        .fetch_all(db)
-        .await?;
-    let tasks = found.iter().map(rows::info).collect::<Result<_, _>>()?;
-    Ok(rows::page(tasks, paging.limit))
+    let Select { sql, params } = Select::tasks(filter, &paging);
+    let found = params.into_iter().fold(query(&sql), bind);
+    let found = found.fetch_all(db).await?;
+    let tasks = found.iter().map(Row::info).collect::<Result<_, _>>()?;
+    Ok(page(tasks, paging.limit))
 }
 
 pub(super) async fn counts(
@@ -241,46 +183,23 @@ pub(super) async fn counts(
     group: String,
     tenant: Option<String>,
 ) -> Result<Counts, Failure> {
-    let found = sqlx::query(
-        "SELECT status, count(*) AS count FROM task
-         WHERE task_group = $1 AND ($2::text IS NULL OR tenant = $2) GROUP BY status",
-    )
-    .bind(group)
-    .bind(tenant)
-    .fetch_all(db)
-    .await?;
+    let found = query(statements::COUNTS)
+        .bind(group)
+        .bind(tenant)
+        .fetch_all(db)
+        .await?;
     let mut counts = Counts::default();
     for row in &found {
-        *counts.of(rows::status(row)?) = rows::number(row, "count")?;
+        row.add_to(&mut counts)?;
     }
     Ok(counts)
 }
 
 pub(super) async fn backlog(db: &mut PgConnection, pool: String) -> Result<Vec<Backlog>, Failure> {
-    let found = sqlx::query(
-        "SELECT priority, status, count(*) AS count, min(created) AS oldest FROM task
-         WHERE status IN ('queued', 'running') AND pool = $1 GROUP BY priority, status",
-    )
-    .bind(pool)
-    .fetch_all(db)
-    .await?;
-    let mut levels = BTreeMap::new();
+    let found = query(statements::BACKLOG).bind(pool).fetch_all(db).await?;
+    let mut levels = Levels::default();
     for row in &found {
-        let priority = rows::number(row, "priority")?;
-        let level = levels.entry(Reverse(priority)).or_insert(Backlog {
-            priority,
-            queued: 0,
-            running: 0,
-            oldest_queued: None,
-        });
-        let count = rows::number(row, "count")?;
-        match rows::status(row)? {
-            Status::Queued => {
-                level.queued = count;
-                level.oldest_queued = Some(Timestamp::from_millis(row.try_get("oldest")?));
-            }
-            _ => level.running = count,
-        }
+        levels.add(row)?;
     }
-    Ok(levels.into_values().collect())
+    Ok(levels.into_list())
 }

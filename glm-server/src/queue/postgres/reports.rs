@@ -6,19 +6,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 
-use super::super::policy::{self, Attempt, Next, WrittenReport};
+use super::super::policy::{self, Next, WrittenReport, number};
+use super::super::rows::Row;
+use super::super::statements::{self, Change, HELD, OLD_RECORDS, OLD_TASKS, STATUS, rows};
 use super::super::{
     Backoff, Cancellation, Lease, Pulse, Reaped, Status, StoreError, TaskId, Timestamp,
 };
 use super::error::Failure;
-use super::rows;
-
-/// As the database holds it; one that it cannot hold is nobody's.
-fn number(lease: &Lease) -> i64 {
-    i64::try_from(lease.number).unwrap_or(-1)
-}
+use super::rows::query;
 
 pub(super) async fn heartbeat(
     db: &mut PgConnection,
@@ -42,14 +41,10 @@ pub(super) async fn heartbeat(
     .await?;
     let mut held = HashMap::new();
     for row in &found {
-        let lease = (rows::id(row, "id")?, row.try_get::<i64, _>("lease")?);
-        held.insert(lease, row.try_get::<bool, _>("cancel_requested")?);
+        let lease = (row.id("id")?, row.number("lease")?);
+        held.insert(lease, row.flag("cancel_requested")?);
     }
-    let one = |lease: &Lease| match held.get(&(lease.task, number(lease))) {
-        None => Pulse::Lost,
-        Some(false) => Pulse::Held,
-        Some(true) => Pulse::CancelRequested,
-    };
+    let one = |lease: &Lease| policy::pulse(held.get(&(lease.task, number(lease))).copied());
     Ok(leases.iter().map(one).collect())
 }
 
@@ -60,26 +55,12 @@ pub(super) async fn finish(
     backoff: Backoff,
     now: Timestamp,
 ) -> Result<Status, Failure> {
-    let found = sqlx::query(
-        "SELECT status, lease, attempts, max_retries, cancel_requested FROM task WHERE id = $1 FOR UPDATE",
-    )
-    .bind(lease.task.to_string())
-    .fetch_optional(&mut *db)
-    .await?;
+    let found = query(&format!("{HELD} FOR UPDATE"))
+        .bind(lease.task.to_string())
+        .fetch_optional(&mut *db)
+        .await?;
     let row = found.ok_or(StoreError::NotFound(lease.task))?;
-    let (status, held): (Status, i64) = (rows::status(&row)?, row.try_get("lease")?);
-    if status != Status::Running || held != number(&lease) {
-        return Err(Failure::Refused(StoreError::LeaseLost {
-            task: lease.task,
-            status,
-        }));
-    }
-    let attempt = Attempt {
-        task: lease.task,
-        attempts: rows::number(&row, "attempts")?,
-        max_retries: rows::number(&row, "max_retries")?,
-        cancel_requested: row.try_get("cancel_requested")?,
-    };
+    let attempt = row.held(lease.task)?.by(&lease)?;
     let next = attempt.next(WrittenReport::clone(&report), &backoff, now);
     write(db, lease.task, &next, now).await?;
     Ok(next.status)
@@ -92,22 +73,17 @@ async fn write(
     now: Timestamp,
 ) -> Result<(), Failure> {
     let finished = next.status.is_terminal().then_some(now.as_millis());
-    sqlx::query(
-        "UPDATE task
-         SET status = $2, attempts = $3, not_before = $4, finished = $5, purge_at = $5 + retention, worker = NULL,
-             lease_until = NULL, error = CASE WHEN $2 = 'completed' THEN NULL ELSE COALESCE($6, error) END
-         WHERE id = $1",
-    )
-    .bind(task.to_string())
-    .bind(next.status.as_str())
-    .bind(i64::from(next.attempts))
-    .bind(next.not_before.map_or(0, Timestamp::as_millis))
-    .bind(finished)
-    .bind(&next.error)
-    .execute(&mut *db)
-    .await?;
+    query(statements::FINISH)
+        .bind(task.to_string())
+        .bind(next.status.as_str())
+        .bind(i64::from(next.attempts))
+        .bind(next.not_before.map_or(0, Timestamp::as_millis))
+        .bind(finished)
+        .bind(&next.error)
+        .execute(&mut *db)
+        .await?;
     if let Some(result) = &next.result {
-        sqlx::query("INSERT INTO task_result (task, result) VALUES ($1, $2)")
+        query(statements::ADD_RESULT)
             .bind(task.to_string())
             .bind(result)
             .execute(db)
@@ -123,26 +99,22 @@ pub(super) async fn cancel(
     now: Timestamp,
 ) -> Result<Cancellation, Failure> {
     let text = id.to_string();
-    let found = sqlx::query(
-        "SELECT status FROM task WHERE id = $1 AND ($2::text IS NULL OR tenant = $2) FOR UPDATE",
-    )
-    .bind(&text)
-    .bind(tenant)
-    .fetch_optional(&mut *db)
-    .await?;
-    match rows::status(&found.ok_or(StoreError::NotFound(id))?)? {
+    let found = query(&format!("{STATUS} FOR UPDATE"))
+        .bind(&text)
+        .bind(tenant)
+        .fetch_optional(&mut *db)
+        .await?;
+    match found.ok_or(StoreError::NotFound(id))?.status()? {
         Status::Queued => {
-            sqlx::query(
-                "UPDATE task SET status = 'cancelled', not_before = 0, finished = $2, purge_at = $2 + retention WHERE id = $1",
-            )
-            .bind(text)
-            .bind(now.as_millis())
-            .execute(db)
-            .await?;
+            query(statements::CANCEL_QUEUED)
+                .bind(text)
+                .bind(now.as_millis())
+                .execute(db)
+                .await?;
             Ok(Cancellation::Cancelled)
         }
         Status::Running => {
-            sqlx::query("UPDATE task SET cancel_requested = true WHERE id = $1")
+            query(statements::CANCEL_RUNNING)
                 .bind(text)
                 .execute(db)
                 .await?;
@@ -158,69 +130,38 @@ pub(super) async fn cancel_group(
     tenant: Option<String>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    let changed = sqlx::query(
-        "WITH held AS (
-             SELECT id FROM task
-             WHERE task_group = $1 AND ($2::text IS NULL OR tenant = $2) AND status IN ('queued', 'running')
-             ORDER BY id FOR UPDATE)
-         UPDATE task
-         SET cancel_requested = (status = 'running'),
-             finished = CASE WHEN status = 'queued' THEN $3::bigint END,
-             purge_at = CASE WHEN status = 'queued' THEN $3::bigint + retention END,
-             not_before = 0,
-             status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END
-         FROM held WHERE task.id = held.id",
-    )
-    .bind(group)
-    .bind(tenant)
-    .bind(now.as_millis())
-    .execute(db)
-    .await?;
-    Ok(changed.rows_affected())
+    let with = |query: Bound| query.bind(group).bind(tenant).bind(now.as_millis());
+    change(db, statements::CANCEL_GROUP, with).await
 }
 
 pub(super) async fn reap(db: &mut PgConnection, now: Timestamp) -> Result<Reaped, Failure> {
-    const LET_GO: &str = "status = 'running' AND lease_until <= $1";
     let lost = policy::worker_lost().to_string();
-    let end = |status: &str| {
-        format!(
-            "status = '{status}', finished = $1, purge_at = $1 + retention, worker = NULL, lease_until = NULL"
-        )
-    };
-    let is_over = format!("{LET_GO} AND cancel_requested");
-    let set = format!("{}, not_before = 0", end("cancelled"));
-    let cancelled = change(db, &is_over, &set, (now, None)).await?;
-    let is_due = "status IN ('queued', 'running') AND due <= $1";
-    let set = format!("{}, not_before = 0", end("expired"));
-    let expired = change(db, is_due, &set, (now, None)).await?;
-    let was_last = format!("{LET_GO} AND attempts > max_retries");
-    let set = format!("{}, error = $2", end("failed"));
-    let failed = change(db, &was_last, &set, (now, Some(&lost))).await?;
-    let set = "status = 'queued', worker = NULL, lease_until = NULL, error = $2";
+    let at = |query: Bound| query.bind(now.as_millis());
+    let lost = |query: Bound| at(query).bind(lost.clone());
+    // In this order: what is to end is not put back.
     Ok(Reaped {
-        requeued: change(db, LET_GO, set, (now, Some(&lost))).await?,
-        failed,
-        cancelled,
-        expired,
+        cancelled: change(db, statements::REAP_CANCELLED, at).await?,
+        expired: change(db, statements::REAP_EXPIRED, at).await?,
+        failed: change(db, statements::REAP_FAILED, lost.clone()).await?,
+        requeued: change(db, statements::REAP_REQUEUED, lost).await?,
     })
 }
 
-/// Changes the tasks of which this is true, locked in the order of their ids; how many they were.
+type Bound = Query<'static, sqlx::Postgres, PgArguments>;
+
+/// Changes tasks, locked in the order of their ids; how many they were.
 async fn change(
     db: &mut PgConnection,
-    condition: &str,
-    set: &str,
-    (now, error): (Timestamp, Option<&str>),
+    change: Change,
+    with: impl FnOnce(Bound) -> Bound,
 ) -> Result<u64, Failure> {
+    let Change { condition, set } = change;
     let sql = format!(
         "WITH held AS (SELECT id FROM task WHERE {condition} ORDER BY id FOR UPDATE)
          UPDATE task SET {set} FROM held WHERE task.id = held.id"
     );
-    let mut query = sqlx::query(AssertSqlSafe(sql)).bind(now.as_millis());
-    if let Some(error) = error {
-        query = query.bind(error);
-    }
-    Ok(query.execute(db).await?.rows_affected())
+    let changed = with(query(&sql)).execute(db).await?;
+    Ok(changed.rows_affected())
 }
 
 pub(super) async fn purge(
@@ -228,18 +169,30 @@ pub(super) async fn purge(
     limit: usize,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    let tasks = "DELETE FROM task WHERE id IN
-             (SELECT id FROM task WHERE purge_at <= $1 ORDER BY purge_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    let records = "DELETE FROM record WHERE (kind, id) IN
-             (SELECT kind, id FROM record WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED)";
+    let lock = "FOR UPDATE SKIP LOCKED";
+    let tasks = format!("DELETE FROM task WHERE id IN ({OLD_TASKS} {lock})");
+    let records = format!("DELETE FROM record WHERE (kind, id) IN ({OLD_RECORDS} {lock})");
     let mut deleted = 0;
     for sql in [tasks, records] {
-        let done = sqlx::query(sql)
+        let done = query(&sql)
             .bind(now.as_millis())
-            .bind(rows::rows(limit))
+            .bind(rows(limit))
             .execute(&mut *db)
             .await?;
         deleted += done.rows_affected();
     }
     Ok(deleted)
+}
+
+pub(super) async fn remove(
+    db: &mut PgConnection,
+    id: TaskId,
+    tenant: Option<String>,
+) -> Result<bool, Failure> {
+    let removed = query(statements::REMOVE)
+        .bind(id.to_string())
+        .bind(tenant)
+        .execute(db)
+        .await?;
+    Ok(removed.rows_affected() == 1)
 }

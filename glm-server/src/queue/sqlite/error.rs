@@ -8,19 +8,7 @@ use rusqlite::ErrorCode;
 
 use super::StoreError;
 
-/// Why an operation ends early.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// It is refused: the database is well.
-    Refused(StoreError),
-    Sql(rusqlite::Error),
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
+pub(super) type Failure = super::super::error::Failure<rusqlite::Error>;
 
 impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
@@ -54,13 +42,16 @@ pub(super) fn explain(at: &str, waited: Duration, error: rusqlite::Error) -> Sto
             },
         },
         // Values that this program would not have written.
-        E::FromSqlConversionFailure(..)
-        | E::IntegralValueOutOfRange(..)
-        | E::InvalidColumnType(..)
-        | E::Utf8Error(..) => StoreError::Corrupt {
+        E::FromSqlConversionFailure(_, _, source) => StoreError::Corrupt {
             at,
-            detail: error.to_string(),
+            detail: source.to_string(),
         },
+        E::IntegralValueOutOfRange(..) | E::InvalidColumnType(..) | E::Utf8Error(..) => {
+            StoreError::Corrupt {
+                at,
+                detail: error.to_string(),
+            }
+        }
         error => StoreError::Database {
             at,
             source: Arc::new(error),

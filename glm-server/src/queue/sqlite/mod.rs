@@ -25,7 +25,7 @@ use super::policy::IdSource;
 use super::{
     Backlog, Backoff, Cancellation, Claimed, Counts, Filter, Lease, Limits, NewRecord, NewTask,
     Page, Paging, Pulse, Reaped, Record, Report, Status, Store, StoreError, StoreFuture, Submitted,
-    Task, TaskId, TaskInfo, Timestamp,
+    Task, TaskId, TaskInfo, Timestamp, refused,
 };
 
 /// What can be chosen about a [`SqliteStore`].
@@ -99,11 +99,6 @@ impl SqliteStore {
     ) -> StoreFuture<'_, T> {
         self.thread.call(Access::Write, operation)
     }
-}
-
-/// A refusal before the database was asked.
-fn refused<'a, T: Send + 'a>(error: StoreError) -> StoreFuture<'a, T> {
-    Box::pin(std::future::ready(Err(error)))
 }
 
 impl Store for SqliteStore {
@@ -186,7 +181,7 @@ impl Store for SqliteStore {
 
     fn list(&self, filter: Filter, paging: Paging) -> StoreFuture<'_, Page> {
         match paging.check() {
-            Ok(()) => self.read(move |db| queries::list(db, &filter, paging)),
+            Ok(()) => self.read(move |db| queries::list(db, filter, &paging)),
             Err(error) => refused(error),
         }
     }
@@ -201,9 +196,14 @@ impl Store for SqliteStore {
         self.read(move |db| queries::backlog(db, &pool))
     }
 
+    fn remove(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, bool> {
+        let tenant = tenant.map(str::to_owned);
+        self.write(move |db| reports::remove(db, id, tenant.as_deref()))
+    }
+
     fn put_record(&self, record: NewRecord, expected: u64, now: Timestamp) -> StoreFuture<'_, u64> {
         match self.options.limits.record(&record) {
-            Ok(value) => self.write(move |db| records::put(db, record, &value, expected, now)),
+            Ok(value) => self.write(move |db| records::put(db, &record, &value, expected, now)),
             Err(error) => refused(error),
         }
     }
@@ -226,7 +226,7 @@ impl Store for SqliteStore {
     ) -> StoreFuture<'_, Page<Record>> {
         let (kind, tenant) = (kind.to_owned(), tenant.map(str::to_owned));
         match paging.check() {
-            Ok(()) => self.read(move |db| records::list(db, kind, tenant, paging)),
+            Ok(()) => self.read(move |db| records::list(db, kind, tenant, &paging)),
             Err(error) => refused(error),
         }
     }

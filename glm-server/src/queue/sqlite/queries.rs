@@ -1,20 +1,14 @@
 //! Tasks into the database, and out of it.
-//!
-//! The statements are of a form that PostgreSQL has too; a claim there adds `FOR UPDATE SKIP LOCKED` to its inner query.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
-
-use rusqlite::types::Value as Param;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::super::policy::Prepared;
+use super::super::policy::{NEVER, Prepared, page};
+use super::super::rows::{Levels, Row};
+use super::super::statements::{self, CLAIMED, NEXT, START, Select, rows};
 use super::super::{
-    Backlog, Claimed, Counts, Filter, Lease, Page, Paging, Status, StoreError, Submitted, Task,
-    TaskId, TaskInfo, Timestamp,
+    Backlog, Claimed, Counts, Filter, Page, Paging, Submitted, Task, TaskId, TaskInfo, Timestamp,
 };
 use super::error::Failure;
-use super::rows::{self, INFO, NEVER};
 
 pub(super) fn submit(db: &Connection, tasks: Vec<Prepared>) -> Result<Vec<Submitted>, Failure> {
     let one = |task: Prepared| match insert(db, &task)? {
@@ -22,7 +16,7 @@ pub(super) fn submit(db: &Connection, tasks: Vec<Prepared>) -> Result<Vec<Submit
             task: task.info,
             is_repeated: false,
         }),
-        false => repeated(db, task),
+        false => repeated(db, &task),
     };
     tasks.into_iter().map(one).collect()
 }
@@ -60,26 +54,12 @@ fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
 }
 
 /// The task that has the idempotency key of this one already, if it asks for the same.
-fn repeated(db: &Connection, task: Prepared) -> Result<Submitted, Failure> {
-    let sql = format!(
-        "SELECT {INFO}, body FROM task JOIN task_body ON task_body.task = task.id WHERE tenant = ?1 AND idempotency_key = ?2"
-    );
-    let Prepared { info, body, .. } = task;
-    let (existing, its_body) = db
-        .prepare_cached(&sql)?
-        .query_row(params![info.tenant, info.idempotency_key], |row| {
-            Ok((rows::info(row)?, rows::json(row, "body")?))
-        })?;
-    match existing.endpoint == info.endpoint && its_body == body {
-        true => Ok(Submitted {
-            task: existing,
-            is_repeated: true,
-        }),
-        false => Err(Failure::Refused(StoreError::Conflict {
-            key: info.idempotency_key.unwrap_or_default(),
-            existing: existing.id,
-        })),
-    }
+fn repeated(db: &Connection, task: &Prepared) -> Result<Submitted, Failure> {
+    let (existing, body) = db.prepare_cached(statements::REPEATED)?.query_row(
+        params![task.info.tenant, task.info.idempotency_key],
+        |row| Ok((row.info()?, row.json("body")?)),
+    )?;
+    Ok(task.repeated(existing, &body)?)
 }
 
 pub(super) fn claim(
@@ -90,45 +70,24 @@ pub(super) fn claim(
     until: Timestamp,
     now: Timestamp,
 ) -> Result<Vec<Claimed>, Failure> {
-    // The inner query goes along the index task_queue from its start, and passes over what waits for another attempt.
-    let sql = format!(
-        "UPDATE task
-         SET status = 'running', attempts = attempts + 1, not_before = 0, worker = ?1, lease = lease + 1, lease_until = ?2,
-             started = ?3
-         WHERE id IN (SELECT id FROM task WHERE status = 'queued' AND pool = ?5 AND not_before <= ?3 AND due > ?3
-                      ORDER BY level, due, id LIMIT ?4)
-         RETURNING {INFO}, level, lease"
-    );
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = format!("UPDATE task SET {START} WHERE id IN ({NEXT}) RETURNING {CLAIMED}");
     let mut statement = db.prepare_cached(&sql)?;
-    let now = now.as_millis();
-    let claimed = statement.query_map(
-        params![worker, until.as_millis(), now, limit, pool],
-        |row| {
-            let info = rows::info(row)?;
-            let order: (i64, i64, TaskId) = (row.get("level")?, row.get("due")?, info.id);
-            Ok((order, row.get::<_, i64>("lease")?, info))
-        },
-    )?;
+    let (until, now) = (until.as_millis(), now.as_millis());
+    let params = params![worker, until, now, rows(limit), pool];
+    let claimed = statement.query_map(params, |row| row.claimed())?;
     let mut claimed = claimed.collect::<Result<Vec<_>, _>>()?;
     // Rows come back in any order.
-    claimed.sort_by_key(|(order, ..)| *order);
-    let with_body = |(_, number, info): (_, i64, TaskInfo)| {
-        Ok(Claimed {
-            lease: Lease {
-                task: info.id,
-                number: number.unsigned_abs(),
-            },
-            body: body(db, info.id)?,
-            info,
-        })
+    claimed.sort_by_key(|(place, ..)| *place);
+    let with_body = |(_, lease, info): (_, _, TaskInfo)| {
+        let body = body(db, info.id)?;
+        Ok(Claimed { lease, body, info })
     };
     claimed.into_iter().map(with_body).collect()
 }
 
 fn body(db: &Connection, id: TaskId) -> rusqlite::Result<serde_json::Value> {
     db.prepare_cached("SELECT body FROM task_body WHERE task = ?1")?
-        .query_row([id.to_string()], |row| rows::json(row, "body"))
+        .query_row([id.to_string()], |row| row.json("body"))
 }
 
 pub(super) fn get(
@@ -136,19 +95,8 @@ pub(super) fn get(
     id: TaskId,
     tenant: Option<&str>,
 ) -> Result<Option<Task>, Failure> {
-    let sql = format!(
-        "SELECT {INFO}, body, result
-         FROM task JOIN task_body ON task_body.task = task.id LEFT JOIN task_result ON task_result.task = task.id
-         WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)"
-    );
-    let mut statement = db.prepare_cached(&sql)?;
-    let task = statement.query_row(params![id.to_string(), tenant], |row| {
-        Ok(Task {
-            info: rows::info(row)?,
-            body: rows::json(row, "body")?,
-            result: rows::optional_json(row, "result")?,
-        })
-    });
+    let mut statement = db.prepare_cached(statements::GET)?;
+    let task = statement.query_row(params![id.to_string(), tenant], |row| row.task());
     Ok(task.optional()?)
 }
 
@@ -157,43 +105,16 @@ pub(super) fn info(
     id: TaskId,
     tenant: Option<&str>,
 ) -> Result<Option<TaskInfo>, Failure> {
-    let sql = format!("SELECT {INFO} FROM task WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)");
-    let mut statement = db.prepare_cached(&sql)?;
-    let info = statement.query_row(params![id.to_string(), tenant], rows::info);
+    let mut statement = db.prepare_cached(statements::GET_INFO)?;
+    let info = statement.query_row(params![id.to_string(), tenant], |row| row.info());
     Ok(info.optional()?)
 }
 
-pub(super) fn list(db: &Connection, filter: &Filter, paging: Paging) -> Result<Page, Failure> {
-    let text = |text: &String| Param::Text(text.clone());
-    let mut conditions = vec!["true".to_owned()];
-    let mut params = Vec::new();
-    let equal = [
-        ("tenant", &filter.tenant),
-        ("task_group", &filter.group),
-        ("endpoint", &filter.endpoint),
-    ];
-    for (column, value) in equal {
-        if let Some(value) = value {
-            conditions.push(format!("{column} = ?"));
-            params.push(text(value));
-        }
-    }
-    if !filter.status.is_empty() {
-        let marks = vec!["?"; filter.status.len()].join(", ");
-        conditions.push(format!("status IN ({marks})"));
-        params.extend(filter.status.iter().map(|s| Param::Text(s.as_str().into())));
-    }
-    let (beyond, direction) = rows::direction(&paging);
-    if let Some(after) = paging.after {
-        conditions.push(format!("id {beyond} ?"));
-        params.push(text(&after.to_string()));
-    }
-    let conditions = conditions.join(" AND ");
-    params.push(rows::one_more(paging.limit));
-    let sql = format!("SELECT {INFO} FROM task WHERE {conditions} ORDER BY id {direction} LIMIT ?");
-    let mut statement = db.prepare_cached(&sql)?;
-    let tasks = statement.query_map(params_from_iter(params), rows::info)?;
-    Ok(rows::page(tasks.collect::<Result<_, _>>()?, paging.limit))
+pub(super) fn list(db: &Connection, filter: Filter, paging: &Paging) -> Result<Page, Failure> {
+    let select = Select::tasks(filter, paging);
+    let mut statement = db.prepare_cached(&select.sql)?;
+    let tasks = statement.query_map(params_from_iter(select.params), |row| row.info())?;
+    Ok(page(tasks.collect::<Result<_, _>>()?, paging.limit))
 }
 
 pub(super) fn counts(
@@ -201,42 +122,21 @@ pub(super) fn counts(
     group: &str,
     tenant: Option<&str>,
 ) -> Result<Counts, Failure> {
-    let mut statement = db.prepare_cached(
-        "SELECT status, count(*) AS count FROM task
-         WHERE task_group = ?1 AND (?2 IS NULL OR tenant = ?2) GROUP BY status",
-    )?;
+    let mut statement = db.prepare_cached(statements::COUNTS)?;
     let mut found = statement.query(params![group, tenant])?;
     let mut counts = Counts::default();
     while let Some(row) = found.next()? {
-        let count: i64 = row.get("count")?;
-        *counts.of(rows::status(row, "status")?) = count.unsigned_abs();
+        row.add_to(&mut counts)?;
     }
     Ok(counts)
 }
 
 pub(super) fn backlog(db: &Connection, pool: &str) -> Result<Vec<Backlog>, Failure> {
-    let mut statement = db.prepare_cached(
-        "SELECT priority, status, count(*) AS count, min(created) AS oldest FROM task
-         WHERE status IN ('queued', 'running') AND pool = ?1 GROUP BY priority, status",
-    )?;
+    let mut statement = db.prepare_cached(statements::BACKLOG)?;
     let mut found = statement.query([pool])?;
-    let mut levels = BTreeMap::new();
+    let mut levels = Levels::default();
     while let Some(row) = found.next()? {
-        let priority = row.get("priority")?;
-        let level = levels.entry(Reverse(priority)).or_insert(Backlog {
-            priority,
-            queued: 0,
-            running: 0,
-            oldest_queued: None,
-        });
-        let count = row.get::<_, i64>("count")?.unsigned_abs();
-        match rows::status(row, "status")? {
-            Status::Queued => {
-                level.queued = count;
-                level.oldest_queued = Some(Timestamp::from_millis(row.get("oldest")?));
-            }
-            _ => level.running = count,
-        }
+        levels.add(row)?;
     }
-    Ok(levels.into_values().collect())
+    Ok(levels.into_list())
 }

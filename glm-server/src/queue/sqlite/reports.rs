@@ -3,14 +3,15 @@
 //! Every statement that ends a task, or puts it back, asks for the status that the task must have, and for a worker's report
 //! also for the number of its lease. So whatever comes first is what happens.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
-use super::super::policy::{self, Attempt, Next, WrittenReport};
+use super::super::policy::{self, Next, WrittenReport, number};
+use super::super::rows::Row;
+use super::super::statements::{self, Change, OLD_RECORDS, OLD_TASKS, rows};
 use super::super::{
     Backoff, Cancellation, Lease, Pulse, Reaped, Status, StoreError, TaskId, Timestamp,
 };
 use super::error::Failure;
-use super::rows;
 
 pub(super) fn heartbeat(
     db: &Connection,
@@ -23,20 +24,10 @@ pub(super) fn heartbeat(
     )?;
     let one = |lease: &Lease| {
         let params = params![until.as_millis(), lease.task.to_string(), number(lease)];
-        let cancel_requested: Option<bool> =
-            extend.query_row(params, |row| row.get(0)).optional()?;
-        Ok(match cancel_requested {
-            None => Pulse::Lost,
-            Some(false) => Pulse::Held,
-            Some(true) => Pulse::CancelRequested,
-        })
+        let found = extend.query_row(params, |row| row.flag("cancel_requested"));
+        Ok(policy::pulse(found.optional()?))
     };
     leases.iter().map(one).collect()
-}
-
-/// As the database holds it; one that it cannot hold is nobody's.
-fn number(lease: &Lease) -> i64 {
-    i64::try_from(lease.number).unwrap_or(-1)
 }
 
 pub(super) fn finish(
@@ -46,28 +37,11 @@ pub(super) fn finish(
     backoff: &Backoff,
     now: Timestamp,
 ) -> Result<Status, Failure> {
-    let found = db
-        .prepare_cached(
-            "SELECT status, lease, attempts, max_retries, cancel_requested FROM task WHERE id = ?1",
-        )?
-        .query_row([lease.task.to_string()], |row| {
-            let attempt = Attempt {
-                task: lease.task,
-                attempts: row.get("attempts")?,
-                max_retries: row.get("max_retries")?,
-                cancel_requested: row.get("cancel_requested")?,
-            };
-            let status = rows::status(row, "status")?;
-            Ok((status, row.get::<_, i64>("lease")?, attempt))
-        })
+    let held = db
+        .prepare_cached(statements::HELD)?
+        .query_row([lease.task.to_string()], |row| row.held(lease.task))
         .optional()?;
-    let (status, held, attempt) = found.ok_or(StoreError::NotFound(lease.task))?;
-    if status != Status::Running || held != number(&lease) {
-        return Err(Failure::Refused(StoreError::LeaseLost {
-            task: lease.task,
-            status,
-        }));
-    }
+    let attempt = held.ok_or(StoreError::NotFound(lease.task))?.by(&lease)?;
     let next = attempt.next(report, backoff, now);
     write(db, lease.task, &next, now)?;
     Ok(next.status)
@@ -75,13 +49,7 @@ pub(super) fn finish(
 
 fn write(db: &Connection, task: TaskId, next: &Next, now: Timestamp) -> rusqlite::Result<()> {
     let finished = next.status.is_terminal().then_some(now.as_millis());
-    db.prepare_cached(
-        "UPDATE task
-         SET status = ?2, attempts = ?3, not_before = ?4, finished = ?5, purge_at = ?5 + retention, worker = NULL,
-             lease_until = NULL, error = CASE WHEN ?2 = 'completed' THEN NULL ELSE COALESCE(?6, error) END
-         WHERE id = ?1",
-    )?
-    .execute(params![
+    db.prepare_cached(statements::FINISH)?.execute(params![
         task.to_string(),
         next.status.as_str(),
         next.attempts,
@@ -90,7 +58,7 @@ fn write(db: &Connection, task: TaskId, next: &Next, now: Timestamp) -> rusqlite
         next.error,
     ])?;
     if let Some(result) = &next.result {
-        db.prepare_cached("INSERT INTO task_result (task, result) VALUES (?1, ?2)")?
+        db.prepare_cached(statements::ADD_RESULT)?
             .execute(params![task.to_string(), result])?;
     }
     Ok(())
@@ -104,23 +72,18 @@ pub(super) fn cancel(
 ) -> Result<Cancellation, Failure> {
     let text = id.to_string();
     let status = db
-        .prepare_cached("SELECT status FROM task WHERE id = ?1 AND (?2 IS NULL OR tenant = ?2)")?
-        .query_row(params![text, tenant], |row| rows::status(row, "status"))
+        .prepare_cached(statements::STATUS)?
+        .query_row(params![text, tenant], |row| row.status())
         .optional()?;
     match status.ok_or(StoreError::NotFound(id))? {
         Status::Queued => {
-            db.prepare_cached(
-                "UPDATE task SET status = 'cancelled', not_before = 0, finished = ?2, purge_at = ?2 + retention
-                 WHERE id = ?1 AND status = 'queued'",
-            )?
-            .execute(params![text, now.as_millis()])?;
+            db.prepare_cached(statements::CANCEL_QUEUED)?
+                .execute(params![text, now.as_millis()])?;
             Ok(Cancellation::Cancelled)
         }
         Status::Running => {
-            db.prepare_cached(
-                "UPDATE task SET cancel_requested = 1 WHERE id = ?1 AND status = 'running'",
-            )?
-            .execute([text])?;
+            db.prepare_cached(statements::CANCEL_RUNNING)?
+                .execute([text])?;
             Ok(Cancellation::Requested)
         }
         ended => Ok(Cancellation::TooLate(ended)),
@@ -133,71 +96,44 @@ pub(super) fn cancel_group(
     tenant: Option<&str>,
     now: Timestamp,
 ) -> Result<u64, Failure> {
-    let cancelled = db
-        .prepare_cached(
-            "UPDATE task SET status = 'cancelled', not_before = 0, finished = ?3, purge_at = ?3 + retention
-             WHERE task_group = ?1 AND (?2 IS NULL OR tenant = ?2) AND status = 'queued'",
-        )?
-        .execute(params![group, tenant, now.as_millis()])?;
-    let requested = db
-        .prepare_cached(
-            "UPDATE task SET cancel_requested = 1
-             WHERE task_group = ?1 AND (?2 IS NULL OR tenant = ?2) AND status = 'running'",
-        )?
-        .execute(params![group, tenant])?;
-    Ok((cancelled + requested) as u64)
+    let params = params![group, tenant, now.as_millis()];
+    Ok(change(db, statements::CANCEL_GROUP, params)?)
 }
 
 pub(super) fn reap(db: &Connection, now: Timestamp) -> Result<Reaped, Failure> {
     let now = now.as_millis();
     let lost = policy::worker_lost().to_string();
-    let end = |status: &str, condition: &str| -> rusqlite::Result<u64> {
-        let sql = format!(
-            "UPDATE task SET status = '{status}', not_before = 0, finished = ?1, purge_at = ?1 + retention, worker = NULL,
-                             lease_until = NULL
-             WHERE {condition}"
-        );
-        let ended = db.prepare_cached(&sql)?.execute([now])?;
-        Ok(ended as u64)
-    };
-    let cancelled = end(
-        "cancelled",
-        "status = 'running' AND lease_until <= ?1 AND cancel_requested = 1",
-    )?;
-    let expired = end("expired", "status IN ('queued', 'running') AND due <= ?1")?;
-    let failed = db
-        .prepare_cached(
-            "UPDATE task SET status = 'failed', finished = ?1, purge_at = ?1 + retention, worker = NULL, lease_until = NULL,
-                             error = ?2
-             WHERE status = 'running' AND lease_until <= ?1 AND attempts > max_retries",
-        )?
-        .execute(params![now, lost])?;
-    let requeued = db
-        .prepare_cached(
-            "UPDATE task SET status = 'queued', worker = NULL, lease_until = NULL, error = ?2
-             WHERE status = 'running' AND lease_until <= ?1",
-        )?
-        .execute(params![now, lost])?;
+    // In this order: what is to end is not put back.
     Ok(Reaped {
-        requeued: requeued as u64,
-        failed: failed as u64,
-        cancelled,
-        expired,
+        cancelled: change(db, statements::REAP_CANCELLED, [now])?,
+        expired: change(db, statements::REAP_EXPIRED, [now])?,
+        failed: change(db, statements::REAP_FAILED, params![now, lost])?,
+        requeued: change(db, statements::REAP_REQUEUED, params![now, lost])?,
     })
 }
 
+/// Changes tasks; how many they were.
+fn change(db: &Connection, change: Change, params: impl Params) -> rusqlite::Result<u64> {
+    let Change { condition, set } = change;
+    let sql = format!("UPDATE task SET {set} WHERE {condition}");
+    let changed = db.prepare_cached(&sql)?.execute(params)?;
+    Ok(changed as u64)
+}
+
 pub(super) fn purge(db: &Connection, limit: usize, now: Timestamp) -> Result<u64, Failure> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let deleted = db
-        .prepare_cached(
-            "DELETE FROM task WHERE id IN (SELECT id FROM task WHERE purge_at <= ?1 ORDER BY purge_at LIMIT ?2)",
-        )?
-        .execute(params![now.as_millis(), limit])?;
-    let expired = db
-        .prepare_cached(
-            "DELETE FROM record WHERE (kind, id) IN
-                 (SELECT kind, id FROM record WHERE expires <= ?1 ORDER BY expires LIMIT ?2)",
-        )?
-        .execute(params![now.as_millis(), limit])?;
-    Ok((deleted + expired) as u64)
+    let tasks = format!("DELETE FROM task WHERE id IN ({OLD_TASKS})");
+    let records = format!("DELETE FROM record WHERE (kind, id) IN ({OLD_RECORDS})");
+    let mut deleted = 0;
+    for sql in [tasks, records] {
+        let params = [now.as_millis(), rows(limit)];
+        deleted += db.prepare_cached(&sql)?.execute(params)? as u64;
+    }
+    Ok(deleted)
+}
+
+pub(super) fn remove(db: &Connection, id: TaskId, tenant: Option<&str>) -> Result<bool, Failure> {
+    let removed = db
+        .prepare_cached(statements::REMOVE)?
+        .execute(params![id.to_string(), tenant])?;
+    Ok(removed == 1)
 }

@@ -36,6 +36,7 @@ enum Op {
     Counts(&'static str, Option<&'static str>),
     Backlog(&'static str),
     Purge(usize),
+    Remove(Index, Option<&'static str>),
     /// In milliseconds.
     Clock(i64),
 }
@@ -152,6 +153,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (group(), some_tenant()).prop_map(|(group, tenant)| Op::Counts(group, tenant)),
         1 => pool().prop_map(Op::Backlog),
         1 => (0..4usize).prop_map(Op::Purge),
+        1 => (index(), some_tenant()).prop_map(|(task, tenant)| Op::Remove(task, tenant)),
         3 => (0..2000i64).prop_map(Op::Clock),
         2 => (0..120_000i64).prop_map(Op::Clock),
         1 => (-120_000..0i64).prop_map(Op::Clock),
@@ -235,9 +237,16 @@ impl Machine<'_> {
                 assert_eq!(wait(store.backlog(pool)).unwrap(), self.model.backlog(pool));
             }
             Op::Purge(limit) => self.purge(limit),
+            Op::Remove(index, tenant) if !self.ids.is_empty() => {
+                self.remove(*index.get(&self.ids), tenant);
+            }
             Op::Clock(millis) => self.now = Timestamp::from_millis(now.as_millis() + millis),
             // Of nothing.
-            Op::Heartbeat { .. } | Op::Finish(..) | Op::Cancel(..) | Op::Get(..) => {}
+            Op::Heartbeat { .. }
+            | Op::Finish(..)
+            | Op::Cancel(..)
+            | Op::Get(..)
+            | Op::Remove(..) => {}
         }
     }
 
@@ -295,6 +304,11 @@ impl Machine<'_> {
                 self.model.tasks.remove(&id);
             }
         }
+    }
+
+    fn remove(&mut self, id: TaskId, tenant: Option<&str>) {
+        let removed = wait(self.store.remove(id, tenant)).unwrap();
+        assert_eq!(removed, self.model.remove(id, tenant));
     }
 
     fn check(&self) {

@@ -362,6 +362,12 @@ impl Model {
         levels.into_values().collect()
     }
 
+    pub(super) fn remove(&mut self, id: TaskId, tenant: Option<&str>) -> bool {
+        let has_ended = |task: Task| task.info.status.is_terminal();
+        let is_removed = self.get(id, tenant).is_some_and(has_ended);
+        is_removed && self.tasks.remove(&id).is_some()
+    }
+
     /// The tasks that may be deleted.
     pub(super) fn purgeable(&self, now: Timestamp) -> Vec<TaskId> {
         let is_over = |entry: &&Entry| entry.task.info.purge_at.is_some_and(|at| at <= now);
