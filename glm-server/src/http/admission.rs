@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -24,8 +24,12 @@ pub(super) async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
+    if service.hands_over() {
+        // The connection would have waited in the socket, if it had not been taken from there for the probes.
+        service.begun().await;
+    }
     // Before the look at the phase: who drains must not miss a request that is let in.
-    let inside = Inside::enter(&service, &request);
+    let inside = Inside::enter(&service);
     let draining = match service.phase() {
         Phase::Draining { until } => Some(until),
         Phase::Starting | Phase::Ready => None,
@@ -79,12 +83,10 @@ struct Inside {
 }
 
 impl Inside {
-    fn enter(service: &Arc<Service>, request: &Request) -> Self {
+    fn enter(service: &Arc<Service>) -> Self {
         service.entered();
-        let path = request.extensions().get::<MatchedPath>();
-        let endpoint = path.map_or("unknown", MatchedPath::as_str).to_owned();
         Self {
-            running: service.requests.enter(Caller::current(), endpoint),
+            running: service.requests.enter(Caller::current()),
             service: Arc::clone(service),
         }
     }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -23,6 +23,9 @@ tokio::task_local! {
 /// token of a sequence (Sheng et al. 2024, arXiv:2401.00588, take 2 as well).
 const GENERATED_WEIGHT: u64 = 2;
 
+/// The [`Caller::route`] of what is no path of this service.
+pub(super) const UNKNOWN: &str = "unknown";
+
 #[derive(Debug, Default)]
 pub(super) struct Caller {
     /// The service's own name for the request.
@@ -30,6 +33,9 @@ pub(super) struct Caller {
     /// The name in its response: the client's, or the service's own.
     pub(super) shown_id: Arc<str>,
     pub(super) trace: TraceContext,
+    /// The path that is asked for, as the router knows it; `unknown` if it does not: whatever clients make up must not become a time series
+    /// each.
+    pub(super) route: Arc<str>,
     identity: OnceLock<Identity>,
     account: OnceLock<Arc<Account>>,
     turn: Mutex<Option<Turn>>,
@@ -129,6 +135,8 @@ pub(super) async fn know(request: Request, next: Next) -> Response {
     let id = id.map(|RequestId(id)| Arc::clone(id));
     let mut caller = Caller::of_request(id.unwrap_or_default());
     caller.trace = TraceContext::of(request.headers());
+    let route = request.extensions().get::<MatchedPath>();
+    caller.route = route.map_or(UNKNOWN, MatchedPath::as_str).into();
     if let Some(given) = request_id::given(request.headers()).and_then(|name| name.to_str().ok()) {
         caller.shown_id = given.into();
     }

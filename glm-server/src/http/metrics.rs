@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::caller::Caller;
 use super::dashboard::Recent;
 use super::state::Service;
 use crate::jobs::{Depth, Jobs};
@@ -40,7 +41,7 @@ pub(super) struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpLabels {
     method: &'static str,
-    endpoint: String,
+    endpoint: Arc<str>,
     status: u16,
 }
 
@@ -161,9 +162,7 @@ pub(super) async fn count(
     request: Request,
     next: Next,
 ) -> Response {
-    // Whatever clients make up must not become a time series each.
-    let path = request.extensions().get::<MatchedPath>();
-    let endpoint = path.map_or("unknown", MatchedPath::as_str).to_owned();
+    let endpoint = Arc::clone(&Caller::current().route);
     let method = match *request.method() {
         Method::GET => "GET",
         Method::HEAD => "HEAD",

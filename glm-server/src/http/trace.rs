@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::caller::Caller;
+use super::caller::{Caller, UNKNOWN};
 use super::companion::{Companion, accompany};
 use super::state::Service;
 
@@ -102,15 +102,17 @@ pub(super) async fn follow(
     next: Next,
 ) -> Response {
     let caller = Caller::current();
-    let path = request.extensions().get::<MatchedPath>();
-    // What clients make up is shown in one place only: what is not a path of this service is cut.
-    let shown = path.map_or_else(
-        || request.uri().path().chars().take(100).collect(),
-        |path| path.as_str().to_owned(),
-    );
+    // What clients make up is shown in one place only, and cut.
+    let path = match &*caller.route {
+        UNKNOWN => {
+            let cut: String = request.uri().path().chars().take(100).collect();
+            cut.into()
+        }
+        _ => Arc::clone(&caller.route),
+    };
     let mut seen = Seen {
         method: request.method().clone(),
-        path: shown,
+        path,
         status: 0,
         began: Instant::now(),
         began_at: SystemTime::now(),
@@ -129,7 +131,7 @@ pub(super) async fn follow(
 /// A request, logged when it is over.
 struct Seen {
     method: Method,
-    path: String,
+    path: Arc<str>,
     status: u16,
     began: Instant,
     began_at: SystemTime,
@@ -153,7 +155,7 @@ impl Drop for Seen {
             .request(&self.method, path, *status, self.began_at, caller);
         // Probes and scrapers come every few seconds and say nothing.
         let is_probe = matches!(
-            path.as_str(),
+            &**path,
             "/livez" | "/readyz" | "/startupz" | "/healthz" | "/metrics"
         );
         let (prompt_tokens, completion_tokens) = caller.tokens();
@@ -167,7 +169,7 @@ impl Drop for Seen {
                     request_id = &*caller.shown_id,
                     trace_id = format!("{:032x}", caller.trace.trace_id),
                     method = self.method.as_str(),
-                    path = path.as_str(),
+                    path = &**path,
                     status = *status,
                     duration_ms,
                     tenant = &*tenant.0,

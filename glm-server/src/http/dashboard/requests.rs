@@ -21,7 +21,6 @@ struct Inside {
 #[derive(Debug)]
 struct Request {
     caller: Arc<Caller>,
-    endpoint: String,
     since: Instant,
 }
 
@@ -30,17 +29,12 @@ struct Request {
 pub(in crate::http) struct Running(u64);
 
 impl Requests {
-    /// - `endpoint`: the path that it asks for, as the router knows it.
-    pub(in crate::http) fn enter(&self, caller: Arc<Caller>, endpoint: String) -> Running {
+    pub(in crate::http) fn enter(&self, caller: Arc<Caller>) -> Running {
         let mut inside = self.lock();
         let number = inside.next;
         inside.next += 1;
         let since = Instant::now();
-        let request = Request {
-            caller,
-            endpoint,
-            since,
-        };
+        let request = Request { caller, since };
         inside.running.insert(number, request);
         Running(number)
     }
@@ -56,7 +50,7 @@ impl Requests {
             let (prompt_tokens, completion_tokens) = request.caller.tokens();
             json!({
                 "id": &*request.caller.request_id,
-                "endpoint": request.endpoint,
+                "endpoint": &*request.caller.route,
                 "tenant": &*request.caller.tenant().0,
                 "age_s": request.since.elapsed().as_secs_f64(),
                 "prompt_tokens": prompt_tokens,
@@ -79,9 +73,10 @@ mod tests {
     fn the_first_are_listed_and_all_are_counted() {
         let requests = Requests::default();
         let enter = |id: &str| {
-            let caller = Caller::of_request(id.into());
+            let mut caller = Caller::of_request(id.into());
+            caller.route = "/v1/x".into();
             caller.prompt(7);
-            requests.enter(Arc::new(caller), "/v1/x".to_owned())
+            requests.enter(Arc::new(caller))
         };
         let [a, _b, _c] = ["a", "b", "c"].map(enter);
         requests.leave(&a);
