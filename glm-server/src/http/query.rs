@@ -4,6 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::extract::Query;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::error::Refusal;
 use crate::openai::ApiError;
@@ -55,4 +56,16 @@ pub(super) fn limit(limit: Option<usize>, default: usize, max: usize) -> Result<
             Err(ApiError::invalid("limit", message))
         }
     }
+}
+
+/// A part of a list, as OpenAI writes it, of things that have ids.
+pub(super) fn list(items: Vec<Value>, has_more: bool) -> Value {
+    let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+    json!({
+        "object": "list",
+        "first_id": id(items.first()),
+        "last_id": id(items.last()),
+        "has_more": has_more,
+        "data": items,
+    })
 }

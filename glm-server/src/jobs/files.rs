@@ -124,9 +124,7 @@ impl Jobs {
         id: &str,
     ) -> Result<Option<FileInfo>, JobFailure> {
         let record = self.store.record(KIND, id, Some(tenant)).await?;
-        let now = Timestamp::now();
-        let is_there = |record: &Record| record.expires.is_none_or(|expires| expires > now);
-        Ok(record.filter(is_there).as_ref().and_then(read))
+        Ok(record.and_then(|record| read(&record, Timestamp::now())))
     }
 
     /// Files of this tenant that `wanted` says yes to: up to `limit`, and whether there are more.
@@ -136,6 +134,7 @@ impl Jobs {
         paging: Paging<String>,
         wanted: impl Fn(&FileInfo) -> bool + Send,
     ) -> Result<(Vec<FileInfo>, bool), JobFailure> {
+        let now = Timestamp::now();
         let mut files = Vec::new();
         let mut part = Paging {
             limit: MAX_PAGE,
@@ -144,7 +143,8 @@ impl Jobs {
         loop {
             let page = self.store.records(KIND, Some(tenant), part.clone()).await?;
             part.after = page.items.last().map(|record| record.id.clone());
-            files.extend(page.items.iter().filter_map(read).filter(&wanted));
+            let there = page.items.iter().filter_map(|record| read(record, now));
+            files.extend(there.filter(&wanted));
             if files.len() > paging.limit || !page.has_more {
                 let has_more = files.len() > paging.limit;
                 files.truncate(paging.limit);
@@ -184,8 +184,12 @@ impl Jobs {
     }
 }
 
-fn read(record: &Record) -> Option<FileInfo> {
-    FileInfo::deserialize(&record.value).ok()
+/// The file of a record, unless its time is over: then it is deleted soon.
+fn read(record: &Record, now: Timestamp) -> Option<FileInfo> {
+    match record.expires.is_none_or(|expires| expires > now) {
+        true => FileInfo::deserialize(&record.value).ok(),
+        false => None,
+    }
 }
 
 /// Seconds since 1970.

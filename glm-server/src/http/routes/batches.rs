@@ -10,7 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::files;
 use crate::http::body::JsonObject;
@@ -134,14 +134,8 @@ pub(super) async fn list(
     };
     let found = service.jobs()?.batches(&tenant, paging).await;
     let (batches, has_more) = found.map_err(ApiError::from)?;
-    let body = json!({
-        "object": "list",
-        "first_id": batches.first().map(|batch| &batch.id),
-        "last_id": batches.last().map(|batch| &batch.id),
-        "has_more": has_more,
-        "data": batches.iter().map(Batch::view).collect::<Vec<Value>>(),
-    });
-    Ok(error::json(StatusCode::OK, &body))
+    let views = batches.iter().map(Batch::view).collect();
+    Ok(error::json(StatusCode::OK, &query::list(views, has_more)))
 }
 
 fn read(fields: Map<String, Value>) -> Result<Wanted, ApiError> {

@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
@@ -55,14 +55,8 @@ pub(super) async fn list(
     let is_wanted = |file: &FileInfo| purpose.is_none_or(|purpose| file.purpose == purpose);
     let found = service.jobs()?.files(&tenant, paging, is_wanted).await;
     let (files, has_more) = found.map_err(ApiError::from)?;
-    let body = json!({
-        "object": "list",
-        "first_id": files.first().map(|file| &file.id),
-        "last_id": files.last().map(|file| &file.id),
-        "has_more": has_more,
-        "data": files.iter().map(FileInfo::view).collect::<Vec<Value>>(),
-    });
-    Ok(error::json(StatusCode::OK, &body))
+    let views = files.iter().map(FileInfo::view).collect();
+    Ok(error::json(StatusCode::OK, &query::list(views, has_more)))
 }
 
 pub(super) async fn get(
