@@ -51,8 +51,8 @@ static __device__ __forceinline__ uint4 load16(const void* from) {
     emulate::check_aligned(from, 16, "load16");
     return *(const uint4*)from;
 #else
-    uint4 x;
-    asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
+    uint4 x; // volatile: it must not move before `wait_for_previous_kernel`
+    asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(from));
     return x;
 #endif
 }
