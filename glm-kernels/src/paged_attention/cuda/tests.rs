@@ -1,0 +1,115 @@
+//! The kernels on an emulated device, against the definition.
+
+use super::super::tests::{Case, Spec, dims, spec};
+use super::*;
+use crate::testing::{assert_close, emulated_cuda, widest_device};
+
+/// What sums in f32 leave where factors are split in two, or what rounding them to 11 or 8 bits does.
+fn tolerance(dtype: KvDType, splits: bool) -> f32 {
+    match (dtype, splits) {
+        (KvDType::F16, false) => 8e-4,
+        (KvDType::BF16, false) => 6e-3,
+        _ => 1e-5,
+    }
+}
+
+/// Runs a case on the emulated device; the same keys and values on the CPU say what is right.
+fn check(dtype: KvDType, dims: AttnDims, block_size: usize, specs: &[Spec], splits: bool) {
+    let Some(device) = emulated_cuda() else {
+        return;
+    };
+    let cuda = Case::new(&device, dtype, dims, block_size, specs, 3);
+    let want = Case::new(&widest_device(2), dtype, dims, block_size, specs, 3).expected();
+    let context = format!("{dtype} {dims:?} {block_size} {specs:?}");
+    assert_close(&cuda.run(), &want, tolerance(dtype, splits), &context);
+}
+
+#[test]
+fn few_queries_over_shared_contexts() {
+    for dtype in [KvDType::BF16, KvDType::F16] {
+        for (dims, specs) in [
+            (
+                dims(4, 2, 64),
+                &[spec(1, 1, 1), spec(2, 1, 17), spec(3, 1, 600)][..],
+            ),
+            (
+                dims(32, 2, 128),
+                &[spec(1, 1, 300), spec(2, 3, 129), spec(3, 8, 8)],
+            ),
+            (dims(20, 1, 64), &[spec(1, 2, 140), spec(2, 1, 64)]), // more heads than rows
+        ] {
+            for block_size in [16, 64] {
+                check(dtype, dims, block_size, specs, true);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_queries() {
+    for dtype in [KvDType::BF16, KvDType::F16] {
+        for (dims, specs) in [
+            (dims(4, 2, 64), &[spec(1, 70, 70), spec(2, 130, 200)][..]),
+            (dims(32, 2, 128), &[spec(1, 33, 100), spec(2, 9, 9)]),
+            (dims(3, 1, 128), &[spec(1, 64, 64), spec(2, 50, 177)]),
+        ] {
+            check(dtype, dims, 16, specs, false);
+        }
+    }
+}
+
+#[test]
+fn both_kinds_in_a_step() {
+    let mut specs: Vec<Spec> = (0..40).map(|i| spec(i, 1, 1 + 13 * i as usize)).collect();
+    specs[7].queries = 60;
+    specs[33].queries = 129;
+    check(KvDType::F16, dims(8, 1, 64), 32, &specs, false);
+}
+
+#[test]
+fn other_types_and_sizes_have_a_kernel_too() {
+    for dtype in [KvDType::F32, KvDType::BF16, KvDType::F16] {
+        for (dims, block_size) in [
+            (dims(4, 2, 16), 16),
+            (dims(6, 2, 24), 7),
+            (dims(5, 1, 80), 48),
+            (dims(3, 1, 136), 16),
+        ] {
+            let specs = [spec(1, 1, 1), spec(2, 3, 40), spec(3, 9, 9), spec(4, 1, 70)];
+            check(dtype, dims, block_size, &specs, true);
+        }
+    }
+}
+
+fn sequence(queries: usize, context_len: usize) -> Sequence<'static> {
+    Sequence {
+        first_token: 0,
+        queries,
+        context_len,
+        block_table: &[],
+    }
+}
+
+#[test]
+fn a_device_is_filled_whatever_the_batch() {
+    let plan = |count, queries, context| {
+        Plan::new(&vec![sequence(queries, context); count], dims(32, 2, 128), 132)
+    };
+    let blocks = |count: usize, plan: &Plan| count * 2 * plan.decode_tiles * plan.pieces;
+    // One long stream: as many pieces as are worth it. Many: two rounds. A multitude: none is cut.
+    assert_eq!(plan(1, 1, 2048).pieces, 16);
+    assert!((792..1000).contains(&blocks(64, &plan(64, 1, 2048))));
+    assert_eq!(plan(512, 1, 2048).pieces, 1);
+    assert_eq!(plan(1, 1, 5).pieces, 1);
+    // Drafts are decoded where few sequences are, and tiles of prompts where there are many.
+    assert_eq!(
+        (plan(1, 4, 2048).decode_tiles, plan(1, 4, 2048).prefill_tiles),
+        (4, 0)
+    );
+    assert_eq!(
+        (plan(128, 4, 2048).decode_tiles, plan(128, 4, 2048).prefill_tiles),
+        (0, 128)
+    );
+    assert_eq!(plan(1, 8192, 8192).prefill_tiles, 1024);
+    assert_eq!(plan(0, 0, 0).decode_tiles, 0);
+}

@@ -1,0 +1,103 @@
+//! The launches: a block per row, whose values stay in registers between the sum and the scaling. Bytes:
+//! each operand once. For one token that is 32 KiB at `C` = 4096, so the launch is what takes time.
+
+use crate::cuda::{CudaDevice, LaunchConfig, size_arg};
+use crate::{DType, KernelError, Tensor};
+
+/// Threads of a block of element by element work.
+const THREADS: usize = 256;
+
+const MODULE: &str = "rms_norm";
+
+pub(super) fn rms_norm(
+    cuda: &CudaDevice,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<Tensor, KernelError> {
+    const OP: &str = "rms_norm";
+    let (rows, columns) = x.dims2(OP, "x")?;
+    let mut out = Tensor::empty(x.device(), DType::F32, &[rows, columns])?;
+    let args = [
+        x.cuda_ptr(OP, "x", cuda)?.into(),
+        weight.cuda_ptr(OP, "weight", cuda)?.into(),
+        eps.into(),
+        out.cuda_ptr_mut(OP, "out", cuda)?.into(),
+        size_arg(OP, "columns", columns)?.into(),
+    ];
+    let name = if in_vectors(columns) {
+        "rms_norm_vectors"
+    } else {
+        "rms_norm_any"
+    };
+    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    // SAFETY: the shapes were checked, and `out` is new and has the shape of `x`.
+    unsafe { cuda.launch(kernel, &config, &args)? };
+    Ok(out)
+}
+
+pub(super) fn add_rms_norm(
+    cuda: &CudaDevice,
+    residual: &mut Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<Tensor, KernelError> {
+    const OP: &str = "add_rms_norm";
+    let (rows, columns) = residual.dims2(OP, "residual")?;
+    let mut out = Tensor::empty(x.device(), DType::F32, &[rows, columns])?;
+    let args = [
+        residual.cuda_ptr_mut(OP, "residual", cuda)?.into(),
+        x.cuda_ptr(OP, "x", cuda)?.into(),
+        weight.cuda_ptr(OP, "weight", cuda)?.into(),
+        eps.into(),
+        out.cuda_ptr_mut(OP, "out", cuda)?.into(),
+        size_arg(OP, "columns", columns)?.into(),
+    ];
+    let name = if in_vectors(columns) {
+        "rms_norm_add_vectors"
+    } else {
+        "rms_norm_add_any"
+    };
+    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    // SAFETY: the shapes were checked; `residual` is nobody else's, and `out` is new and has its shape.
+    unsafe { cuda.launch(kernel, &config, &args)? };
+    Ok(out)
+}
+
+pub(super) fn add(
+    cuda: &CudaDevice,
+    residual: &mut Tensor,
+    x: &Tensor,
+) -> Result<(), KernelError> {
+    const OP: &str = "add";
+    let len = residual.len();
+    let blocks = size_arg(OP, "blocks", len.div_ceil(4 * THREADS))?;
+    let args = [
+        residual.cuda_ptr_mut(OP, "residual", cuda)?.into(),
+        x.cuda_ptr(OP, "x", cuda)?.into(),
+        (len as u64).into(),
+    ];
+    let kernel = cuda.kernel(MODULE, "rms_norm_residual_add")?;
+    let config = LaunchConfig::linear(blocks, THREADS as u32).overlapping();
+    // SAFETY: both have `len` elements, and `residual` is nobody else's.
+    unsafe { cuda.launch(kernel, &config, &args) }
+}
+
+/// Whether the kernels that take four columns at a time do: rows start at multiples of 16 bytes then.
+fn in_vectors(columns: usize) -> bool {
+    columns.is_multiple_of(4)
+}
+
+/// Two vectors a thread: enough loads under way, and few warps to wait for at the barriers. It depends on
+/// `columns` alone, so a row's sum has the same order in every batch.
+fn rows_config(op: &'static str, rows: usize, columns: usize) -> Result<LaunchConfig, KernelError> {
+    let vectors = if in_vectors(columns) {
+        columns / 4
+    } else {
+        columns
+    };
+    let threads = vectors.div_ceil(2).next_multiple_of(32).clamp(32, 1024);
+    let rows = size_arg(op, "rows", rows)?;
+    Ok(LaunchConfig::linear(rows, threads as u32).overlapping())
+}

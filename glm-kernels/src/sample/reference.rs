@@ -1,0 +1,78 @@
+//! The scalar reference: everything is sorted, and summed one after the other.
+
+use super::{SampleRule, SampledToken};
+
+/// The weight of the most likely token.
+const ONE: f32 = (1u64 << 40) as f32;
+
+/// Tokens at this depth and below weigh nothing.
+const DEEPEST: f32 = 40.0;
+
+/// Chooses a token of a row; `mask` has a bit for each that may be chosen.
+pub(super) fn sample(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> SampledToken {
+    let id = choose(logits, rule, mask);
+    let logprob = id.filter(|_| rule.logprob);
+    SampledToken {
+        id,
+        logprob: logprob.map(|id| logprob_of(logits, id)),
+    }
+}
+
+fn choose(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> Option<u32> {
+    let is_allowed = |id: u32| mask.is_none_or(|mask| mask[id as usize / 32] >> (id % 32) & 1 == 1);
+    let mut tokens: Vec<(u32, f32)> = (0..)
+        .zip(logits.iter().copied())
+        .filter(|&(id, logit)| is_allowed(id) && !logit.is_nan())
+        .collect();
+    tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let &(best, max) = tokens.first().filter(|(_, max)| max.is_finite())?;
+    if rule.temperature == 0.0 {
+        return Some(best);
+    }
+    let units = std::f32::consts::LOG2_E / rule.temperature;
+    let weigh = |&(id, logit): &(u32, f32)| {
+        let depth = (max - logit) * units;
+        let share = (-depth).exp2();
+        let weight = if depth < DEEPEST {
+            (share * ONE) as u64
+        } else {
+            0
+        };
+        (weight > 0).then_some((id, share, weight))
+    };
+    let mut weighted: Vec<(u32, f32, u64)> = tokens.iter().map_while(weigh).collect();
+    if rule.top_k > 0 {
+        weighted.truncate(rule.top_k as usize);
+    }
+    let nucleus = if rule.top_p < 1.0 {
+        (f64::from(rule.top_p) * mass(&weighted) as f64) as u64
+    } else {
+        u64::MAX
+    };
+    let mut before = 0;
+    let kept = weighted.iter().enumerate().take_while(|(i, (_, share, weight))| {
+        let keep = *i == 0 || (before < nucleus && *share >= rule.min_p);
+        before += weight;
+        keep
+    });
+    let kept = kept.count();
+    weighted.truncate(kept);
+    let target = (u128::from(rule.uniform) * u128::from(mass(&weighted))) >> 64;
+    let mut before = 0;
+    let drawn = weighted.iter().find(|(_, _, weight)| {
+        before += u128::from(*weight);
+        target < before
+    });
+    drawn.map(|(id, _, _)| *id)
+}
+
+fn mass(weighted: &[(u32, f32, u64)]) -> u64 {
+    weighted.iter().map(|(_, _, weight)| weight).sum()
+}
+
+fn logprob_of(logits: &[f32], id: u32) -> f32 {
+    let numbers = || logits.iter().filter(|logit| !logit.is_nan());
+    let max = numbers().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = numbers().map(|logit| f64::from(logit - max).exp()).sum();
+    (f64::from(logits[id as usize] - max) - sum.ln()) as f32
+}
