@@ -39,6 +39,10 @@ pub struct GenerateOptions {
     /// cut it short: `max_tokens`, `stop`, `stop_token_ids`. It ends where the grammar leaves nothing else to say, even before
     /// `min_tokens` and with `ignore_eos`.
     pub grammar: Option<Grammar>,
+    /// Most tokens of the thought that the answer begins with; then `</think>` comes, whatever the model would rather say, and the answer
+    /// goes on behind it. `None`: no limit. Needs a tokenizer; a thought is known by `<think>` at the end of the prompt, or as
+    /// the first token of the answer.
+    pub max_thinking_tokens: Option<usize>,
     /// Search for the most likely answer along several beams, and not token by token. It needs greedy sampling, no grammar and no stop
     /// strings, and the tokens come all at once; see [`EngineHandle::beam_search`](crate::EngineHandle::beam_search).
     pub beams: Option<BeamOptions>,
@@ -80,6 +84,7 @@ impl Default for GenerateOptions {
             stop_token_ids: Vec::new(),
             ignore_eos: false,
             grammar: None,
+            max_thinking_tokens: None,
             beams: None,
             adapter: None,
             skip_special_tokens: true,

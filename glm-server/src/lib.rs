@@ -28,4 +28,6 @@ mod parts;
 pub mod queue;
 mod responses;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 mod web;

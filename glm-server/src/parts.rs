@@ -236,11 +236,7 @@ mod tests {
         fn however_an_answer_is_cut_its_parts_are_the_same(cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20), end in any::<prop::sample::Index>()) {
             let chars: Vec<char> = ANSWER.chars().collect();
             let text: String = chars[..=end.index(chars.len())].iter().collect();
-            let chars: Vec<char> = text.chars().collect();
-            let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(chars.len() + 1)).collect();
-            places.extend([0, chars.len()]);
-            places.sort_unstable();
-            let pieces: Vec<String> = places.windows(2).map(|ends| chars[ends[0]..ends[1]].iter().collect()).collect();
+            let pieces = crate::testing::pieces(&text, &cuts);
             let expected = parts().whole([text.as_str()]);
             prop_assert_eq!(parts().whole(pieces.iter().map(String::as_str)), expected.clone());
             // And what a client puts together of the steps is what they end with.

@@ -296,6 +296,7 @@ fn not_combinable(options: &GenerateOptions) -> Option<&'static str> {
         ("presence_penalty", sampling.presence_penalty != 0.0),
         ("frequency_penalty", sampling.frequency_penalty != 0.0),
         ("grammar", options.grammar.is_some()),
+        ("max_thinking_tokens", options.max_thinking_tokens.is_some()),
         ("stop", !options.stop.is_empty()),
     ];
     let found = set.into_iter().find(|(_, is_set)| *is_set);

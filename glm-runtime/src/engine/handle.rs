@@ -15,7 +15,7 @@ use super::stats::EngineStats;
 use super::stream::RequestStream;
 use super::{Engine, ModelInfo};
 use crate::error::EngineError;
-use crate::guide::{EndRules, Grammar, Guide, GuideFactory};
+use crate::guide::{EndRules, Grammar, Guide, GuideFactory, ThoughtLimit};
 use crate::kv::file::{PrefixCacheError, SavedPrefixCache};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRegistry, UnknownAdapter};
 use crate::profile::Profiler;
@@ -133,12 +133,27 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Refuses a grammar that cannot be used.
+    /// Refuses a grammar that cannot be used, and a limit on thoughts that cannot be kept.
     fn check_grammar(&self, options: &GenerateOptions) -> Result<(), EngineError> {
         if let Some(grammar) = &options.grammar {
             self.guides()?.check(grammar)?;
         }
+        if options.max_thinking_tokens.is_some() {
+            self.guides()?.thought_limit(&[], 0)?;
+        }
         Ok(())
+    }
+
+    /// The limit on thoughts of a request that has one.
+    pub(super) fn thought_limit(
+        &self,
+        request: &Request,
+    ) -> Result<Option<Box<ThoughtLimit>>, EngineError> {
+        let Some(max_tokens) = request.options.max_thinking_tokens else {
+            return Ok(None);
+        };
+        let limit = self.guides()?.thought_limit(&request.prompt, max_tokens)?;
+        Ok(Some(Box::new(limit)))
     }
 
     /// The guide of a request that asks for one, to end at `stop_token_ids`.

@@ -45,7 +45,7 @@ pub use stream::{Completion, Events, RequestStream};
 
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
-use crate::guide::{Guide, MaskThreads};
+use crate::guide::{Guide, MaskThreads, ThoughtLimit};
 use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRows, AdapterUse, UnknownAdapter};
@@ -96,6 +96,8 @@ struct Active {
     sampler: SequenceSampler,
     /// For an answer that must follow a grammar.
     guide: Option<Box<Guide>>,
+    /// For an answer that may not think for as long as it likes.
+    thoughts: Option<Box<ThoughtLimit>>,
     /// For an answer of the model under an adapter.
     adapter: Option<AdapterUse>,
     /// Whether its tokens may be guessed ahead.
@@ -193,6 +195,7 @@ impl Engine {
             stop_token_ids.extend(&self.eos_token_ids);
         }
         let guide = self.front.guide(&request, &stop_token_ids)?;
+        let thoughts = self.front.thought_limit(&request)?;
         let adapter = self
             .front
             .adapters
@@ -211,6 +214,7 @@ impl Engine {
         let active = Active {
             sampler,
             guide,
+            thoughts,
             adapter,
             speculates: options.speculation,
             prediction: options.prediction,
@@ -597,16 +601,22 @@ impl Active {
         Ok(run)
     }
 
-    /// The next token: from all, or from those that the grammar allows.
+    /// The next token: from all, or from those that the grammar and the limit on thoughts allow.
     fn sample(&mut self, logits: &mut [f32]) -> Result<SampledPart, EngineError> {
-        let Some(guide) = &mut self.guide else {
-            let token = self.sampler.sample(logits)?;
-            let part = Part::Answer;
-            return Ok(SampledPart { token, part });
+        let closing = self.thoughts.as_ref().and_then(|limit| limit.mask());
+        let allowed = match &mut self.guide {
+            // What ends a thought is what a grammar allows there.
+            Some(guide) if closing.is_none() => Some(guide.mask()?),
+            _ => closing,
         };
-        let allowed = guide.mask()?;
-        let token = self.sampler.sample_among(logits, Some(&allowed))?;
-        let part = guide.advance(token.id)?;
+        let token = self.sampler.sample_among(logits, allowed.as_ref())?;
+        if let Some(limit) = &mut self.thoughts {
+            limit.advance(token.id);
+        }
+        let part = match &mut self.guide {
+            Some(guide) => guide.advance(token.id)?,
+            None => Part::Answer,
+        };
         Ok(SampledPart { token, part })
     }
 

@@ -7,7 +7,7 @@ use glm_core::Tokenizer;
 use llguidance::Matcher;
 
 use super::vocabulary::Vocabulary;
-use super::{EndRules, Grammar, GrammarError, Guide};
+use super::{EndRules, Grammar, GrammarError, Guide, ThoughtLimit};
 
 /// Compiled grammars that are kept, the last used first. A large schema takes a few megabytes.
 const MAX_COMPILED: usize = 32;
@@ -62,6 +62,19 @@ impl GuideFactory {
         let matcher = self.matcher(grammar)?;
         let vocabulary = self.vocabulary()?.clone();
         Ok(Guide::new(grammar.kind(), matcher, vocabulary, prompt, end))
+    }
+
+    /// A limit on the thought that the answer to `prompt` begins with, if it does.
+    ///
+    /// # Errors
+    /// [`GrammarError`] if there is nothing to be known of the model's tokens.
+    pub(crate) fn thought_limit(
+        &self,
+        prompt: &[u32],
+        max_tokens: usize,
+    ) -> Result<ThoughtLimit, GrammarError> {
+        let vocabulary = self.vocabulary()?.clone();
+        Ok(ThoughtLimit::new(vocabulary, prompt, max_tokens))
     }
 
     /// A matcher at the beginning of `grammar`, which shares nothing that it changes.

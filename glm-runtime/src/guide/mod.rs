@@ -13,6 +13,7 @@ mod arguments;
 mod error;
 mod factory;
 mod grammar;
+mod limit;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub(crate) use ahead::MaskThreads;
 pub use error::GrammarError;
 pub(crate) use factory::GuideFactory;
 pub use grammar::Grammar;
+pub(crate) use limit::ThoughtLimit;
 pub(crate) use sequence::{EndRules, Guide};
 pub use tools::ToolCalls;
 pub(crate) use vocabulary::TokenMask;

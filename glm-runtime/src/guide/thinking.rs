@@ -74,6 +74,25 @@ pub(super) fn mask(tail: &[u8], vocabulary: &Vocabulary) -> TokenMask {
     mask
 }
 
+/// The token that `</think>` goes on with, the longest there is: as tokenizers write it. None if nothing in the vocabulary can.
+pub(super) fn closing(tail: &[u8], vocabulary: &Vocabulary) -> Option<TokenMask> {
+    let begun = (0..CLOSE.len())
+        .rev()
+        .find(|&n| tail.ends_with(&CLOSE[..n]));
+    let rest = &CLOSE[begun.unwrap_or(0)..];
+    let fitting = vocabulary
+        .closers
+        .iter()
+        .filter(|(_, bytes)| rest.starts_with(bytes));
+    let (id, _) = fitting.max_by_key(|(_, bytes)| bytes.len())?;
+    Some(vocabulary.only(*id))
+}
+
+/// Whether a token with these bytes can be a part of `</think>`.
+pub(super) fn may_close(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && CLOSE.windows(bytes.len()).any(|part| part == bytes)
+}
+
 /// Whether a token with these bytes can be the last of a thought and have more than white space behind its `</think>`.
 pub(super) fn may_end_a_thought_too_late(bytes: &[u8]) -> bool {
     let end = bytes.iter().position(|&byte| byte == b'>');

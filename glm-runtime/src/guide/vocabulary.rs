@@ -30,6 +30,8 @@ pub(super) struct Vocabulary {
     pub(super) line_ends: Vec<u32>,
     /// Tokens that can end a thought with something of the answer behind it.
     pub(super) thought_enders: Vec<(u32, Vec<u8>)>,
+    /// Tokens that `</think>` can be written with.
+    pub(super) closers: Vec<(u32, Vec<u8>)>,
 }
 
 impl Vocabulary {
@@ -66,6 +68,12 @@ impl Vocabulary {
             let bytes = tokenizer.token_bytes(id);
             thinking::may_end_a_thought_too_late(&bytes).then_some((id, bytes))
         };
+        let closer = |id| {
+            let bytes = tokenizer.token_bytes(id);
+            let may_close =
+                tokenizer.kind_of(id) != TokenKind::Unused && thinking::may_close(&bytes);
+            may_close.then_some((id, bytes))
+        };
         let is_line_end = |&id: &u32| matches!(&words[id as usize][..], b"\n" | b"\n\n");
         Ok(Self {
             tokenizer: tokenizer.clone(),
@@ -76,7 +84,8 @@ impl Vocabulary {
             think: tokenizer
                 .token_to_id(thinking::OPEN)
                 .filter(|&id| is_added(tokenizer, id)),
-            thought_enders: ids.filter_map(ender).collect(),
+            thought_enders: ids.clone().filter_map(ender).collect(),
+            closers: ids.filter_map(closer).collect(),
         })
     }
 
@@ -84,6 +93,13 @@ impl Vocabulary {
     pub(super) fn has_token(&self, text: &str) -> bool {
         let id = self.tokenizer.token_to_id(text);
         id.is_some_and(|id| (id as usize) < self.size && is_added(&self.tokenizer, id))
+    }
+
+    /// This token and no other.
+    pub(super) fn only(&self, id: u32) -> TokenMask {
+        let mut mask = TokenMask(SimpleVob::alloc(self.size));
+        mask.add(id);
+        mask
     }
 
     /// Every token but those that end the answer.

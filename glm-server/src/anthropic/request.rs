@@ -101,12 +101,42 @@ fn conversation(fields: Fields<'_>) -> Result<(Map<String, Value>, Thoughts), Ap
         chat.insert("model".to_owned(), model.into());
     }
     let messages: Vec<Value> = fields.required("messages")?;
-    let messages = chat_messages(fields.value("system"), &messages)?;
-    chat.insert("messages".to_owned(), messages.into());
+    let mut messages = chat_messages(fields.value("system"), &messages)?;
     tools(fields, &mut chat)?;
     output_config(fields, &mut chat)?;
     let thoughts = thinking(fields, &mut chat)?;
+    if begins_answer(&mut messages)? {
+        if thoughts != Thoughts::Hidden {
+            let message = "an answer that goes on with the last message cannot think first: leave `thinking` or that message out";
+            return Err(ApiError::invalid("messages", message));
+        }
+        chat.insert("continue_final_message".to_owned(), true.into());
+    }
+    chat.insert("messages".to_owned(), messages.into());
     Ok((chat, thoughts))
+}
+
+/// Whether the last message is the beginning of the answer ("prefill"). One of nothing is as if it were not there.
+fn begins_answer(messages: &mut Vec<Value>) -> Result<bool, ApiError> {
+    let Some(last) = messages.last().filter(|last| last["role"] == "assistant") else {
+        return Ok(false);
+    };
+    if !last["tool_calls"].is_null() {
+        let message = "the results of the calls in the last message are missing";
+        return Err(ApiError::invalid("messages", message));
+    }
+    match last["content"].as_str().unwrap_or_default() {
+        "" => {
+            messages.pop();
+            Ok(false)
+        }
+        text if text.ends_with(char::is_whitespace) => {
+            let message =
+                "the last message, which the answer goes on with, must not end with white space";
+            Err(ApiError::invalid("messages", message))
+        }
+        _ => Ok(true),
+    }
 }
 
 fn tools(fields: Fields<'_>, chat: &mut Map<String, Value>) -> Result<(), ApiError> {
@@ -219,7 +249,7 @@ enum Display {
     Omitted,
 }
 
-/// Whether the model is to think, and whether that is shown. Who does not ask for thoughts gets none.
+/// Whether the model is to think, for how long, and whether that is shown. Who does not ask for thoughts gets none.
 fn thinking(fields: Fields<'_>, chat: &mut Map<String, Value>) -> Result<Thoughts, ApiError> {
     let display = match fields.get("thinking")? {
         None | Some(Thinking::Disabled) => None,
@@ -228,11 +258,14 @@ fn thinking(fields: Fields<'_>, chat: &mut Map<String, Value>) -> Result<Thought
             budget_tokens,
             display,
         }) => {
-            // The least that Anthropic takes; how much of it is used is the model's affair.
-            if budget_tokens < 1024 {
-                let message = "`thinking.budget_tokens` must be at least 1024";
+            // The least that Anthropic takes, and its order.
+            let max_tokens: Option<usize> = fields.get("max_tokens")?;
+            if budget_tokens < 1024 || max_tokens.is_some_and(|max| budget_tokens >= max) {
+                let message =
+                    "`thinking.budget_tokens` must be at least 1024 and less than `max_tokens`";
                 return Err(ApiError::invalid("thinking", message));
             }
+            chat.insert("thinking_token_budget".to_owned(), budget_tokens.into());
             Some(display)
         }
     };
@@ -250,7 +283,8 @@ fn in_own_words(error: ApiError) -> ApiError {
     let renamed = error.param.as_deref().map(|param| match param {
         "stop" => "stop_sequences",
         "response_format" | "reasoning_effort" => "output_config",
-        "chat_template_kwargs" => "thinking",
+        "chat_template_kwargs" | "thinking_token_budget" => "thinking",
+        "continue_final_message" => "messages",
         "parallel_tool_calls" => "tool_choice",
         other => other,
     });

@@ -1,31 +1,17 @@
 //! Bodies of messages in, messages and their events out.
 
-use std::sync::LazyLock;
-
-use glm_runtime::{
-    Completion, Engine, EngineHandle, Event, FinishReason, GenerateOptions, Request, Token, Usage,
-};
+use glm_runtime::FinishReason;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::openai::fields::check_fates;
-use crate::openai::{ApiError, Call, Chunks, Endpoint, Stamp};
-
-static ENGINE: LazyLock<EngineHandle> = LazyLock::new(|| Engine::builder("demo").build().unwrap());
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        other => panic!("{other}"),
-    }
-}
+use crate::openai::{ApiError, Call, Endpoint};
+use crate::testing::{self, ENGINE, answer_of, check_refusals, events, pieces, stamp};
 
 fn body(fields: Value) -> Map<String, Value> {
-    let mut body =
-        object(json!({"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}));
-    body.extend(object(fields));
-    body
+    let body = json!({"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]});
+    testing::with(body, fields)
 }
 
 fn read(fields: Value) -> Result<Call, ApiError> {
@@ -33,63 +19,13 @@ fn read(fields: Value) -> Result<Call, ApiError> {
 }
 
 fn prompt(fields: Value) -> String {
-    let call = read(fields).unwrap();
-    let tokenizer = ENGINE.tokenizer().unwrap();
-    tokenizer.decode(&call.requests[0].prompt, false)
+    testing::prompt(&read(fields).unwrap())
 }
 
 fn weather() -> Value {
     let schema =
         json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
     json!([{"name": "weather", "description": "The weather", "input_schema": schema}])
-}
-
-fn stamp() -> Stamp {
-    Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    }
-}
-
-/// An answer to make others of.
-static ANSWER: LazyLock<Completion> = LazyLock::new(|| {
-    let options = GenerateOptions {
-        max_tokens: Some(1),
-        ..GenerateOptions::default()
-    };
-    let request = Request::new([5]).with_options(options);
-    ENGINE.submit(request).unwrap().wait().unwrap()
-});
-
-fn completion(pieces: &[String], reason: FinishReason) -> Completion {
-    let mut answer = ANSWER.clone();
-    let token = answer.tokens[0].clone();
-    let token = |(index, text): (usize, &String)| Token {
-        index,
-        text: text.clone(),
-        ..token.clone()
-    };
-    answer.text = pieces.concat();
-    answer.tokens = pieces.iter().enumerate().map(token).collect();
-    answer.finished.reason = reason;
-    answer.finished.usage = Usage {
-        prompt_tokens: 30,
-        completion_tokens: pieces.len(),
-        cached_tokens: 16,
-        ..Usage::default()
-    };
-    answer
-}
-
-fn events(call: &Call, answer: &Completion) -> Vec<Value> {
-    let mut chunks = Chunks::new(&ENGINE, call.form.clone(), stamp(), 1);
-    let mut events = chunks.begin();
-    let tokens = answer.tokens.iter().cloned().map(Event::Token);
-    for event in tokens.chain([Event::Finished(answer.finished.clone())]) {
-        events.extend(chunks.push(0, event).unwrap());
-    }
-    events.extend(chunks.finish());
-    events
 }
 
 /// What Anthropic's client makes of a stream; it must see events in their order.
@@ -237,73 +173,69 @@ fn every_field_does_what_its_table_says() {
 
 #[test]
 fn what_cannot_be_read_is_refused_by_name() {
-    let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}});
-    let pdf = json!({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": ""}});
-    let said = |block: Value| json!({"messages": [{"role": "user", "content": [block]}]});
-    for (fields, param, code) in [
-        (said(image), "messages", "unsupported_parameter"),
-        (said(pdf), "messages", "unsupported_parameter"),
-        (json!({"messages": []}), "messages", "invalid_value"),
-        (
-            json!({"messages": [{"role": "tool", "content": ""}]}),
-            "messages",
-            "invalid_value",
-        ),
-        (
-            json!({"max_tokens": null}),
-            "max_tokens",
-            "missing_required_parameter",
-        ),
-        (json!({"max_tokens": -1}), "max_tokens", "invalid_value"),
-        (
-            json!({"stop_sequences": "END"}),
-            "stop_sequences",
-            "invalid_value",
-        ),
-        (
-            json!({"thinking": {"type": "enabled", "budget_tokens": 3}}),
-            "thinking",
-            "invalid_value",
-        ),
-        (
-            json!({"thinking": {"type": "between_tools"}}),
-            "thinking",
-            "invalid_value",
-        ),
-        (
-            json!({"tools": [{"type": "bash_20250124", "name": "bash"}]}),
-            "tools",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"tool_choice": {"type": "any"}}),
-            "tool_choice",
-            "invalid_value",
-        ),
-        (
-            json!({"mcp_servers": [{"url": "x"}]}),
-            "mcp_servers",
-            "unsupported_parameter",
-        ),
-    ] {
-        let error = read(fields.clone()).unwrap_err();
-        assert_eq!(
-            (error.status, error.param.as_deref(), error.code),
-            (400, Some(param), Some(code)),
-            "{fields}"
-        );
-    }
+    let table = r#"
+        messages unsupported_parameter {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}]}]}
+        messages unsupported_parameter {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": ""}}]}]}
+        messages invalid_value {"messages": []}
+        messages invalid_value {"messages": [{"role": "tool", "content": ""}]}
+        max_tokens missing_required_parameter {"max_tokens": null}
+        max_tokens invalid_value {"max_tokens": -1}
+        stop_sequences invalid_value {"stop_sequences": "END"}
+        thinking invalid_value {"thinking": {"type": "enabled", "budget_tokens": 3}}
+        thinking invalid_value {"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 2000}
+        thinking invalid_value {"thinking": {"type": "between_tools"}}
+        tools unsupported_parameter {"tools": [{"type": "bash_20250124", "name": "bash"}]}
+        tool_choice invalid_value {"tool_choice": {"type": "any"}}
+        mcp_servers unsupported_parameter {"mcp_servers": [{"url": "x"}]}
+    "#;
+    check_refusals(table, read);
     let document = json!({"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "plain"}});
-    assert!(prompt(said(document)).contains("T\nplain"));
+    let said = json!({"messages": [{"role": "user", "content": [document]}]});
+    assert!(prompt(said).contains("T\nplain"));
+}
+
+#[test]
+fn a_last_message_of_the_assistant_is_gone_on_with() {
+    let with_last = |last: Value| json!({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": last}]});
+    let begun = prompt(with_last(json!("The answer is")));
+    assert!(begun.ends_with("The answer is"), "{begun}");
+    let parts = json!([{"type": "text", "text": "The answer is"}]);
+    assert_eq!(prompt(with_last(parts)), begun);
+    // One of nothing is as if it were not there.
+    assert_eq!(prompt(with_last(json!(""))), prompt(json!({})));
+    let count = count_tokens(&ENGINE, &body(with_last(json!("The answer is")))).unwrap();
+    let call = read(with_last(json!("The answer is"))).unwrap();
+    assert_eq!(count["input_tokens"], call.requests[0].prompt.len());
+    // The white space between the two is the answer's.
+    let answer = answer_of(&[" 4".to_owned()], FinishReason::Stop);
+    let message = call.form.response(&ENGINE, &stamp(), &[answer]);
+    assert_eq!(message["content"][0]["text"], " 4");
+    let table = r#"
+        messages invalid_value {"messages": [{"role": "assistant", "content": "Well, "}]}
+        messages invalid_value {"messages": [{"role": "assistant", "content": "Well,"}], "thinking": {"type": "adaptive"}}
+        messages invalid_value {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]}]}
+        messages unsupported_parameter {"messages": [{"role": "assistant", "content": "{"}], "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    "#;
+    check_refusals(table, read);
+}
+
+#[test]
+fn a_budget_limits_what_is_thought() {
+    let limit = |thinking: Value| {
+        let call = read(json!({"thinking": thinking, "max_tokens": 3000})).unwrap();
+        call.requests[0].options.max_thinking_tokens
+    };
+    let enabled = json!({"type": "enabled", "budget_tokens": 2000});
+    assert_eq!(limit(enabled), Some(2000));
+    assert_eq!(limit(json!({"type": "adaptive"})), None);
 }
 
 #[test]
 fn a_message_says_why_it_ended() {
-    let call =
-        read(json!({"tools": weather(), "thinking": {"type": "enabled", "budget_tokens": 1024}}))
-            .unwrap();
+    let thinking = json!({"type": "enabled", "budget_tokens": 1024});
+    let call = read(json!({"tools": weather(), "thinking": thinking, "max_tokens": 2000})).unwrap();
     let message = |text: &str, reason| {
-        let answer = completion(&[text.to_owned()], reason);
+        let answer = answer_of(&[text.to_owned()], reason);
         call.form.response(&ENGINE, &stamp(), &[answer])
     };
     let plain = message("<think>so</think>Hello", FinishReason::Stop);
@@ -326,7 +258,7 @@ fn a_message_says_why_it_ended() {
     );
     let call = read(json!({"tools": weather()})).unwrap();
     let message = |text: &str, reason| {
-        let answer = completion(&[text.to_owned()], reason);
+        let answer = answer_of(&[text.to_owned()], reason);
         call.form.response(&ENGINE, &stamp(), &[answer])
     };
     let calls = message("weather\n{\"city\": \"Rome\"}", FinishReason::Stop);
@@ -340,7 +272,7 @@ fn a_message_says_why_it_ended() {
         (&cut["stop_reason"], &cut["content"][0]["input"]),
         (&json!("max_tokens"), &json!({}))
     );
-    let mut stopped = completion(&["Hel".to_owned()], FinishReason::Stop);
+    let mut stopped = answer_of(&["Hel".to_owned()], FinishReason::Stop);
     stopped.finished.stop_string = Some("lo".to_owned());
     let stopped = call.form.response(&ENGINE, &stamp(), &[stopped]);
     assert_eq!(
@@ -351,7 +283,7 @@ fn a_message_says_why_it_ended() {
 
 #[test]
 fn who_asks_for_no_thoughts_gets_none() {
-    let answer = completion(&["<think>so</think>Hello".to_owned()], FinishReason::Stop);
+    let answer = answer_of(&["<think>so</think>Hello".to_owned()], FinishReason::Stop);
     let content = |thinking: Value| {
         let call = read(json!({"thinking": thinking})).unwrap();
         let streamed = joined(&events(&call, &answer));
@@ -383,18 +315,14 @@ proptest! {
         length in any::<bool>(),
         thinks in any::<bool>(),
     ) {
-        let chars: Vec<char> = text.chars().collect();
-        let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(chars.len() + 1)).collect();
-        places.extend([0, chars.len()]);
-        places.sort_unstable();
-        let pieces: Vec<String> = places.windows(2).map(|ends| chars[ends[0]..ends[1]].iter().collect()).collect();
+        let pieces = pieces(text, &cuts);
         let reason = if length { FinishReason::Length } else { FinishReason::Stop };
         let thinking = json!({"type": if thinks { "adaptive" } else { "disabled" }});
         let call = read(json!({"tools": weather(), "thinking": thinking})).unwrap();
-        let answer = completion(&pieces, reason);
+        let answer = answer_of(&pieces, reason);
         let whole = call.form.response(&ENGINE, &stamp(), std::slice::from_ref(&answer));
         prop_assert_eq!(joined(&events(&call, &answer)), whole.clone());
-        let uncut = call.form.response(&ENGINE, &stamp(), &[completion(&[text.to_owned()], reason)]);
+        let uncut = call.form.response(&ENGINE, &stamp(), &[answer_of(&[text.to_owned()], reason)]);
         prop_assert_eq!(&whole["content"], &uncut["content"]);
         prop_assert_eq!(&whole["stop_reason"], &uncut["stop_reason"]);
     }

@@ -5,14 +5,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use glm_runtime::{Engine, EngineHandle};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-
-static ENGINE: LazyLock<EngineHandle> = LazyLock::new(|| Engine::builder("demo").build().unwrap());
+use crate::testing::ENGINE;
 
 /// An input and an output in a folder of their own.
 struct Files {

@@ -4,6 +4,7 @@ use super::fields::{Kind, Known, is_false, never};
 
 /// Of chat completions.
 pub(crate) const CHAT_FIELDS: &[Known] = &[
+    Known::honoured("continue_final_message", Kind::Boolean),
     Known::honoured("include_reasoning", Kind::Boolean),
     Known::honoured("logprobs", Kind::Boolean),
     Known::honoured("max_completion_tokens", Kind::Count),
@@ -14,6 +15,7 @@ pub(crate) const CHAT_FIELDS: &[Known] = &[
     Known::honoured("prediction", Kind::Object),
     Known::honoured("reasoning_effort", Kind::Text),
     Known::honoured("response_format", Kind::Object),
+    Known::honoured("thinking_token_budget", Kind::Count),
     Known::honoured("tool_choice", Kind::TextOrObject),
     Known::honoured("tools", Kind::Objects),
     Known::honoured("top_logprobs", Kind::Count),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use glm_core::chat::{ChatRequest, Content, Message, prompt_ids_open_think};
+use glm_core::chat::{ChatFormat, ChatRequest, Content, Message, prompt_ids_open_think};
 use glm_core::tokenizer::SpecialTokens;
 use glm_runtime::{
     BeamOptions, EarlyStopping, EngineHandle, GenerateOptions, Request, SamplingParams,
@@ -75,18 +75,31 @@ fn chat(engine: &EngineHandle, fields: Fields<'_>) -> Result<Call, ApiError> {
         Some(max) => Some(max),
         None => fields.get("max_tokens")?,
     };
+    options.max_thinking_tokens = fields.get("thinking_token_budget")?;
     options.sampling.logprobs = chat_logprobs(fields)?;
     options.prediction = prediction(engine, fields)?;
     let tokenizer = engine.tokenizer()?;
     if format.needs_special_tokens(tokenizer, !tools.offered.is_empty()) {
         options.skip_special_tokens = false;
     }
+    let goes_on = !request.add_generation_prompt;
+    if goes_on {
+        check_end(format, &request)?;
+    }
+    if goes_on && options.grammar.is_some() {
+        let message = "an answer that goes on with a message cannot be made to have a form";
+        return Err(ApiError::not_supported(CONTINUE, message));
+    }
     let prompt = format
         .encode(tokenizer, &request)
         .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
     let opens_think = prompt_ids_open_think(tokenizer, &prompt);
+    let mut parser = format.answer_parser(&tools.offered, opens_think);
+    if goes_on {
+        parser = parser.going_on();
+    }
     let shape = Shape::Chat(Chat {
-        parser: Box::new(format.answer_parser(&tools.offered, opens_think)),
+        parser: Box::new(parser),
         names_tool: tools.is_named(),
         include_reasoning: fields.get("include_reasoning")?.unwrap_or(true),
     });
@@ -117,13 +130,51 @@ pub(super) fn chat_request(fields: Fields<'_>, tools: &Tools) -> Result<ChatRequ
     if let Some(effort) = effort {
         kwargs.entry("reasoning_effort").or_insert(effort.into());
     }
+    let goes_on = fields.get(CONTINUE)?.unwrap_or(false);
+    if goes_on {
+        check_last(&messages)?;
+    }
     Ok(ChatRequest {
         messages,
         tools: tools.offered.clone(),
-        add_generation_prompt: true,
+        add_generation_prompt: !goes_on,
         enable_thinking: thinking,
         kwargs,
     })
+}
+
+/// Whether the answer goes on with the last message, which is the beginning of it.
+const CONTINUE: &str = "continue_final_message";
+
+/// Refuses to go on with what is not the beginning of an answer.
+fn check_last(messages: &[Message]) -> Result<(), ApiError> {
+    let last = messages.last().filter(|last| last.role == "assistant");
+    let text = last.and_then(|last| last.plain_text().ok());
+    let has_calls = last.is_some_and(|last| !last.tool_calls.is_empty());
+    match text {
+        Some(text) if !has_calls && !text.trim().is_empty() && text == text.trim_end() => Ok(()),
+        _ => {
+            let message = "to go on with the last message, it must be the assistant's, have a text that does not end with white \
+                           space, and no calls of tools";
+            Err(ApiError::invalid("messages", message))
+        }
+    }
+}
+
+/// Refuses to go on with a message behind which the template says more.
+fn check_end(format: &ChatFormat, request: &ChatRequest) -> Result<(), ApiError> {
+    let prompt = format.render(request);
+    let prompt = prompt.map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+    let last = request.messages.last();
+    let text = last.and_then(|last| last.plain_text().ok());
+    match prompt.ends_with(&text.unwrap_or_default()) {
+        true => Ok(()),
+        false => {
+            let message =
+                "the template of this model ends every message, so none can be gone on with";
+            Err(ApiError::not_supported(CONTINUE, message))
+        }
+    }
 }
 
 /// A text that the answer is expected to resemble. It changes when the answer comes and nothing else, and where the engine does not look

@@ -11,13 +11,7 @@ use serde_json::{Value, json};
 
 use super::tests::{ENGINE, answer, chat, completion};
 use super::*;
-
-fn stamp() -> Stamp {
-    Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    }
-}
+use crate::testing::stamp;
 
 fn weather() -> Value {
     let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});

@@ -1,18 +1,15 @@
 //! Bodies in, bodies out.
 
-use std::sync::LazyLock;
-
 use glm_core::tokenizer::SpecialTokens;
 use glm_runtime::{
-    Completion, Engine, EngineHandle, FinishReason, Finished, Timings, Usage,
+    Completion, FinishReason, Finished, Timings, Usage,
     batch::{self, Job},
 };
 use serde_json::{Map, Value, json};
 
 use super::*;
 
-pub(super) static ENGINE: LazyLock<EngineHandle> =
-    LazyLock::new(|| Engine::builder("demo").build().unwrap());
+pub(super) use crate::testing::ENGINE;
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(fields) = value else {

@@ -14,6 +14,7 @@ pub(crate) const TOKENIZE_FIELDS: &[Known] = &[
     Known::honoured("add_generation_prompt", Kind::Boolean),
     Known::honoured("add_special_tokens", Kind::Boolean),
     Known::honoured("chat_template_kwargs", Kind::Object),
+    Known::honoured("continue_final_message", Kind::Boolean),
     Known::honoured("messages", Kind::Objects),
     Known::honoured("model", Kind::Text),
     Known::honoured("prompt", Kind::Text),
@@ -55,7 +56,9 @@ pub fn tokenize(engine: &EngineHandle, body: &Map<String, Value>) -> Result<Valu
 
 fn chat_tokens(engine: &EngineHandle, fields: Fields<'_>) -> Result<Vec<u32>, ApiError> {
     let mut request = chat_request(fields, &Tools::read(fields)?)?;
-    request.add_generation_prompt = fields.get("add_generation_prompt")?.unwrap_or(true);
+    if let Some(add) = fields.get("add_generation_prompt")? {
+        request.add_generation_prompt = add;
+    }
     let tokens = engine.chat_format()?.encode(engine.tokenizer()?, &request);
     tokens.map_err(|error| ApiError::invalid("messages", error.to_string()))
 }

@@ -151,14 +151,7 @@ impl ResponseEvents {
             "output_index": index,
             "item": item,
         })];
-        if !matches!(part, Part::Call { .. }) {
-            events.push(self.of_content(
-                "response.content_part.added",
-                index,
-                "part",
-                content(part),
-            ));
-        }
+        events.extend(self.of_part("response.content_part.added", index, part));
         events
     }
 
@@ -184,14 +177,7 @@ impl ResponseEvents {
                 "arguments": arguments,
             })],
         };
-        if !matches!(part, Part::Call { .. }) {
-            events.push(self.of_content(
-                "response.content_part.done",
-                index,
-                "part",
-                content(part),
-            ));
-        }
+        events.extend(self.of_part("response.content_part.done", index, part));
         let item = item(index, part, &self.stamp, status_of_item(part, is_cut));
         self.output.push(item.clone());
         events.push(json!({
@@ -200,6 +186,12 @@ impl ResponseEvents {
             "item": item,
         }));
         events
+    }
+
+    /// An event about the one part of the open item's content, if it has any.
+    fn of_part(&self, kind: &str, index: usize, part: &Part) -> Option<Value> {
+        let has_content = !matches!(part, Part::Call { .. });
+        has_content.then(|| self.of_content(kind, index, "part", content(part)))
     }
 
     /// An event about the content of the open item.

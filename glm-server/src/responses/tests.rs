@@ -1,44 +1,20 @@
 //! Bodies of responses in, responses and their events out.
 
-use std::sync::LazyLock;
-
-use glm_runtime::{
-    Completion, Engine, EngineError, EngineHandle, Event, FinishReason, GenerateOptions, Request,
-    Token, Usage,
-};
+use glm_runtime::{Completion, EngineError, Event, FinishReason};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::openai::fields::check_fates;
-use crate::openai::{ApiError, Call, Chunks, Endpoint, Stamp};
-
-static ENGINE: LazyLock<EngineHandle> = LazyLock::new(|| Engine::builder("demo").build().unwrap());
-
-/// An answer to make others of.
-static ANSWER: LazyLock<Completion> = LazyLock::new(|| {
-    let options = GenerateOptions {
-        max_tokens: Some(1),
-        ..GenerateOptions::default()
-    };
-    let request = Request::new([5]).with_options(options);
-    ENGINE.submit(request).unwrap().wait().unwrap()
-});
+use crate::openai::{ApiError, Call, Chunks, Endpoint};
+use crate::testing::{self, ENGINE, answer_of, check_refusals, pieces, prompt, stamp};
 
 fn body(fields: Value) -> Map<String, Value> {
-    let mut body = Map::new();
-    body.insert("input".to_owned(), "Hi".into());
-    body.extend(fields.as_object().unwrap().clone());
-    body
+    testing::with(json!({"input": "Hi"}), fields)
 }
 
 fn read(fields: Value) -> Result<Call, ApiError> {
     Call::read(&ENGINE, Endpoint::Responses, &body(fields))
-}
-
-fn prompt(call: &Call) -> String {
-    let tokenizer = ENGINE.tokenizer().unwrap();
-    tokenizer.decode(&call.requests[0].prompt, false)
 }
 
 fn weather() -> Value {
@@ -46,41 +22,8 @@ fn weather() -> Value {
     json!([{"type": "function", "name": "weather", "description": "The weather", "parameters": parameters, "strict": null}])
 }
 
-fn stamp() -> Stamp {
-    Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    }
-}
-
-fn completion(pieces: &[String], reason: FinishReason) -> Completion {
-    let mut answer = ANSWER.clone();
-    let token = answer.tokens[0].clone();
-    let token = |(index, text): (usize, &String)| Token {
-        index,
-        text: text.clone(),
-        ..token.clone()
-    };
-    answer.text = pieces.concat();
-    answer.tokens = pieces.iter().enumerate().map(token).collect();
-    answer.finished.reason = reason;
-    answer.finished.usage = Usage {
-        prompt_tokens: 30,
-        completion_tokens: pieces.len(),
-        cached_tokens: 16,
-        ..Usage::default()
-    };
-    answer
-}
-
 fn events(call: &Call, answer: &Completion) -> Vec<Value> {
-    let mut chunks = Chunks::new(&ENGINE, call.form.clone(), stamp(), 1);
-    let mut events = chunks.begin();
-    let tokens = answer.tokens.iter().cloned().map(Event::Token);
-    for event in tokens.chain([Event::Finished(answer.finished.clone())]) {
-        events.extend(chunks.push(0, event).unwrap());
-    }
-    events.extend(chunks.finish());
+    let events = testing::events(call, answer);
     for (number, event) in events.iter().enumerate() {
         assert_eq!(event["sequence_number"], number);
     }
@@ -173,7 +116,7 @@ fn a_conversation_reaches_the_model() {
 #[test]
 fn a_response_is_gone_on_from() {
     let call = read(json!({"instructions": "Once."})).unwrap();
-    let answer = completion(&["Hello".to_owned()], FinishReason::Stop);
+    let answer = answer_of(&["Hello".to_owned()], FinishReason::Stop);
     let response = call.form.response(&ENGINE, &stamp(), &[answer]);
     let form = call.form.response_form().unwrap();
     let stored = Stored {
@@ -205,7 +148,7 @@ fn options_reach_the_engine_and_are_said_again() {
         (Some(7), true, true)
     );
     assert!(!call.form.response_form().unwrap().is_stored());
-    let answer = completion(&[], FinishReason::Stop);
+    let answer = answer_of(&[], FinishReason::Stop);
     let response = call.form.response(&ENGINE, &stamp(), &[answer]);
     for (field, value) in [
         ("id", json!("resp_7")),
@@ -245,92 +188,33 @@ fn every_field_does_what_its_table_says() {
 
 #[test]
 fn what_cannot_be_read_is_refused_by_name() {
-    for (fields, param, code) in [
-        (
-            json!({"input": null}),
-            "input",
-            "missing_required_parameter",
-        ),
-        (json!({"input": []}), "input", "invalid_value"),
-        (
-            json!({"input": [{"type": "item_reference", "id": "m"}]}),
-            "input",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"input": [{"type": "computer_call"}]}),
-            "input",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
-            "input",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"input": [{"role": "tool", "content": ""}]}),
-            "input",
-            "invalid_value",
-        ),
-        (
-            json!({"tools": [{"type": "web_search"}]}),
-            "tools",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"tools": [{"type": "function"}]}),
-            "tools",
-            "invalid_value",
-        ),
-        (
-            json!({"tool_choice": "required"}),
-            "tool_choice",
-            "invalid_value",
-        ),
-        (
-            json!({"text": {"format": {"type": "json_schema"}}}),
-            "text",
-            "invalid_value",
-        ),
-        (json!({"text": {"format": "json"}}), "text", "invalid_value"),
-        (
-            json!({"text": {"verbosity": "low"}}),
-            "text",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"include": ["message.output_text.logprobs"]}),
-            "include",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"truncation": "auto"}),
-            "truncation",
-            "unsupported_parameter",
-        ),
-        (
-            json!({"conversation": "c"}),
-            "conversation",
-            "unsupported_parameter",
-        ),
-    ] {
-        let error = read(fields.clone()).unwrap_err();
-        assert_eq!(
-            (error.status, error.param.as_deref(), error.code),
-            (400, Some(param), Some(code)),
-            "{fields}"
-        );
-    }
-    assert!(
-        read(json!({"truncation": "disabled", "include": ["reasoning.encrypted_content"]})).is_ok()
-    );
+    let table = r#"
+        input missing_required_parameter {"input": null}
+        input invalid_value {"input": []}
+        input unsupported_parameter {"input": [{"type": "item_reference", "id": "m"}]}
+        input unsupported_parameter {"input": [{"type": "computer_call"}]}
+        input unsupported_parameter {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}
+        input invalid_value {"input": [{"role": "tool", "content": ""}]}
+        tools unsupported_parameter {"tools": [{"type": "web_search"}]}
+        tools invalid_value {"tools": [{"type": "function"}]}
+        tool_choice invalid_value {"tool_choice": "required"}
+        text invalid_value {"text": {"format": {"type": "json_schema"}}}
+        text invalid_value {"text": {"format": "json"}}
+        text unsupported_parameter {"text": {"verbosity": "low"}}
+        include unsupported_parameter {"include": ["message.output_text.logprobs"]}
+        truncation unsupported_parameter {"truncation": "auto"}
+        conversation unsupported_parameter {"conversation": "c"}
+    "#;
+    check_refusals(table, read);
+    let harmless = json!({"truncation": "disabled", "include": ["reasoning.encrypted_content"]});
+    assert!(read(harmless).is_ok());
 }
 
 #[test]
 fn a_response_says_how_it_ended() {
     let call = read(json!({"tools": weather()})).unwrap();
     let response = |text: &str, reason| {
-        let answer = completion(&[text.to_owned()], reason);
+        let answer = answer_of(&[text.to_owned()], reason);
         call.form.response(&ENGINE, &stamp(), &[answer])
     };
     let whole = response("<think>so</think>Hello", FinishReason::Stop);
@@ -394,19 +278,15 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
         length in any::<bool>(),
     ) {
-        let chars: Vec<char> = text.chars().collect();
-        let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(chars.len() + 1)).collect();
-        places.extend([0, chars.len()]);
-        places.sort_unstable();
-        let pieces: Vec<String> = places.windows(2).map(|ends| chars[ends[0]..ends[1]].iter().collect()).collect();
+        let pieces = pieces(text, &cuts);
         let reason = if length { FinishReason::Length } else { FinishReason::Stop };
         let call = read(json!({"tools": weather()})).unwrap();
-        let answer = completion(&pieces, reason);
+        let answer = answer_of(&pieces, reason);
         let whole = call.form.response(&ENGINE, &stamp(), std::slice::from_ref(&answer));
         let events = events(&call, &answer);
         prop_assert_eq!(&events.last().unwrap()["response"], &whole);
         prop_assert_eq!(&Value::from(joined(&events)), &whole["output"]);
-        let uncut = call.form.response(&ENGINE, &stamp(), &[completion(&[text.to_owned()], reason)]);
+        let uncut = call.form.response(&ENGINE, &stamp(), &[answer_of(&[text.to_owned()], reason)]);
         prop_assert_eq!(&whole["output"], &uncut["output"]);
     }
 }

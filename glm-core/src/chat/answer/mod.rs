@@ -160,6 +160,12 @@ impl AnswerParser {
         }
     }
 
+    /// For an answer whose first words are in the prompt: the white space that it goes on with belongs to its text.
+    pub fn going_on(mut self) -> Self {
+        self.sink.go_on();
+        self
+    }
+
     /// Takes more text; returns what is certain by now.
     pub fn push(&mut self, text: &str) -> Vec<AnswerEvent> {
         for c in text.chars() {

@@ -32,6 +32,11 @@ impl Sink {
         }
     }
 
+    /// The text has begun before.
+    pub(super) fn go_on(&mut self) {
+        self.said = true;
+    }
+
     pub(super) fn take(&mut self) -> Vec<AnswerEvent> {
         std::mem::take(&mut self.events)
     }
