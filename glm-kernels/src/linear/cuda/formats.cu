@@ -15,7 +15,7 @@
 // columns are to come out of one mask with 0x000f000f as well. Activations of the dot product have the same order.
 
 enum Minimum { NO_MINIMUM, DIRECT_MINIMUM, SCALED_MINIMUM };
-enum Levels { INTEGERS, IQ4_TABLE, E4M3 };
+enum Levels { INTEGERS, IQ4_TABLE, E4M3 }; // E4M3: 8-bit floats, whose values are 2^-8 of what they are read as elsewhere
 
 #define CHUNK 64u
 #define UNIT 32u
@@ -24,6 +24,7 @@ enum Levels { INTEGERS, IQ4_TABLE, E4M3 };
 // FACTORS: integer scales of 32 columns; ZERO: the code of the value 0.
 template <u32 LOW, u32 HIGH, u32 GROUP, u32 FACTORS, Minimum MINIMUM, u32 ZERO_, Levels LEVELS> struct Blocks {
     static constexpr bool HALF = true;
+    static constexpr bool INTEGER = LEVELS != E4M3;
     static constexpr u32 ZERO = ZERO_;
     static constexpr bool HAS_MINIMUM = MINIMUM != NO_MINIMUM;
     // Bytes of a record of factors, so words of four of them; words of four or two scales.

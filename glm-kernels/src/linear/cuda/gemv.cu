@@ -1,6 +1,7 @@
 // out[t, r] = bias[r] + sum over c of x[t, c] * weight[r, c] for up to eight tokens, weights in block formats.
 //
-// Activations are rounded to 8 bits in blocks of 32, as on the CPU, and products are `dp4a`. A block of threads works on one
+// Activations are rounded to 8 bits in blocks of 32, as on the CPU, and products are `dp4a`; only 8-bit floats meet them as they
+// are, in f32. A block of threads works on one
 // panel, its eight warps on eight runs of columns; what they have is added in their order, so a result does not depend on
 // scheduling. Weights are read once, past the first-level cache.
 
@@ -77,6 +78,35 @@ static __device__ __forceinline__ void add_products(const typename F::Raw& raw, 
     }
 }
 
+// The same for floats: `x` are the tokens' rows.
+template <class F, u32 T>
+static __device__ __forceinline__ void add_float_products(const typename F::Raw& raw, const float* (&x)[T], u32 columns, u32 chunk,
+                                                          u32 t, float (&sums)[2][T]) {
+#pragma unroll
+    for (u32 unit = 0; unit < 2; unit++) {
+        u32 column = chunk * CHUNK + unit * UNIT + 8 * t;
+        if (column >= columns) continue;
+        u32 pairs[2][4];
+        float scale[2];
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            F::code_pairs(raw, half, unit, pairs[half]);
+            scale[half] = F::scale(raw, half, unit, t);
+        }
+#pragma unroll
+        for (u32 token = 0; token < T; token++) {
+            float4 a = *(const float4*)(x[token] + column), b = *(const float4*)(x[token] + column + 4);
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                const u32(&w)[4] = pairs[half];
+                float sum = f16_low(w[0]) * a.x + f16_high(w[0]) * a.y + f16_low(w[1]) * a.z + f16_high(w[1]) * a.w;
+                sum += f16_low(w[2]) * b.x + f16_high(w[2]) * b.y + f16_low(w[3]) * b.z + f16_high(w[3]) * b.w;
+                sums[half][token] += scale[half] * sum;
+            }
+        }
+    }
+}
+
 // A block's panel: see the kernels.
 template <class F, u32 T>
 static __device__ __forceinline__ void gemv(float* out, const u8* weights, const u8* codes, const float* scales, const float* x,
@@ -92,7 +122,11 @@ static __device__ __forceinline__ void gemv(float* out, const u8* weights, const
 
     const u8* x_codes[T];
     const float* x_scales[T];
-    if constexpr (T == 1) { // each warp rounds its own columns
+    const float* x_rows[T];
+    if constexpr (!F::INTEGER) {
+#pragma unroll
+        for (u32 token = 0; token < T; token++) x_rows[token] = x + (u64)min(blockIdx.y * T + token, tokens - 1) * columns;
+    } else if constexpr (T == 1) { // each warp rounds its own columns
         u8* own = dynamic_shared();
         float* own_scales = (float*)(own + chunks * CHUNK);
 #pragma unroll 1
@@ -122,7 +156,10 @@ static __device__ __forceinline__ void gemv(float* out, const u8* weights, const
         for (u32 i = 0; i < UNROLL; i++) F::load(raw[i], place, min(chunk + i, last - 1));
 #pragma unroll
         for (u32 i = 0; i < UNROLL; i++)
-            if (chunk + i < last) add_products<F, T>(raw[i], x_codes, x_scales, chunk + i, t, sums);
+            if (chunk + i < last) {
+                if constexpr (F::INTEGER) add_products<F, T>(raw[i], x_codes, x_scales, chunk + i, t, sums);
+                else add_float_products<F, T>(raw[i], x_rows, columns, chunk + i, t, sums);
+            }
     }
 #pragma unroll
     for (u32 half = 0; half < 2; half++)
@@ -142,8 +179,8 @@ static __device__ __forceinline__ void gemv(float* out, const u8* weights, const
     out[(u64)(blockIdx.y * T + token) * stride + row] = sum;
 }
 
-// Grid: (panels, runs of T tokens); 256 threads. One token: dynamic shared memory for its codes, 72 bytes a chunk, and x is f32. More: `codes` and
-// `scales` of linear_quantize.
+// Grid: (panels, runs of T tokens); 256 threads. One token, and weights of integers: dynamic shared memory for its codes, 72 bytes
+// a chunk. More: `codes` and `scales` of linear_quantize. Weights of floats take `x` alone.
 #define GEMV(format, Format, T)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) linear_gemv_##format##_##T(                                                \
         float* out, const u8* weights, const u8* codes, const float* scales, const float* x, const float* bias, u32 rows,        \
@@ -171,3 +208,4 @@ GEMVS(iq4_nl, IQ4_NL)
 GEMVS(iq4_xs, IQ4_XS)
 GEMVS(int4, INT4)
 GEMV(int4, INT4, 8)
+GEMVS(fp8, FP8)
