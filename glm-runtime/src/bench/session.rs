@@ -321,6 +321,8 @@ impl<'a> Session<'a> {
         let least = sequence_tokens(batch, depth, gen_tokens);
         let max_tokens = share.max(least).min(info.max_model_len) - prompt;
         let lead = least - prompt - 1 - gen_tokens;
+        // Before the first of them can have a token: the engine of a small model may be far ahead of this thread.
+        let begun = Instant::now();
         let streams = (0..batch)
             .map(|_| {
                 let ids = self.prompts.take(prompt);
@@ -330,7 +332,7 @@ impl<'a> Session<'a> {
         let mut running = Running {
             streams,
             room: max_tokens - lead,
-            last_step: Instant::now(),
+            last_step: begun,
         };
         running.steps(1)?;
         Ok(running)
