@@ -20,10 +20,7 @@ struct Sequences {
     dims: AttnDims,
     kv: KvLayer,
     queries: Tensor,
-    query_start: Vec<u32>,
-    context_lens: Vec<u32>,
-    block_tables: Vec<u32>,
-    blocks: usize,
+    batch: AttnBatch,
 }
 
 impl Sequences {
@@ -61,29 +58,24 @@ impl Sequences {
         }
         let width = dims.num_heads * dims.head_dim;
         let rows = count * queries;
+        let query_start = (0..=count).map(|sequence| (sequence * queries) as u32);
         Self {
             dims,
             kv,
             queries: Tensor::from_f32(device, &random(rows * width, 3), &[rows, width])
                 .expect("fits"),
-            query_start: (0..=count)
-                .map(|sequence| (sequence * queries) as u32)
-                .collect(),
-            context_lens: vec![context as u32; count],
-            block_tables: (0..(count * blocks) as u32).collect(),
-            blocks,
+            batch: AttnBatch {
+                query_start: query_start.collect::<Vec<_>>().into(),
+                context_lens: vec![context as u32; count].into(),
+                block_tables: (0..(count * blocks) as u32).collect::<Vec<_>>().into(),
+                max_blocks_per_seq: blocks,
+            },
         }
     }
 
     fn attend(&self) -> Tensor {
-        let batch = AttnBatch {
-            query_start: &self.query_start,
-            context_lens: &self.context_lens,
-            block_tables: &self.block_tables,
-            max_blocks_per_seq: self.blocks,
-        };
         let scale = (self.dims.head_dim as f32).sqrt().recip();
-        paged_attention(&self.queries, &self.kv, &batch, self.dims, scale).expect("shapes fit")
+        paged_attention(&self.queries, &self.kv, &self.batch, self.dims, scale).expect("shapes fit")
     }
 }
 
@@ -95,13 +87,14 @@ fn store(device: &Device, dims: AttnDims, kv: &mut KvLayer, first_slot: u32, con
         .iter()
         .map(|position| first_slot + position)
         .collect();
-    let inv_freq = vec![1e-3; dims.head_dim / 4];
+    let pairs = dims.head_dim / 4;
+    let inv_freq = Tensor::from_f32(device, &vec![1e-3; pairs], &[pairs]).expect("fits");
     let angles =
-        RopeAngles::new(device, &inv_freq, &positions, 1.0, Pairing::Interleaved).expect("fits");
+        RopeAngles::new(&inv_freq, &positions.into(), 1.0, Pairing::Interleaved).expect("fits");
     let seed = u64::from(first_slot) + 7;
     let qkv =
         Tensor::from_f32(device, &random(context * width, seed), &[context, width]).expect("fits");
-    rope_store_kv(&qkv, dims, &angles, &slots, kv).expect("shapes fit");
+    rope_store_kv(&qkv, dims, &angles, &slots.into(), kv).expect("shapes fit");
 }
 
 fn decode(c: &mut Criterion) {

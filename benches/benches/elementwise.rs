@@ -9,8 +9,8 @@ use common::{Machine, Work, random_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use glm_benches::{GLM_4_9B, random};
 use glm_kernels::{
-    AttnDims, Device, KvDType, KvLayer, Pairing, RopeAngles, Tensor, WeightFormat, add_rms_norm,
-    embed, rms_norm, rope_store_kv, swiglu,
+    AttnDims, Device, Indices, KvDType, KvLayer, Pairing, RopeAngles, Tensor, WeightFormat,
+    add_rms_norm, embed, rms_norm, rope_store_kv, swiglu,
 };
 
 const ROWS: [usize; 3] = [1, 8, 512];
@@ -68,12 +68,13 @@ fn rope(c: &mut Criterion) {
     let inv_freq: Vec<f32> = (0..dims.head_dim / 4)
         .map(|i| 10_000f32.powf(-(i as f32) / 32.0))
         .collect();
+    let inv_freq = Tensor::from_f32(device, &inv_freq, &[inv_freq.len()]).expect("fits");
     let mut group = c.benchmark_group("rope_store_kv");
     for rows in ROWS {
         let qkv = matrix(device, rows, width);
-        let positions: Vec<u32> = (0..rows as u32).collect();
-        let angles = RopeAngles::new(device, &inv_freq, &positions, 1.0, Pairing::Interleaved)
-            .expect("fits");
+        let positions: Indices = (0..rows as u32).collect::<Vec<_>>().into();
+        let angles =
+            RopeAngles::new(&inv_freq, &positions, 1.0, Pairing::Interleaved).expect("fits");
         let blocks = rows.div_ceil(BLOCK_SIZE);
         let (heads, head_dim) = (dims.num_kv_heads, dims.head_dim);
         let mut kv =
@@ -98,6 +99,7 @@ fn embeddings(c: &mut Criterion) {
         for rows in ROWS {
             // Spread over the table, as a text's tokens are.
             let ids: Vec<u32> = (0..rows).map(|i| (i * 997 % VOCAB_SIZE) as u32).collect();
+            let ids: Indices = ids.into();
             let id = BenchmarkId::new(format.name(), rows);
             machine.bench(&mut group, id, Work::Bytes(rows * row), || {
                 black_box(embed(&table, &ids).expect("ids of the table"));

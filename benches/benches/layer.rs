@@ -9,8 +9,8 @@ use common::{Machine, Work, is_measuring, random_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use glm_benches::{GLM_EDGE_1_5B, LayerShape, random};
 use glm_kernels::{
-    AttnBatch, AttnDims, Device, KernelError, KvDType, KvLayer, Pairing, RopeAngles, Tensor,
-    Weight, WeightFormat, add, add_rms_norm, gated_mlp, linear, paged_attention, rms_norm,
+    AttnBatch, AttnDims, Device, Indices, KernelError, KvDType, KvLayer, Pairing, RopeAngles,
+    Tensor, Weight, WeightFormat, add, add_rms_norm, gated_mlp, linear, paged_attention, rms_norm,
     rope_store_kv,
 };
 
@@ -25,9 +25,8 @@ struct Layer {
     dims: AttnDims,
     angles: RopeAngles,
     kv: KvLayer,
-    slots: Vec<u32>,
-    block_table: Vec<u32>,
-    context: usize,
+    slots: Indices,
+    batch: AttnBatch,
 }
 
 impl Layer {
@@ -41,6 +40,8 @@ impl Layer {
         let inv_freq: Vec<f32> = (0..dims.head_dim / 2)
             .map(|i| 10_000f32.powf(-2.0 * i as f32 / dims.head_dim as f32))
             .collect();
+        let inv_freq = Tensor::from_f32(device, &inv_freq, &[inv_freq.len()]).expect("fits");
+        let slots = positions.into();
         let blocks = context.div_ceil(BLOCK_SIZE);
         Self {
             norm: Tensor::from_f32(device, &vec![1.0; SHAPE.hidden_size], &[SHAPE.hidden_size])
@@ -49,8 +50,7 @@ impl Layer {
                 .linear_layers()
                 .map(|shape| random_weight(device, format, shape)),
             dims,
-            angles: RopeAngles::new(device, &inv_freq, &positions, 1.0, Pairing::Interleaved)
-                .expect("fits"),
+            angles: RopeAngles::new(&inv_freq, &slots, 1.0, Pairing::Interleaved).expect("fits"),
             kv: KvLayer::new(
                 device,
                 KvDType::F16,
@@ -60,9 +60,13 @@ impl Layer {
                 dims.head_dim,
             )
             .expect("fits"),
-            slots: positions,
-            block_table: (0..blocks as u32).collect(),
-            context,
+            batch: AttnBatch {
+                query_start: [0, slots.len() as u32].into(),
+                context_lens: [context as u32].into(),
+                block_tables: (0..blocks as u32).collect::<Vec<_>>().into(),
+                max_blocks_per_seq: blocks,
+            },
+            slots,
         }
     }
 
@@ -71,14 +75,8 @@ impl Layer {
         let normed = rms_norm(x, &self.norm, 1e-5)?;
         let qkv = linear(&normed, qkv, None)?;
         let q = rope_store_kv(&qkv, self.dims, &self.angles, &self.slots, &mut self.kv)?;
-        let batch = AttnBatch {
-            query_start: &[0, self.slots.len() as u32],
-            context_lens: &[self.context as u32],
-            block_tables: &self.block_table,
-            max_blocks_per_seq: self.block_table.len(),
-        };
         let scale = (self.dims.head_dim as f32).sqrt().recip();
-        let attended = paged_attention(&q, &self.kv, &batch, self.dims, scale)?;
+        let attended = paged_attention(&q, &self.kv, &self.batch, self.dims, scale)?;
         let normed = add_rms_norm(x, &linear(&attended, o, None)?, &self.norm, 1e-5)?;
         add(x, &gated_mlp(&normed, gate_up, down)?)
     }

@@ -1,7 +1,7 @@
 //! The errors of this crate: every one names what was wrong, what was expected and, where there is
 //! one, the way out.
 
-use crate::{DType, WeightFormat};
+use crate::{CudaError, DType, WeightFormat};
 
 /// Why a kernel refused its arguments, or a device could not be set up.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -91,6 +91,61 @@ pub enum KernelError {
         /// The size of the buffer that was asked for.
         bytes: usize,
     },
+    /// A graphics processor has no memory left for a buffer.
+    #[error("{device} has no room for {bytes} bytes: {available} are left")]
+    DeviceMemory {
+        /// The device.
+        device: String,
+        /// The size of the buffer that was asked for.
+        bytes: usize,
+        /// The bytes that can still be allocated, cached ones included.
+        available: u64,
+    },
+    /// A graphics processor failed for good: nothing can be computed on it until the program is started
+    /// again.
+    #[error("{device} is lost until the program is started again: {reason}")]
+    DeviceLost {
+        /// The device.
+        device: String,
+        /// The first failure.
+        reason: String,
+    },
+    /// CUDA could not be used, or a call of its driver failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// The host is to look at values that lie on a graphics processor.
+    #[error("{op}: the values are on {device}: copy them with Tensor::to_host first")]
+    OnDevice {
+        /// The operation that was called.
+        op: &'static str,
+        /// Where they are.
+        device: String,
+    },
+    /// Arguments of an operation lie on different devices.
+    #[error("{op}: `{name}` is on {found}, the operation runs on {expected}")]
+    OtherDevice {
+        /// The operation that was called.
+        op: &'static str,
+        /// The argument.
+        name: &'static str,
+        /// The device of the operation.
+        expected: String,
+        /// The device of the argument.
+        found: String,
+    },
+    /// What works on the CPU only.
+    #[error("{op}: there is no {what} on CUDA: use {instead}")]
+    NotOnCuda {
+        /// The operation that was called.
+        op: &'static str,
+        /// What was asked for.
+        what: String,
+        /// What does work there.
+        instead: &'static str,
+    },
+    /// A format that only graphics processors have.
+    #[error("{0} weights are for graphics processors only: use q8_0 or q4_k on the CPU")]
+    OnlyOnCuda(WeightFormat),
     /// The name of an instruction set (option or `GLM_ISA`) is not one of ours.
     #[error("unknown instruction set `{0}`: use scalar, avx2, avx512, amx or neon")]
     UnknownIsa(String),

@@ -32,10 +32,12 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod bandwidth;
+mod cuda;
 mod device;
 mod embed;
 mod error;
 mod gather_rows;
+mod indices;
 mod isa;
 mod kv_layer;
 mod linear;
@@ -49,6 +51,7 @@ mod profile;
 pub mod quant;
 mod rms_norm;
 mod rope;
+mod sample;
 mod scatter_add;
 mod simd;
 mod swiglu;
@@ -57,10 +60,14 @@ mod tensor;
 mod testing;
 
 pub use bandwidth::bandwidth;
+#[cfg(feature = "cuda-emulation")]
+pub use cuda::emulation::{CudaFaults, EmulatedCuda};
+pub use cuda::{CudaError, CudaOptions, DeviceInfo, MemoryInfo, cuda_devices};
 pub use device::{CpuOptions, Device};
 pub use embed::embed;
 pub use error::KernelError;
 pub use gather_rows::gather_rows;
+pub use indices::Indices;
 pub use isa::Isa;
 #[cfg(target_arch = "aarch64")]
 pub use isa::Neon;
@@ -75,6 +82,7 @@ pub use peaks::{Peaks, peaks};
 pub use profile::{Cost, Op, Recorder, Span, Work};
 pub use rms_norm::{add, add_rms_norm, rms_norm};
 pub use rope::{AttnDims, Pairing, RopeAngles, rope_store_kv};
+pub use sample::{SampleRule, SampledToken, sample};
 pub use scatter_add::scatter_add;
 pub use swiglu::swiglu;
 pub use tensor::{DType, Tensor};

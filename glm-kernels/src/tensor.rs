@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
+use crate::cuda::{CudaDevice, DeviceBuffer, DevicePtr};
 use crate::memory::{Buffer, Element};
 use crate::{Device, KernelError};
 
@@ -79,7 +80,46 @@ pub struct Tensor {
     device: Device,
     dtype: DType,
     shape: Shape,
-    memory: Arc<Buffer>,
+    memory: Arc<Memory>,
+}
+
+/// Where the elements lie.
+enum Memory {
+    Host(Buffer),
+    Cuda(DeviceBuffer),
+}
+
+impl Memory {
+    /// Memory of unspecified content.
+    fn new(device: &Device, bytes: usize) -> Result<Self, KernelError> {
+        match device.as_cuda() {
+            Some(cuda) => Ok(Self::Cuda(cuda.allocate(bytes)?)),
+            None => Ok(Self::Host(device.allocate(bytes)?)),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Host(buffer) => buffer.len(),
+            Self::Cuda(buffer) => buffer.len(),
+        }
+    }
+
+    fn fill(&mut self, value: u8) -> Result<(), KernelError> {
+        match self {
+            Self::Host(buffer) => buffer.as_bytes_mut().fill(value),
+            Self::Cuda(buffer) => buffer.fill(value)?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), KernelError> {
+        match self {
+            Self::Host(buffer) => buffer.as_bytes_mut().copy_from_slice(bytes),
+            Self::Cuda(buffer) => buffer.copy_in(0, bytes)?,
+        }
+        Ok(())
+    }
 }
 
 impl Tensor {
@@ -87,11 +127,12 @@ impl Tensor {
     /// builds fill it with NaN.
     ///
     /// # Errors
-    /// [`KernelError::Rank`], [`KernelError::ShapeOverflow`] or [`KernelError::OutOfMemory`].
+    /// [`KernelError::Rank`], [`KernelError::ShapeOverflow`], and [`KernelError::OutOfMemory`] or
+    /// [`KernelError::DeviceMemory`].
     pub fn empty(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self, KernelError> {
-        let mut memory = device.allocate(byte_len(dtype, shape)?)?;
+        let mut memory = Memory::new(device, byte_len(dtype, shape)?)?;
         if cfg!(debug_assertions) {
-            memory.as_bytes_mut().fill(0xff); // all ones is a NaN in each of the types
+            memory.fill(0xff)?; // all ones is a NaN in each of the types
         }
         Ok(Self {
             device: device.clone(),
@@ -106,7 +147,15 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::empty`].
     pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self, KernelError> {
-        let memory = device.allocate_zeroed(byte_len(dtype, shape)?)?;
+        let bytes = byte_len(dtype, shape)?;
+        let memory = match device.as_cuda() {
+            Some(cuda) => {
+                let mut buffer = cuda.allocate(bytes)?;
+                buffer.fill(0)?;
+                Memory::Cuda(buffer)
+            }
+            None => Memory::Host(device.allocate_zeroed(bytes)?),
+        };
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -138,9 +187,14 @@ impl Tensor {
                 found: values.len(),
             });
         }
-        let mut tensor = Self::empty(device, DType::F32, shape)?;
-        tensor.as_f32_mut()?.copy_from_slice(values);
-        Ok(tensor)
+        let mut memory = Memory::new(device, byte_len(DType::F32, shape)?)?;
+        memory.write(bytes_of(values))?;
+        Ok(Self {
+            device: device.clone(),
+            dtype: DType::F32,
+            shape: Shape::new(shape)?,
+            memory: Arc::new(memory),
+        })
     }
 
     /// A copy of `bytes`: the elements in native byte order, row-major.
@@ -163,8 +217,8 @@ impl Tensor {
                 found: bytes.len(),
             });
         }
-        let mut memory = device.allocate(expected)?;
-        memory.as_bytes_mut().copy_from_slice(bytes);
+        let mut memory = Memory::new(device, expected)?;
+        memory.write(bytes)?;
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -195,7 +249,7 @@ impl Tensor {
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.memory.is_empty()
+        self.memory.len() == 0
     }
 
     /// The sizes of a matrix, `(rows, columns)`.
@@ -239,51 +293,117 @@ impl Tensor {
     /// The elements.
     ///
     /// # Errors
-    /// [`KernelError::DType`] unless they are f32.
+    /// [`KernelError::DType`] unless they are f32, [`KernelError::OnDevice`] unless they are on the host.
     pub fn as_f32(&self) -> Result<&[f32], KernelError> {
-        self.elements("Tensor::as_f32", DType::F32)
+        const OP: &str = "Tensor::as_f32";
+        self.expect_dtype(OP, DType::F32)?;
+        Ok(self.host_memory(OP)?.as_slice_of())
     }
 
     /// The elements, to change in place.
     ///
     /// # Errors
-    /// [`KernelError::DType`] unless they are f32, [`KernelError::Shared`] while a clone of this
-    /// tensor lives.
+    /// [`KernelError::DType`] unless they are f32, [`KernelError::OnDevice`] unless they are on the host,
+    /// [`KernelError::Shared`] while a clone of this tensor lives.
     pub fn as_f32_mut(&mut self) -> Result<&mut [f32], KernelError> {
         const OP: &str = "Tensor::as_f32_mut";
-        if self.dtype != DType::F32 {
-            return Err(KernelError::DType {
-                op: OP,
-                expected: DType::F32,
-                found: self.dtype,
-            });
+        self.expect_dtype(OP, DType::F32)?;
+        self.host_memory(OP)?;
+        match Arc::get_mut(&mut self.memory) {
+            Some(Memory::Host(buffer)) => Ok(buffer.as_slice_of_mut()),
+            _ => Err(KernelError::Shared { op: OP }),
         }
-        let memory = Arc::get_mut(&mut self.memory).ok_or(KernelError::Shared { op: OP })?;
-        Ok(memory.as_slice_of_mut())
     }
 
     /// The elements in native byte order.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.memory.as_bytes()
+    ///
+    /// # Errors
+    /// [`KernelError::OnDevice`] unless they are on the host.
+    pub fn as_bytes(&self) -> Result<&[u8], KernelError> {
+        Ok(self.host_memory("Tensor::as_bytes")?.as_bytes())
     }
 
-    /// A copy of the elements as f32, whatever their type.
-    pub fn to_f32_vec(&self) -> Vec<f32> {
-        match self.dtype {
-            DType::F32 => self.memory.as_slice_of::<f32>().to_vec(),
-            DType::F16 => self
-                .memory
-                .as_slice_of::<f16>()
-                .iter()
-                .map(|x| x.to_f32())
-                .collect(),
-            DType::BF16 => self
-                .memory
-                .as_slice_of::<bf16>()
-                .iter()
-                .map(|x| x.to_f32())
-                .collect(),
+    /// The tensor in the host's memory: itself, sharing its memory, if it is there, otherwise a copy, for
+    /// which this waits.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`], [`KernelError::DeviceLost`].
+    pub fn to_host(&self) -> Result<Self, KernelError> {
+        let Memory::Cuda(buffer) = &*self.memory else {
+            return Ok(self.clone());
+        };
+        let device = self.device.host();
+        let mut memory = device.allocate(buffer.len())?;
+        buffer.copy_out(0, memory.as_bytes_mut())?;
+        Ok(Self {
+            device,
+            memory: Arc::new(Memory::Host(memory)),
+            ..*self
+        })
+    }
+
+    /// As [`Tensor::to_host`], but without a second handle to the memory, so that the result may be
+    /// changed in place if this one could.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_host`].
+    pub fn into_host(self) -> Result<Self, KernelError> {
+        match &*self.memory {
+            Memory::Host(_) => Ok(self),
+            Memory::Cuda(_) => self.to_host(),
         }
+    }
+
+    /// A copy of the elements as f32, whatever their type and wherever they are.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_host`].
+    pub fn to_f32_vec(&self) -> Result<Vec<f32>, KernelError> {
+        let tensor = self.to_host()?;
+        let memory = tensor.host_memory("Tensor::to_f32_vec")?;
+        Ok(match self.dtype {
+            DType::F32 => memory.as_slice_of::<f32>().to_vec(),
+            DType::F16 => widened(memory.as_slice_of::<f16>()),
+            DType::BF16 => widened(memory.as_slice_of::<bf16>()),
+        })
+    }
+
+    /// Where the elements lie on `cuda`, for the argument `name` of the operation `op` to be read.
+    ///
+    /// # Errors
+    /// [`KernelError::OtherDevice`] if they are elsewhere.
+    pub(crate) fn cuda_ptr(
+        &self,
+        op: &'static str,
+        name: &'static str,
+        cuda: &CudaDevice,
+    ) -> Result<DevicePtr, KernelError> {
+        match &*self.memory {
+            Memory::Cuda(buffer) if cuda.owns(buffer) => Ok(buffer.ptr()),
+            _ => Err(KernelError::OtherDevice {
+                op,
+                name,
+                expected: cuda.name(),
+                found: self.device.name(),
+            }),
+        }
+    }
+
+    /// As [`Tensor::cuda_ptr`], for elements to be written.
+    ///
+    /// # Errors
+    /// [`KernelError::OtherDevice`] if they are elsewhere, [`KernelError::Shared`] while a clone of this
+    /// tensor lives.
+    pub(crate) fn cuda_ptr_mut(
+        &mut self,
+        op: &'static str,
+        name: &'static str,
+        cuda: &CudaDevice,
+    ) -> Result<DevicePtr, KernelError> {
+        if Arc::get_mut(&mut self.memory).is_none() {
+            return Err(KernelError::Shared { op });
+        }
+        self.cuda_ptr(op, name, cuda)
     }
 
     /// The same elements under another shape; the memory is shared.
@@ -305,7 +425,11 @@ impl Tensor {
         })
     }
 
-    fn elements<T: Element>(&self, op: &'static str, expected: DType) -> Result<&[T], KernelError> {
+    pub(crate) fn expect_dtype(
+        &self,
+        op: &'static str,
+        expected: DType,
+    ) -> Result<(), KernelError> {
         if self.dtype != expected {
             return Err(KernelError::DType {
                 op,
@@ -313,8 +437,22 @@ impl Tensor {
                 found: self.dtype,
             });
         }
-        Ok(self.memory.as_slice_of())
+        Ok(())
     }
+
+    fn host_memory(&self, op: &'static str) -> Result<&Buffer, KernelError> {
+        match &*self.memory {
+            Memory::Host(buffer) => Ok(buffer),
+            Memory::Cuda(_) => Err(KernelError::OnDevice {
+                op,
+                device: self.device.name(),
+            }),
+        }
+    }
+}
+
+fn widened<T: Copy + Into<f32>>(values: &[T]) -> Vec<f32> {
+    values.iter().map(|value| (*value).into()).collect()
 }
 
 impl std::fmt::Debug for Tensor {
@@ -327,6 +465,12 @@ impl std::fmt::Debug for Tensor {
             self.device.name()
         )
     }
+}
+
+/// The bytes of numbers, as they lie in memory.
+pub(crate) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
+    // SAFETY: an `Element` has no padding, and bytes have no alignment.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 /// The number of elements of a shape.
@@ -361,7 +505,7 @@ mod tests {
         assert_eq!(x.as_f32().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let row = x.reshape(&[6]).unwrap();
         assert_eq!(row.shape(), [6]);
-        assert_eq!(row.to_f32_vec(), x.to_f32_vec());
+        assert_eq!(row.to_f32_vec().unwrap(), x.to_f32_vec().unwrap());
     }
 
     #[test]
@@ -371,7 +515,7 @@ mod tests {
             .flat_map(|x| f16::from_f32(*x).to_ne_bytes())
             .collect();
         let x = Tensor::from_bytes(&device(), DType::F16, &halves, &[2]).unwrap();
-        assert_eq!(x.to_f32_vec(), [1.5, -2.0]);
+        assert_eq!(x.to_f32_vec().unwrap(), [1.5, -2.0]);
         assert_eq!(
             x.as_f32().unwrap_err(),
             KernelError::DType {
@@ -387,7 +531,8 @@ mod tests {
         assert_eq!(
             Tensor::from_bytes(&device(), DType::BF16, &halves, &[2])
                 .unwrap()
-                .to_f32_vec(),
+                .to_f32_vec()
+                .unwrap(),
             [1.5, -2.0]
         );
     }
@@ -404,7 +549,7 @@ mod tests {
         );
         drop(y);
         x.as_f32_mut().unwrap()[0] = 1.0;
-        assert_eq!(x.to_f32_vec(), [1.0, 0.0, 0.0]);
+        assert_eq!(x.to_f32_vec().unwrap(), [1.0, 0.0, 0.0]);
     }
 
     #[test]

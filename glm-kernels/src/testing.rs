@@ -1,7 +1,7 @@
 //! What the tests of the kernels share: random data, devices for every instruction set, and
 //! comparison that names the worst element.
 
-use crate::{CpuOptions, Device, Isa};
+use crate::{CpuOptions, CudaOptions, Device, Isa};
 
 /// A small generator (xorshift64*, Vigna 2016): the same numbers on every machine.
 pub(crate) struct Random(u64);
@@ -60,6 +60,28 @@ pub(crate) fn devices(threads: usize) -> Vec<Device> {
             .unwrap()
         })
         .collect()
+}
+
+/// As [`devices`], and the emulated graphics processor where there is a compiler for it.
+pub(crate) fn every_device(threads: usize) -> Vec<Device> {
+    let mut devices = devices(threads);
+    devices.extend(emulated_cuda());
+    devices
+}
+
+/// A graphics processor whose kernels run on the CPU, where there is a compiler for them; prints if there
+/// is none.
+pub(crate) fn emulated_cuda() -> Option<Device> {
+    let cuda = crate::cuda::emulation::EmulatedCuda::new(1, 4 << 30)?;
+    let host = CpuOptions {
+        threads: Some(2),
+        isa: None,
+    };
+    let options = CudaOptions {
+        host,
+        ..CudaOptions::default()
+    };
+    Some(cuda.open(options).expect("an emulated device opens"))
 }
 
 /// Panics with the worst element unless all are within `tolerance` of what is wanted, relative to

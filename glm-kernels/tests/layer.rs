@@ -61,21 +61,17 @@ impl Layer {
             .collect();
         let block_table: Vec<u32> = (0..kv.num_blocks() as u32).collect();
         let batch = AttnBatch {
-            query_start: &[0, ids.len() as u32],
-            context_lens: &[(past + ids.len()) as u32],
-            block_tables: &block_table,
+            query_start: [0, ids.len() as u32].into(),
+            context_lens: [(past + ids.len()) as u32].into(),
+            block_tables: block_table.into(),
             max_blocks_per_seq: kv.num_blocks(),
         };
         let inv_freq: Vec<f32> = (0..8).map(|i| 10_000f32.powf(-(i as f32) / 8.0)).collect();
-        let angles = RopeAngles::new(
-            &self.device,
-            &inv_freq,
-            &positions,
-            1.0,
-            Pairing::Interleaved,
-        )?;
+        let inv_freq = Tensor::from_f32(&self.device, &inv_freq, &[8])?;
+        let positions = positions.into();
+        let angles = RopeAngles::new(&inv_freq, &positions, 1.0, Pairing::Interleaved)?;
 
-        let mut x = embed(&self.embed, ids)?;
+        let mut x = embed(&self.embed, &ids.into())?;
         let qkv = linear(&rms_norm(&x, &self.norm, 1e-5)?, &self.qkv, None)?;
         let q = rope_store_kv(&qkv, DIMS, &angles, &positions, kv)?;
         let scale = (DIMS.head_dim as f32).sqrt().recip();
@@ -86,8 +82,8 @@ impl Layer {
         )?;
         let normed = add_rms_norm(&mut x, &attn, &self.norm, 1e-5)?;
         add(&mut x, &gated_mlp(&normed, &self.gate_up, &self.down)?)?;
-        let last = gather_rows(&x, &[ids.len() as u32 - 1])?;
-        Ok(linear(&last, &self.embed, None)?.to_f32_vec())
+        let last = gather_rows(&x, &[ids.len() as u32 - 1].into())?;
+        linear(&last, &self.embed, None)?.to_f32_vec()
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`ForwardBatch`]: where the scheduler's arithmetic and the model's tensors meet.
 
-use glm_kernels::AttnBatch;
+use glm_kernels::{AttnBatch, Indices};
 
 use crate::kv::BLOCK_SIZE;
 use crate::lora::AdapterRows;
@@ -10,23 +10,17 @@ use crate::scheduler::ChunkTokens;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ForwardBatch {
     /// `[T]`: token ids, sequence after sequence.
-    pub token_ids: Vec<u32>,
+    pub token_ids: Indices,
     /// `[T]`: position of each token in its sequence.
-    pub positions: Vec<u32>,
+    pub positions: Indices,
     /// `[T]`: where each token's key and value go, `block * BLOCK_SIZE + offset`.
-    pub slot_mapping: Vec<u32>,
-    /// `[S + 1]`: tokens `query_start[s]..query_start[s + 1]` belong to sequence `s`.
-    pub query_start: Vec<u32>,
-    /// `[S]`: positions of each sequence with keys and values after this step.
-    pub context_lens: Vec<u32>,
+    pub slot_mapping: Indices,
+    /// Which tokens belong to which sequence, how long each is after this step, and its blocks in order of position.
+    pub attn: AttnBatch,
     /// `[S]`: how many of each sequence's tokens its request brought; the others are its answer.
     pub prompt_lens: Vec<u32>,
-    /// `[S, max_blocks_per_seq]`: block ids in order of position, rows padded with 0.
-    pub block_tables: Vec<u32>,
-    /// Row length of `block_tables`.
-    pub max_blocks_per_seq: usize,
     /// Rows of which logits are wanted, ascending.
-    pub logit_rows: Vec<u32>,
+    pub logit_rows: Indices,
     /// Rows that adapters change; none where nobody asked for one.
     pub adapters: Vec<AdapterRows>,
 }
@@ -37,45 +31,61 @@ impl ForwardBatch {
     pub fn new<'a>(chunks: impl Iterator<Item = ChunkTokens<'a>> + Clone) -> Self {
         let lens = chunks.clone().map(|chunk| chunk.block_table.len());
         let max_blocks_per_seq = lens.max().unwrap_or(0);
-        let mut batch = Self {
-            max_blocks_per_seq,
-            query_start: vec![0],
-            ..Self::default()
-        };
+        let (mut token_ids, mut positions, mut slot_mapping) = (vec![], vec![], vec![]);
+        let (mut query_start, mut context_lens, mut block_tables) = (vec![0], vec![], vec![]);
+        let (mut prompt_lens, mut logit_rows) = (vec![], vec![]);
         for chunk in chunks {
             let end = chunk.start + chunk.tokens.len() + chunk.draft.len();
-            batch
-                .token_ids
-                .extend(chunk.tokens.iter().chain(chunk.draft));
-            batch.positions.extend(chunk.start as u32..end as u32);
+            token_ids.extend(chunk.tokens.iter().chain(chunk.draft));
+            positions.extend(chunk.start as u32..end as u32);
             let slot = |position: usize| {
                 chunk.block_table[position / BLOCK_SIZE].slot(position % BLOCK_SIZE)
             };
-            batch.slot_mapping.extend((chunk.start..end).map(slot));
-            batch.query_start.push(batch.token_ids.len() as u32);
-            batch.context_lens.push(end as u32);
-            batch.prompt_lens.push(chunk.prompt_len as u32);
-            let row_end = batch.block_tables.len() + max_blocks_per_seq;
-            batch
-                .block_tables
-                .extend(chunk.block_table.iter().map(|block| block.0));
-            batch.block_tables.resize(row_end, 0);
+            slot_mapping.extend((chunk.start..end).map(slot));
+            query_start.push(token_ids.len() as u32);
+            context_lens.push(end as u32);
+            prompt_lens.push(chunk.prompt_len as u32);
+            let row_end = block_tables.len() + max_blocks_per_seq;
+            block_tables.extend(chunk.block_table.iter().map(|block| block.0));
+            block_tables.resize(row_end, 0);
             if chunk.samples {
-                let row_end = batch.token_ids.len() as u32;
+                let row_end = token_ids.len() as u32;
                 let first = row_end - 1 - chunk.draft.len() as u32;
-                batch.logit_rows.extend(first..row_end);
+                logit_rows.extend(first..row_end);
             }
         }
-        batch
-    }
-
-    /// The attention kernel's view.
-    pub fn attn(&self) -> AttnBatch<'_> {
-        AttnBatch {
-            query_start: &self.query_start,
-            context_lens: &self.context_lens,
-            block_tables: &self.block_tables,
-            max_blocks_per_seq: self.max_blocks_per_seq,
+        // One list after the other, so that they go to a device in one copy.
+        let lists = [
+            &token_ids[..],
+            &positions,
+            &slot_mapping,
+            &query_start,
+            &context_lens,
+            &block_tables,
+            &logit_rows,
+        ];
+        let [
+            token_ids,
+            positions,
+            slot_mapping,
+            query_start,
+            context_lens,
+            block_tables,
+            logit_rows,
+        ] = Indices::pack(lists);
+        Self {
+            token_ids,
+            positions,
+            slot_mapping,
+            attn: AttnBatch {
+                query_start,
+                context_lens,
+                block_tables,
+                max_blocks_per_seq,
+            },
+            prompt_lens,
+            logit_rows,
+            adapters: Vec::new(),
         }
     }
 }
@@ -102,15 +112,17 @@ mod tests {
         ];
         let batch = ForwardBatch::new(chunks.into_iter());
         let expected = ForwardBatch {
-            token_ids: vec![5, 9, 6, 7, 8],
-            positions: vec![15, 16, 0, 1, 2],
-            slot_mapping: vec![63, 16, 32, 33, 34],
-            query_start: vec![0, 2, 5],
-            context_lens: vec![17, 3],
+            token_ids: [5, 9, 6, 7, 8].into(),
+            positions: [15, 16, 0, 1, 2].into(),
+            slot_mapping: [63, 16, 32, 33, 34].into(),
+            attn: AttnBatch {
+                query_start: [0, 2, 5].into(),
+                context_lens: [17, 3].into(),
+                block_tables: [3, 1, 2, 0].into(),
+                max_blocks_per_seq: 2,
+            },
             prompt_lens: vec![7, 7],
-            block_tables: vec![3, 1, 2, 0],
-            max_blocks_per_seq: 2,
-            logit_rows: vec![0, 1],
+            logit_rows: [0, 1].into(),
             adapters: Vec::new(),
         };
         assert_eq!(batch, expected);

@@ -173,10 +173,10 @@ impl CausalLm for Scripted {
         std::thread::sleep(self.fake.step_time);
         write_ids(batch, kv)?;
         let mut next = Vec::with_capacity(batch.token_ids.len());
-        for (seq, rows) in batch.query_start.windows(2).enumerate() {
+        for (seq, rows) in batch.attn.query_start.windows(2).enumerate() {
             let rows = rows[0] as usize..rows[1] as usize;
-            let context = batch.context_lens[seq] as usize;
-            let table = &batch.block_tables[seq * batch.max_blocks_per_seq..];
+            let context = batch.attn.context_lens[seq] as usize;
+            let table = &batch.attn.block_tables[seq * batch.attn.max_blocks_per_seq..];
             let ids = read_ids(kv, table, context)?;
             let prompt_len = batch.prompt_lens[seq] as usize;
             for len in context - rows.len() + 1..=context {
@@ -206,7 +206,7 @@ impl CausalLm for Scripted {
 fn write_ids(batch: &ForwardBatch, kv: &mut KvPool) -> Result<(), KernelError> {
     for layer in kv.layers_mut() {
         let mut bytes = vec![0; layer.block_bytes()];
-        for (&slot, &id) in batch.slot_mapping.iter().zip(&batch.token_ids) {
+        for (&slot, &id) in batch.slot_mapping.iter().zip(&*batch.token_ids) {
             let (block, at) = (slot as usize / BLOCK_SIZE, slot as usize % BLOCK_SIZE);
             layer.read_block(block, &mut bytes)?;
             bytes[4 * at..4 * at + 4].copy_from_slice(&id.to_ne_bytes());

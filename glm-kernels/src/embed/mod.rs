@@ -3,7 +3,8 @@
 
 use std::sync::OnceLock;
 
-use crate::{DType, KernelError, Tensor, Weight, Work};
+use crate::linear::cuda_rows;
+use crate::{DType, Indices, KernelError, Tensor, Weight, Work};
 
 const OP: &str = "embed";
 
@@ -11,7 +12,7 @@ const OP: &str = "embed";
 ///
 /// # Errors
 /// [`KernelError::Index`] for an id that the table does not have.
-pub fn embed(table: &Weight, ids: &[u32]) -> Result<Tensor, KernelError> {
+pub fn embed(table: &Weight, ids: &Indices) -> Result<Tensor, KernelError> {
     let (vocab_size, hidden_size) = (table.out_features(), table.in_features());
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
         return Err(KernelError::Index {
@@ -25,6 +26,9 @@ pub fn embed(table: &Weight, ids: &[u32]) -> Result<Tensor, KernelError> {
         let row = table.byte_len() / vocab_size + hidden_size * size_of::<f32>();
         Work::moving(OP, ids.len() * row)
     });
+    if let Some(cuda) = table.device().as_cuda() {
+        return cuda_rows(cuda, table, ids);
+    }
     let mut out = Tensor::empty(table.device(), DType::F32, &[ids.len(), hidden_size])?;
     let failure = OnceLock::new();
     table
@@ -59,16 +63,16 @@ mod tests {
             let table = builder.finish().unwrap();
             for tokens in [0, 1, 7, 500] {
                 let ids: Vec<u32> = (0..tokens).map(|t| (t * 5 % vocab_size) as u32).collect();
-                let got = embed(&table, &ids).unwrap();
+                let got = embed(&table, &ids.clone().into()).unwrap();
                 let want: Vec<f32> = ids
                     .iter()
                     .flat_map(|id| &values[*id as usize * hidden_size..][..hidden_size])
                     .copied()
                     .collect();
                 assert_eq!(got.shape(), [tokens, hidden_size]);
-                assert_eq!(got.to_f32_vec(), want);
+                assert_eq!(got.to_f32_vec().unwrap(), want);
             }
-            let error = embed(&table, &[0, 11]).unwrap_err();
+            let error = embed(&table, &[0, 11].into()).unwrap_err();
             assert_eq!(
                 error,
                 KernelError::Index {

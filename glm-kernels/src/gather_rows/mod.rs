@@ -1,7 +1,9 @@
 //! `out[i, :] = x[rows[i], :]`: the rows whose logits are wanted. A copy, so there is nothing for
 //! vector code to do better than `memcpy`.
 
-use crate::{DType, KernelError, Tensor, Work};
+mod cuda;
+
+use crate::{DType, Indices, KernelError, Tensor, Work};
 
 const OP: &str = "gather_rows";
 
@@ -11,7 +13,7 @@ const OP: &str = "gather_rows";
 /// # Errors
 /// [`KernelError::Shape`] unless `x` is a matrix, [`KernelError::DType`] unless it is f32,
 /// [`KernelError::Index`] for a row that it does not have.
-pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor, KernelError> {
+pub fn gather_rows(x: &Tensor, rows: &Indices) -> Result<Tensor, KernelError> {
     let (len, columns) = x.dims2(OP, "x")?;
     if let Some(row) = rows.iter().find(|row| **row as usize >= len) {
         return Err(KernelError::Index {
@@ -20,6 +22,10 @@ pub fn gather_rows(x: &Tensor, rows: &[u32]) -> Result<Tensor, KernelError> {
             index: *row as usize,
             len,
         });
+    }
+    if let Some(cuda) = x.device().as_cuda() {
+        x.expect_dtype(OP, DType::F32)?;
+        return cuda::gather_rows(cuda, x, rows, columns);
     }
     let values = x.as_f32()?;
     let bytes = 2 * rows.len() * columns * size_of::<f32>();
@@ -48,14 +54,14 @@ mod tests {
                 let values = Random::new(1).values(len * columns);
                 let x = Tensor::from_f32(&device, &values, &[len, columns]).unwrap();
                 let rows: Vec<u32> = (0..len as u32).rev().chain([0, 0]).collect();
-                let got = gather_rows(&x, &rows).unwrap();
+                let got = gather_rows(&x, &rows.clone().into()).unwrap();
                 assert_eq!(got.shape(), [len + 2, columns]);
                 let want: Vec<f32> = rows
                     .iter()
                     .flat_map(|row| &values[*row as usize * columns..][..columns])
                     .copied()
                     .collect();
-                assert_eq!(got.to_f32_vec(), want);
+                assert_eq!(got.to_f32_vec().unwrap(), want);
             }
         }
     }
@@ -65,7 +71,7 @@ mod tests {
         let device = devices(1).remove(0);
         let x = Tensor::zeros(&device, DType::F32, &[2, 3]).unwrap();
         assert_eq!(
-            gather_rows(&x, &[0, 2]).unwrap_err(),
+            gather_rows(&x, &[0, 2].into()).unwrap_err(),
             KernelError::Index {
                 op: OP,
                 name: "row",
@@ -73,9 +79,12 @@ mod tests {
                 len: 2
             }
         );
-        assert_eq!(gather_rows(&x, &[]).unwrap().shape(), [0, 3]);
+        assert_eq!(
+            gather_rows(&x, &Indices::default()).unwrap().shape(),
+            [0, 3]
+        );
         assert!(matches!(
-            gather_rows(&x.reshape(&[6]).unwrap(), &[0]),
+            gather_rows(&x.reshape(&[6]).unwrap(), &[0].into()),
             Err(KernelError::Shape { .. })
         ));
     }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::cuda::DeviceBuffer;
 use crate::memory::{Buffer, Element};
 use crate::parallel::SharedMut;
 use crate::{Device, Isa, KernelError};
@@ -99,6 +100,16 @@ pub struct KvLayer {
     values: Buffer,
     key_scales: Buffer,
     value_scales: Buffer,
+    /// Where keys and values are on a graphics processor; then nothing is in the buffers above.
+    cuda: Option<CudaKv>,
+}
+
+/// Keys and values on a graphics processor, `[num_blocks, KVH, block_size, D]` each: a block is one
+/// stretch of memory, and a token's key lies as its value does, as tensor cores want both.
+#[derive(Debug)]
+pub(crate) struct CudaKv {
+    pub keys: DeviceBuffer,
+    pub values: DeviceBuffer,
 }
 
 impl KvLayer {
@@ -107,7 +118,7 @@ impl KvLayer {
     /// # Errors
     /// [`KernelError::Value`] if a size is 0, [`KernelError::ShapeOverflow`] or
     /// [`KernelError::OutOfMemory`] if they are too large together, [`KernelError::Value`] if there
-    /// are more slots than a `u32` can name.
+    /// are more slots than a `u32` can name, [`KernelError::NotOnCuda`] for [`KvDType::Q8_0`] there.
     pub fn new(
         device: &Device,
         dtype: KvDType,
@@ -149,6 +160,11 @@ impl KvLayer {
         let scale_bytes = heads
             .checked_mul(dtype.scale_bytes())
             .ok_or_else(overflow)?;
+        let cuda = CudaKv::new(device, dtype, value_bytes)?;
+        let (value_bytes, scale_bytes) = match cuda {
+            Some(_) => (0, 0),
+            None => (value_bytes, scale_bytes),
+        };
         Ok(Self {
             device: device.clone(),
             dtype,
@@ -160,6 +176,7 @@ impl KvLayer {
             values: device.allocate_zeroed(value_bytes)?,
             key_scales: device.allocate_zeroed(scale_bytes)?,
             value_scales: device.allocate_zeroed(scale_bytes)?,
+            cuda,
         })
     }
 
@@ -200,7 +217,9 @@ impl KvLayer {
 
     /// The bytes that keys, values and scales take together.
     pub fn byte_len(&self) -> usize {
-        self.keys.len() + self.values.len() + self.key_scales.len() + self.value_scales.len()
+        let host = self.planes().map(Buffer::len).iter().sum::<usize>();
+        let cuda = self.cuda.as_ref();
+        host + cuda.map_or(0, |cuda| cuda.keys.len() + cuda.values.len())
     }
 
     /// The bytes of one block: keys, values and scales of all its tokens and heads.
@@ -208,15 +227,18 @@ impl KvLayer {
         self.byte_len() / self.num_blocks
     }
 
-    /// Copies a block out, bit for bit: head by head its keys, its values and, for
-    /// [`KvDType::Q8_0`], the scales of both, in this machine's byte order. [`KvLayer::write_block`]
-    /// puts it back, into any block of a layer of the same type and sizes.
+    /// Copies a block out, bit for bit: on the CPU, head by head its keys, its values and, for
+    /// [`KvDType::Q8_0`], the scales of both, in this machine's byte order; elsewhere in the device's own. [`KvLayer::write_block`]
+    /// puts it back, into any block of a layer of the same type and sizes on the same kind of device.
     ///
     /// # Errors
     /// [`KernelError::Index`] for a block that is not there, [`KernelError::Length`] unless `out`
     /// has [`KvLayer::block_bytes`] bytes.
     pub fn read_block(&self, block: usize, out: &mut [u8]) -> Result<(), KernelError> {
         self.check_block("KvLayer::read_block", block, out.len())?;
+        if let Some(cuda) = &self.cuda {
+            return cuda.read_block(block, out);
+        }
         let mut rest = out;
         for head in 0..self.num_kv_heads {
             for plane in self.planes() {
@@ -234,6 +256,9 @@ impl KvLayer {
     /// As [`KvLayer::read_block`].
     pub fn write_block(&mut self, block: usize, bytes: &[u8]) -> Result<(), KernelError> {
         self.check_block("KvLayer::write_block", block, bytes.len())?;
+        if let Some(cuda) = &mut self.cuda {
+            return cuda.write_block(block, bytes);
+        }
         let mut rest = bytes;
         for head in 0..self.num_kv_heads {
             for plane in 0..self.planes().len() {
@@ -244,6 +269,25 @@ impl KvLayer {
             }
         }
         Ok(())
+    }
+
+    /// That `op` has no kernel for the type on a graphics processor.
+    pub(crate) fn not_on_cuda(&self, op: &'static str) -> KernelError {
+        KernelError::NotOnCuda {
+            op,
+            what: format!("KV cache of type {}", self.dtype),
+            instead: "bf16, f16 or f32",
+        }
+    }
+
+    /// Keys and values on a graphics processor, if they are there.
+    pub(crate) fn cuda(&self) -> Option<&CudaKv> {
+        self.cuda.as_ref()
+    }
+
+    /// As [`KvLayer::cuda`], to write.
+    pub(crate) fn cuda_mut(&mut self) -> Option<&mut CudaKv> {
+        self.cuda.as_mut()
     }
 
     fn check_block(&self, op: &'static str, block: usize, len: usize) -> Result<(), KernelError> {
@@ -381,6 +425,43 @@ impl KvLayer {
 
     fn area(&self, block: usize, head: usize) -> usize {
         head * self.num_blocks + block
+    }
+}
+
+impl CudaKv {
+    /// Zeros, if the device is a graphics processor.
+    fn new(device: &Device, dtype: KvDType, bytes: usize) -> Result<Option<Self>, KernelError> {
+        let Some(cuda) = device.as_cuda() else {
+            return Ok(None);
+        };
+        if dtype == KvDType::Q8_0 {
+            return Err(KernelError::NotOnCuda {
+                op: OP,
+                what: format!("KV cache of type {dtype}"),
+                instead: "bf16, f16 or f32",
+            });
+        }
+        let zeros = || {
+            let mut buffer = cuda.allocate_long_lived(bytes)?;
+            buffer.fill(0)?;
+            Ok::<_, KernelError>(buffer)
+        };
+        Ok(Some(Self {
+            keys: zeros()?,
+            values: zeros()?,
+        }))
+    }
+
+    fn read_block(&self, block: usize, out: &mut [u8]) -> Result<(), KernelError> {
+        let (keys, values) = out.split_at_mut(out.len() / 2);
+        self.keys.copy_out(block * keys.len(), keys)?;
+        self.values.copy_out(block * values.len(), values)
+    }
+
+    fn write_block(&mut self, block: usize, bytes: &[u8]) -> Result<(), KernelError> {
+        let (keys, values) = bytes.split_at(bytes.len() / 2);
+        self.keys.copy_in(block * keys.len(), keys)?;
+        self.values.copy_in(block * values.len(), values)
     }
 }
 

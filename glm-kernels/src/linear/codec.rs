@@ -65,6 +65,7 @@ macro_rules! with_quantized {
         match $format {
             $($crate::WeightFormat::$name => { type $C = $crate::linear::codec::$name; $run })*
             $crate::WeightFormat::F32 | $crate::WeightFormat::F16 | $crate::WeightFormat::BF16 => unreachable!("a float format has no codes"),
+            $crate::WeightFormat::Int4 | $crate::WeightFormat::Fp8 => unreachable!("no weight of the CPU has such a format"),
         }
     };
 }

@@ -116,6 +116,14 @@ impl Layout {
                 zero_log2: Some(7),
                 ..plain
             },
+            F::Int4 => Self {
+                zero_log2: Some(3),
+                ..plain
+            },
+            F::Fp8 => Self {
+                low: Low::Bytes,
+                ..plain
+            },
             F::Iq4Nl => Self {
                 table: true,
                 zero_log2: Some(7),
@@ -152,6 +160,15 @@ impl Layout {
                 minimum: Minimum::None,
                 ..k_quant
             },
+        }
+    }
+
+    /// Integer factors of 32 columns.
+    pub const fn factors_per_unit(&self) -> usize {
+        if self.factors {
+            BLOCK_COLS / self.sub_block
+        } else {
+            0
         }
     }
 

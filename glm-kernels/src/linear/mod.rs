@@ -43,6 +43,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16_rows;
 mod codec;
+mod cuda;
 mod direct;
 mod float;
 mod gemm;
@@ -59,6 +60,7 @@ mod weight;
 use std::ops::Range;
 
 pub use crate::quant::WeightFormat;
+pub(crate) use cuda::rows as cuda_rows;
 pub use weight::{Weight, WeightBuilder};
 
 use crate::parallel::SharedMut;
@@ -74,10 +76,12 @@ const MIN_TASK_BYTES: usize = 64 << 10;
 /// The linear layer `x @ weight^T + bias`.
 ///
 /// - `x`: `[T, in_features]`, f32; `bias`: `[out_features]`, f32; result: `[T, out_features]`, f32.
-/// - With float weights the result is that of f32 arithmetic; with quantised weights `x` is rounded to 8 bits per block of 32.
+/// - With float weights the result is that of f32 arithmetic; with quantised weights `x` is rounded to 8 bits per block of 32. On a graphics processor
+///   `x` of more than a few tokens is rounded to 16 bits, see `cuda`.
 ///
 /// # Errors
-/// [`KernelError::Shape`] or [`KernelError::DType`] if `x` or `bias` does not fit the weight; [`KernelError::OutOfMemory`].
+/// [`KernelError::Shape`] or [`KernelError::DType`] if `x` or `bias` does not fit the weight, [`KernelError::OtherDevice`] if they are elsewhere;
+/// [`KernelError::OutOfMemory`], and the device's own.
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor, KernelError> {
     const OP: &str = "linear";
     let (tokens, cols) = x.dims2(OP, "x")?;
@@ -88,11 +92,15 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
         return Err(shape_error(OP, "bias", &[weight.out_features()], bias));
     }
     let device = x.device();
+    device.check_same(OP, "weight", weight.device())?;
     let _span = device.record(|| {
         let shape = [weight.out_features(), cols];
         let products = tokens as u64 * shape[0] as u64 * shape[1] as u64;
         Work::computing(OP, shape, weight.byte_len(), 2 * products)
     });
+    if let Some(cuda) = device.as_cuda() {
+        return cuda::linear(cuda, x, weight, bias);
+    }
     let mut out = Tensor::empty(device, DType::F32, &[tokens, weight.out_features()])?;
     let (values, bias) = (x.as_f32()?, bias.map(Tensor::as_f32).transpose()?);
     let x = activations(device, values, cols, weight)?;

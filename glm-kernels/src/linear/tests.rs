@@ -46,6 +46,18 @@ fn dequantized(format: WeightFormat, bytes: &[u8]) -> Vec<f32> {
     out
 }
 
+/// Random rows in `format`, as stored, and their values.
+pub(super) fn random_weight_rows(
+    format: WeightFormat,
+    rows: usize,
+    cols: usize,
+    random: &mut Random,
+) -> (Vec<u8>, Vec<f32>) {
+    let bytes = random_rows(format, rows, cols, random);
+    let values = dequantized(format, &bytes);
+    (bytes, values)
+}
+
 /// A weight of segments `(format, rows)` and its values, row-major.
 fn random_weight(
     device: &Device,
@@ -248,7 +260,7 @@ fn vector_units_agree_to_the_bit_on_quantised_weights() {
         for device in devices(1).into_iter().skip(1) {
             let (weight, _) = random_weight(&device, 512, &[(format, 40)], 8);
             let x = tensor(&device, 5, 512, 9);
-            results.push(linear(&x, &weight, None).unwrap().to_f32_vec());
+            results.push(linear(&x, &weight, None).unwrap().to_f32_vec().unwrap());
 
             let x = activations(&device, x.as_f32().unwrap(), 512, &weight).unwrap();
             let mut plain = vec![f32::NAN; 5 * 40];
@@ -281,7 +293,7 @@ fn extreme_codes_do_not_saturate() {
             let weight = builder.finish().unwrap();
             for sign in [1.0f32, -1.0] {
                 let x = Tensor::from_f32(&device, &[sign * 127.0; 32], &[1, 32]).unwrap();
-                let got = linear(&x, &weight, None).unwrap().to_f32_vec();
+                let got = linear(&x, &weight, None).unwrap().to_f32_vec().unwrap();
                 assert_eq!(
                     got,
                     [sign * 127.0 * 32.0 * f32::from(byte as i8)],
@@ -391,7 +403,7 @@ fn the_gated_mlp_is_its_three_steps() {
         let (down, _) = random_weight(&device, 64, &[(WeightFormat::F32, 256)], 2);
         let x = tensor(&device, 3, 256, 3);
         let got = gated_mlp(&x, &gate_up, &down).unwrap();
-        let both = linear(&x, &gate_up, None).unwrap().to_f32_vec();
+        let both = linear(&x, &gate_up, None).unwrap().to_f32_vec().unwrap();
         let hidden: Vec<f32> = both
             .chunks_exact(128)
             .flat_map(|row| {

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use super::layout::{PANEL_ROWS, pack_panel, panel_bytes, read_row};
+use super::cuda;
+use super::layout::{self, PANEL_ROWS, read_row};
+use crate::cuda::DeviceBuffer;
 use crate::parallel::SharedMut;
-use crate::{Buffer, Device, KernelError, WeightFormat, quant};
+use crate::{Buffer, Device, Indices, KernelError, WeightFormat, quant};
 
 /// The weight of a linear layer, `[out_features, in_features]`, on a device.
 ///
@@ -26,7 +28,14 @@ pub(super) struct Segment {
     pub rows: Range<usize>,
     /// Bytes of each panel of 16 rows; the last panel is filled up with zeros.
     pub panel_bytes: usize,
-    packed: Buffer,
+    packed: Packed,
+}
+
+/// The panels, in the order of the kernels of the one or the other.
+#[derive(Debug)]
+enum Packed {
+    Host(Buffer),
+    Cuda(DeviceBuffer),
 }
 
 impl Segment {
@@ -35,9 +44,30 @@ impl Segment {
         self.rows.len().div_ceil(PANEL_ROWS)
     }
 
-    /// The packed panels, one after the other.
+    /// The packed panels, one after the other, in the host's memory.
+    ///
+    /// # Panics
+    /// If they are on another device: [`linear`](super::linear()) asks where a weight is before anything else.
     pub fn bytes(&self) -> &[u8] {
-        self.packed.as_bytes()
+        match &self.packed {
+            Packed::Host(buffer) => buffer.as_bytes(),
+            Packed::Cuda(_) => unreachable!("kernels of the CPU get weights of the CPU"),
+        }
+    }
+
+    /// The packed panels on a graphics processor.
+    ///
+    /// # Panics
+    /// If they are not on one, as in [`bytes`](Self::bytes).
+    pub fn cuda(&self) -> &DeviceBuffer {
+        match &self.packed {
+            Packed::Cuda(buffer) => buffer,
+            Packed::Host(_) => unreachable!("kernels of a device get weights of the device"),
+        }
+    }
+
+    fn byte_len(&self) -> usize {
+        self.panels() * self.panel_bytes
     }
 }
 
@@ -75,8 +105,8 @@ impl Weight {
         formats
     }
 
-    /// Bytes of memory that `rows` rows of `columns` values take when packed in `format`: [`Weight::byte_len`] before there is a weight. `None` if a row is
-    /// not whole blocks or `usize` cannot count them.
+    /// Bytes of the host's memory that `rows` rows of `columns` values take when packed in `format`: [`Weight::byte_len`] before there is a weight.
+    /// `None` if a row is not whole blocks or `usize` cannot count them.
     ///
     /// ```
     /// use glm_kernels::{Weight, WeightFormat};
@@ -86,21 +116,31 @@ impl Weight {
     pub fn packed_bytes(format: WeightFormat, rows: usize, columns: usize) -> Option<usize> {
         format.row_bytes(columns)?;
         rows.div_ceil(PANEL_ROWS)
-            .checked_mul(panel_bytes(format, columns)?)
+            .checked_mul(layout::panel_bytes(format, columns)?)
+    }
+
+    /// As [`packed_bytes`](Self::packed_bytes), of the memory of `device`, whose kernels may want another order.
+    pub fn packed_bytes_on(
+        device: &Device,
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+    ) -> Option<usize> {
+        format.row_bytes(columns)?;
+        rows.div_ceil(PANEL_ROWS)
+            .checked_mul(panel_bytes(device, format, columns)?)
     }
 
     /// Bytes of memory that the packed values take: what a matrix-vector product reads.
     pub fn byte_len(&self) -> usize {
-        self.segments
-            .iter()
-            .map(|segment| segment.bytes().len())
-            .sum()
+        self.segments.iter().map(Segment::byte_len).sum()
     }
 
-    /// Writes row `row` as f32, for instance the embedding of a token where the table is also the output layer.
+    /// Writes row `row` as f32, for instance the embedding of a token where the table is also the output layer. From a graphics processor it is copied,
+    /// for which this waits.
     ///
     /// # Errors
-    /// [`KernelError::Index`] if there is no such row, [`KernelError::Length`] unless `out` has `in_features` elements.
+    /// [`KernelError::Index`] if there is no such row, [`KernelError::Length`] unless `out` has `in_features` elements; the device's own.
     pub fn dequantize_row(&self, row: usize, out: &mut [f32]) -> Result<(), KernelError> {
         const OP: &str = "Weight::dequantize_row";
         let missing = KernelError::Index {
@@ -121,6 +161,12 @@ impl Weight {
                 expected: self.in_features,
                 found: out.len(),
             });
+        }
+        if let Some(cuda) = self.device.as_cuda() {
+            let row = u32::try_from(row).map_err(|_| KernelError::ShapeOverflow(vec![row]))?;
+            let values = cuda::rows(cuda, self, &Indices::from([row]))?.to_f32_vec()?;
+            out.copy_from_slice(&values);
+            return Ok(());
         }
         let row = row - segment.rows.start;
         let panel =
@@ -173,7 +219,7 @@ impl WeightBuilder {
     ///
     /// # Errors
     /// [`KernelError::PartialBlock`] if a row is not whole blocks, [`KernelError::Length`] unless `bytes` holds just these rows,
-    /// [`KernelError::OutOfMemory`].
+    /// [`KernelError::OnlyOnCuda`], [`KernelError::OutOfMemory`], the device's own.
     pub fn push_rows(
         &mut self,
         format: WeightFormat,
@@ -271,6 +317,9 @@ impl WeightBuilder {
                 });
             }
         }
+        if let Some(cuda) = self.device.as_cuda() {
+            cuda::wgmma::check(cuda); // now, and not in the middle of a step
+        }
         Ok(Weight {
             device: self.device,
             in_features: self.in_features,
@@ -329,7 +378,10 @@ impl WeightBuilder {
         let batch = (USED_BYTES / row_bytes.max(1)).next_multiple_of(PANEL_ROWS);
         let used = |rows| used(part(rows));
         if format == source {
-            let pack = |rows, panel: &mut [u8]| pack_panel(format, part(rows), row_bytes, panel);
+            let device = self.device.clone();
+            let pack = |rows, panel: &mut [u8]| {
+                pack_panel(&device, format, part(rows), row_bytes, panel);
+            };
             return self.push_panels(format, rows, batch, pack, used);
         }
         let read = |row, out: &mut [f32]| quant::dequantize(source, part(row..row + 1), out);
@@ -349,6 +401,7 @@ impl WeightBuilder {
             return Err(KernelError::CannotQuantize(format));
         }
         let (cols, row_bytes) = (self.in_features, self.row_bytes(format)?);
+        let device = self.device.clone();
         let pack = |rows: Range<usize>, panel: &mut [u8]| {
             let mut values = vec![0.0; cols];
             let mut rounded = vec![0; rows.len() * row_bytes];
@@ -357,7 +410,7 @@ impl WeightBuilder {
                     read(row, &mut values).and_then(|()| quant::quantize(format, &values, out));
                 debug_assert_eq!(result, Ok(()), "lengths were checked before");
             }
-            pack_panel(format, &rounded, row_bytes, panel);
+            pack_panel(&device, format, &rounded, row_bytes, panel);
         };
         self.push_panels(format, rows, batch, pack, used)
     }
@@ -377,26 +430,48 @@ impl WeightBuilder {
         }
         let overflow = || KernelError::ShapeOverflow(vec![rows, self.in_features]);
         let panels = rows.div_ceil(PANEL_ROWS);
-        let panel_bytes = panel_bytes(format, self.in_features).ok_or_else(overflow)?;
+        let panel_bytes =
+            panel_bytes(&self.device, format, self.in_features).ok_or_else(overflow)?;
         let start = self.rows();
         let end = start.checked_add(rows).ok_or_else(overflow)?;
-        let mut packed = self
-            .device
-            .allocate_long_lived(panels.checked_mul(panel_bytes).ok_or_else(overflow)?)?;
-        let shared = SharedMut::new(packed.as_bytes_mut());
-        for start in (0..rows).step_by(batch.max(PANEL_ROWS)) {
-            let batch = start..rows.min(start + batch.max(PANEL_ROWS));
-            self.device
-                .pool()
-                .for_each(batch.len().div_ceil(PANEL_ROWS), |task| {
-                    let first = batch.start + task * PANEL_ROWS;
-                    // SAFETY: each task has its own panel, and panels do not overlap.
-                    let panel =
-                        unsafe { shared.slice(first / PANEL_ROWS * panel_bytes, panel_bytes) };
-                    pack(first..rows.min(first + PANEL_ROWS), panel);
-                });
-            used(batch);
-        }
+        let bytes = panels.checked_mul(panel_bytes).ok_or_else(overflow)?;
+        let batches = |batch: usize| {
+            let batch = batch.max(PANEL_ROWS);
+            (0..rows)
+                .step_by(batch)
+                .map(move |start| start..rows.min(start + batch))
+        };
+        let packed = match self.device.as_cuda() {
+            None if WeightFormat::CUDA_ONLY.contains(&format) => {
+                return Err(KernelError::OnlyOnCuda(format));
+            }
+            None => {
+                let mut packed = self.device.allocate_long_lived(bytes)?;
+                let panels = SharedMut::new(packed.as_bytes_mut());
+                for batch in batches(batch) {
+                    // SAFETY: batches have their own panels, and panels do not overlap.
+                    let out = unsafe {
+                        let count = batch.len().div_ceil(PANEL_ROWS);
+                        panels.slice(batch.start / PANEL_ROWS * panel_bytes, count * panel_bytes)
+                    };
+                    self.pack_batch(batch.clone(), panel_bytes, &pack, out);
+                    used(batch);
+                }
+                Packed::Host(packed)
+            }
+            Some(cuda) => {
+                let mut packed = cuda.allocate_long_lived(bytes)?;
+                let room = (USED_BYTES / panel_bytes).max(1) * PANEL_ROWS;
+                let mut staged = vec![0; room.min(rows).div_ceil(PANEL_ROWS) * panel_bytes];
+                for batch in batches(batch.min(room)) {
+                    let out = &mut staged[..batch.len().div_ceil(PANEL_ROWS) * panel_bytes];
+                    self.pack_batch(batch.clone(), panel_bytes, &pack, out);
+                    packed.copy_in(batch.start / PANEL_ROWS * panel_bytes, out)?;
+                    used(batch);
+                }
+                Packed::Cuda(packed)
+            }
+        };
         self.segments.push(Segment {
             format,
             rows: start..end,
@@ -404,6 +479,46 @@ impl WeightBuilder {
             packed,
         });
         Ok(self)
+    }
+
+    /// Has `pack` write the panels of the rows of a batch, on all threads.
+    fn pack_batch(
+        &self,
+        batch: Range<usize>,
+        panel_bytes: usize,
+        pack: &(impl Fn(Range<usize>, &mut [u8]) + Sync),
+        out: &mut [u8],
+    ) {
+        let panels = batch.len().div_ceil(PANEL_ROWS);
+        let shared = SharedMut::new(out);
+        self.device.pool().for_each(panels, |panel| {
+            let first = batch.start + panel * PANEL_ROWS;
+            // SAFETY: each task has its own panel, and panels do not overlap.
+            let out = unsafe { shared.slice(panel * panel_bytes, panel_bytes) };
+            pack(first..batch.end.min(first + PANEL_ROWS), out);
+        });
+    }
+}
+
+/// Bytes of a panel of 16 rows on `device`; `None` if `usize` cannot count them.
+fn panel_bytes(device: &Device, format: WeightFormat, columns: usize) -> Option<usize> {
+    match device.as_cuda() {
+        Some(_) => cuda::pack::panel_bytes(format, columns),
+        None => layout::panel_bytes(format, columns),
+    }
+}
+
+/// Packs up to 16 rows in GGML's layout, `row_bytes` each, into one panel of `device`.
+fn pack_panel(
+    device: &Device,
+    format: WeightFormat,
+    rows: &[u8],
+    row_bytes: usize,
+    panel: &mut [u8],
+) {
+    match device.as_cuda() {
+        Some(_) => cuda::pack::pack_panel(format, rows, row_bytes, panel),
+        None => layout::pack_panel(format, rows, row_bytes, panel),
     }
 }
 

@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::block::{ALIGNMENT, Block, Slab};
-use super::free::{FreeBlocks, bucket_size};
+use super::free::{FreeBlocks, HasCapacity, bucket_size};
 use super::{Buffer, Reuse};
 use crate::KernelError;
 
@@ -39,7 +39,7 @@ pub struct AllocatorStats {
 
 #[derive(Default)]
 struct State {
-    free: FreeBlocks,
+    free: FreeBlocks<Block>,
     slab: Slab,
     /// Bytes cut from slabs and in use.
     slab_bytes: usize,

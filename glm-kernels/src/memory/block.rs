@@ -4,6 +4,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 
+use super::free::HasCapacity;
+
 /// Every block starts on a cache line, which is also the width of the widest vector.
 pub(super) const ALIGNMENT: usize = 64;
 
@@ -95,8 +97,10 @@ impl Block {
     pub(super) fn start(&self) -> NonNull<u8> {
         self.start
     }
+}
 
-    pub(super) fn capacity(&self) -> usize {
+impl HasCapacity for Block {
+    fn capacity(&self) -> usize {
         self.capacity
     }
 }

@@ -1,16 +1,16 @@
 //! Sizes that memory is handed out in, and the free blocks of each.
 
-use super::block::{ALIGNMENT, Block};
+use super::block::ALIGNMENT;
 
 /// Steps per power of two.
 const STEPS: usize = 8;
 
 /// A request of this size or more takes a free block of up to twice its size.
-pub(super) const LARGE: usize = 1 << 20;
+pub(crate) const LARGE: usize = 1 << 20;
 
 /// `bytes` rounded up to a multiple of an eighth of its power of two, at least one cache line: at
 /// most 12.5 % more than asked.
-pub(super) fn bucket_size(bytes: usize) -> Option<usize> {
+pub(crate) fn bucket_size(bytes: usize) -> Option<usize> {
     let bytes = bytes.max(ALIGNMENT);
     let step = (1usize << bytes.ilog2()).max(STEPS * ALIGNMENT) / STEPS;
     bytes.checked_next_multiple_of(step)
@@ -24,23 +24,36 @@ fn bucket_index(size: usize) -> usize {
     STEPS * (exponent - ALIGNMENT.ilog2() as usize) + (size >> exponent)
 }
 
-/// Free blocks by size, and within a size by when they came back, the latest last.
-#[derive(Default)]
-pub(super) struct FreeBlocks {
-    /// Indexed by [`bucket_index`].
-    buckets: Vec<Vec<FreeBlock>>,
+/// A piece of some memory.
+pub(crate) trait HasCapacity {
+    /// Its size in bytes.
+    fn capacity(&self) -> usize;
 }
 
-struct FreeBlock {
-    block: Block,
+/// Free blocks by size, and within a size by when they came back, the latest last.
+pub(crate) struct FreeBlocks<B> {
+    /// Indexed by [`bucket_index`].
+    buckets: Vec<Vec<FreeBlock<B>>>,
+}
+
+impl<B> Default for FreeBlocks<B> {
+    fn default() -> Self {
+        Self {
+            buckets: Vec::new(),
+        }
+    }
+}
+
+struct FreeBlock<B> {
+    block: B,
     /// The number of the request after which it came back.
     since: u64,
 }
 
-impl FreeBlocks {
+impl<B: HasCapacity> FreeBlocks<B> {
     /// A block of `capacity` bytes, a size that [`bucket_size`] gives; for a [`LARGE`] one, of up to twice
     /// as many.
-    pub(super) fn take(&mut self, capacity: usize) -> Option<Block> {
+    pub(crate) fn take(&mut self, capacity: usize) -> Option<B> {
         let first = bucket_index(capacity);
         let last = if capacity >= LARGE {
             first + STEPS
@@ -53,7 +66,7 @@ impl FreeBlocks {
         Some(free.block)
     }
 
-    pub(super) fn put(&mut self, block: Block, since: u64) {
+    pub(crate) fn put(&mut self, block: B, since: u64) {
         let index = bucket_index(block.capacity());
         if self.buckets.len() <= index {
             self.buckets.resize_with(index + 1, Vec::new);
@@ -62,7 +75,7 @@ impl FreeBlocks {
     }
 
     /// Takes out the blocks that came back before request `since`.
-    pub(super) fn take_older(&mut self, since: u64) -> Vec<Block> {
+    pub(crate) fn take_older(&mut self, since: u64) -> Vec<B> {
         let mut older = Vec::new();
         for blocks in &mut self.buckets {
             let count = blocks.partition_point(|free| free.since < since);

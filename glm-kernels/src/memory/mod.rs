@@ -1,4 +1,5 @@
-//! Memory: the buffers that tensors and weights live in, and the caching allocator behind them.
+//! Memory of the host: the buffers that tensors and weights live in, and the caching allocator behind
+//! them.
 
 mod allocator;
 mod block;
@@ -10,8 +11,9 @@ use std::sync::Arc;
 pub(crate) use allocator::Allocator;
 pub use allocator::AllocatorStats;
 use block::Block;
+pub(crate) use free::{FreeBlocks, HasCapacity, bucket_size};
 
-/// Memory of a device, aligned to 64 bytes; it goes back to the device when dropped.
+/// Memory of the host, aligned to 64 bytes; it goes back to the device that gave it when dropped.
 pub struct Buffer {
     block: Option<Block>, // always Some until dropped
     len: usize,

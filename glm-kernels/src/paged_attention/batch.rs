@@ -1,20 +1,20 @@
 //! Which queries a step has and where their keys and values are.
 
-use crate::{KernelError, KvLayer};
+use crate::{Indices, KernelError, KvLayer};
 
 use super::OP;
 
 /// The sequences of a step, as plain numbers.
-#[derive(Debug, Clone, Copy)]
-pub struct AttnBatch<'a> {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttnBatch {
     /// `[S + 1]`: tokens `query_start[s]..query_start[s + 1]` of the step are the last tokens of
     /// sequence `s`.
-    pub query_start: &'a [u32],
+    pub query_start: Indices,
     /// `[S]`: stored positions of each sequence, those of this step included.
-    pub context_lens: &'a [u32],
+    pub context_lens: Indices,
     /// `[S, max_blocks_per_seq]`: ids of a sequence's blocks in order of position; entries beyond
     /// its context are not read.
-    pub block_tables: &'a [u32],
+    pub block_tables: Indices,
     /// The length of a row of `block_tables`.
     pub max_blocks_per_seq: usize,
 }
@@ -36,13 +36,13 @@ impl Sequence<'_> {
     }
 }
 
-impl<'a> AttnBatch<'a> {
+impl AttnBatch {
     /// The sequences, if everything fits: `tokens` queries in all, and blocks that `kv` has.
     pub(super) fn sequences(
         &self,
         tokens: usize,
         kv: &KvLayer,
-    ) -> Result<Vec<Sequence<'a>>, KernelError> {
+    ) -> Result<Vec<Sequence<'_>>, KernelError> {
         let count = self.context_lens.len();
         let lengths = [
             ("query_start", count + 1, self.query_start.len()),
@@ -76,7 +76,7 @@ impl<'a> AttnBatch<'a> {
         (0..count).map(|index| self.sequence(index, kv)).collect()
     }
 
-    fn sequence(&self, index: usize, kv: &KvLayer) -> Result<Sequence<'a>, KernelError> {
+    fn sequence(&self, index: usize, kv: &KvLayer) -> Result<Sequence<'_>, KernelError> {
         let (first_token, end) = (
             self.query_start[index] as usize,
             self.query_start[index + 1] as usize,

@@ -37,6 +37,7 @@
 mod amx;
 mod batch;
 mod chunk;
+mod cuda;
 mod plan;
 mod reference;
 mod simd;
@@ -77,14 +78,19 @@ const OP: &str = "paged_attention";
 pub fn paged_attention(
     q: &Tensor,
     kv: &KvLayer,
-    batch: &AttnBatch<'_>,
+    batch: &AttnBatch,
     dims: AttnDims,
     scale: f32,
 ) -> Result<Tensor, KernelError> {
     dims.check(OP, kv)?;
+    q.device().check_same(OP, "kv", kv.device())?;
     let (tokens, _) = q.dims2(OP, "q")?;
     q.expect_shape(OP, "q", &[tokens, dims.q_len()])?;
     let sequences = batch.sequences(tokens, kv)?;
+    if let Some(cuda) = q.device().as_cuda() {
+        q.expect_dtype(OP, DType::F32)?;
+        return cuda::paged_attention(cuda, q, kv, batch, &sequences, dims, scale);
+    }
     let _span = q.device().record(|| work(&sequences, kv, dims));
     let mut out = Tensor::empty(q.device(), DType::F32, q.shape())?;
     let step = Step {

@@ -8,26 +8,23 @@ const DTYPES: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType
 
 /// Sequences with their keys and values stored in random blocks, and queries for the last tokens of
 /// each.
-struct Case {
+pub(super) struct Case {
     dims: AttnDims,
     kv: KvLayer,
     q: Vec<f32>,
-    query_start: Vec<u32>,
-    context_lens: Vec<u32>,
-    block_tables: Vec<u32>,
-    max_blocks: usize,
+    batch: AttnBatch,
 }
 
 /// What the tokens of one sequence are made from: sequences of one seed have the same keys, values
 /// and queries wherever they are.
 #[derive(Debug, Clone, Copy)]
-struct Spec {
+pub(super) struct Spec {
     seed: u64,
-    queries: usize,
+    pub queries: usize,
     context_len: usize,
 }
 
-fn spec(seed: u64, queries: usize, context_len: usize) -> Spec {
+pub(super) fn spec(seed: u64, queries: usize, context_len: usize) -> Spec {
     Spec {
         seed,
         queries,
@@ -51,7 +48,7 @@ fn tokens(spec: Spec, dims: AttnDims) -> Vec<Vec<f32>> {
 }
 
 impl Case {
-    fn new(
+    pub(super) fn new(
         device: &Device,
         dtype: KvDType,
         dims: AttnDims,
@@ -90,42 +87,24 @@ impl Case {
             )
             .unwrap();
             // Storing only: no pair is rotated.
-            let angles = RopeAngles::new(
-                device,
-                &[],
-                &vec![0; spec.context_len],
-                1.0,
-                Pairing::Interleaved,
-            )
-            .unwrap();
-            rope_store_kv(&qkv, dims, &angles, &slots, &mut kv).unwrap();
+            let angles = no_angles(device, spec.context_len);
+            rope_store_kv(&qkv, dims, &angles, &slots.into(), &mut kv).unwrap();
             rows[spec.context_len - spec.queries..]
                 .iter()
                 .for_each(|row| q.extend_from_slice(&row[..dims.q_len()]));
             query_start.push((q.len() / dims.q_len()) as u32);
         }
-        let context_lens = specs.iter().map(|spec| spec.context_len as u32).collect();
-        Self {
-            dims,
-            kv,
-            q,
-            query_start,
-            context_lens,
-            block_tables,
-            max_blocks,
-        }
+        let context_lens: Vec<u32> = specs.iter().map(|spec| spec.context_len as u32).collect();
+        let batch = AttnBatch {
+            query_start: query_start.into(),
+            context_lens: context_lens.into(),
+            block_tables: block_tables.into(),
+            max_blocks_per_seq: max_blocks,
+        };
+        Self { dims, kv, q, batch }
     }
 
-    fn batch(&self) -> AttnBatch<'_> {
-        AttnBatch {
-            query_start: &self.query_start,
-            context_lens: &self.context_lens,
-            block_tables: &self.block_tables,
-            max_blocks_per_seq: self.max_blocks,
-        }
-    }
-
-    fn run(&self) -> Vec<f32> {
+    pub(super) fn run(&self) -> Vec<f32> {
         let device = self.kv.device();
         let q = Tensor::from_f32(
             device,
@@ -133,26 +112,29 @@ impl Case {
             &[self.q.len() / self.dims.q_len(), self.dims.q_len()],
         )
         .unwrap();
-        paged_attention(&q, &self.kv, &self.batch(), self.dims, scale(self.dims))
+        paged_attention(&q, &self.kv, &self.batch, self.dims, scale(self.dims))
             .unwrap()
             .to_f32_vec()
+            .unwrap()
     }
 
     /// The definition in f64, from the stored keys and values.
-    fn expected(&self) -> Vec<f32> {
+    pub(super) fn expected(&self) -> Vec<f32> {
         let (dims, size) = (self.dims, self.kv.block_size());
         let mut out = Vec::new();
-        for (s, block_table) in self.block_tables.chunks_exact(self.max_blocks).enumerate() {
+        let batch = &self.batch;
+        let tables = batch.block_tables.chunks_exact(batch.max_blocks_per_seq);
+        for (s, block_table) in tables.enumerate() {
             let (start, end) = (
-                self.query_start[s] as usize,
-                self.query_start[s + 1] as usize,
+                batch.query_start[s] as usize,
+                batch.query_start[s + 1] as usize,
             );
             let place = |p: usize| (block_table[p / size] as usize, p % size);
             for (t, head) in
                 (start..end).flat_map(|t| (0..dims.num_heads).map(move |head| (t, head)))
             {
                 let q = &self.q[t * dims.q_len() + head * dims.head_dim..][..dims.head_dim];
-                let visible = self.context_lens[s] as usize - (end - t) + 1;
+                let visible = batch.context_lens[s] as usize - (end - t) + 1;
                 let kv_head = head / dims.group();
                 let score = |p: usize| -> f64 {
                     let (block, offset) = place(p);
@@ -186,7 +168,7 @@ fn scale(dims: AttnDims) -> f32 {
     1.0 / (dims.head_dim as f32).sqrt()
 }
 
-fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
+pub(super) fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
     AttnDims {
         num_heads,
         num_kv_heads,
@@ -195,7 +177,7 @@ fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
 }
 
 /// A device of the widest instruction set.
-fn widest_device(threads: usize) -> Device {
+pub(super) fn widest_device(threads: usize) -> Device {
     devices(threads).pop().unwrap()
 }
 
@@ -243,15 +225,23 @@ fn every_isa_and_type_matches_the_definition() {
     }
 }
 
+/// Angles of so many tokens with which nothing is rotated.
+fn no_angles(device: &Device, tokens: usize) -> RopeAngles {
+    let inv_freq = Tensor::from_f32(device, &[], &[0]).unwrap();
+    let positions = vec![0; tokens].into();
+    RopeAngles::new(&inv_freq, &positions, 1.0, Pairing::Interleaved).unwrap()
+}
+
 /// Stores NaN as the key and the value of a position of the first sequence.
 fn poison(case: &mut Case, position: usize) {
     let (device, dims) = (case.kv.device().clone(), case.dims);
     let width = dims.q_len() + 2 * dims.num_kv_heads * dims.head_dim;
     let qkv = Tensor::from_f32(&device, &vec![f32::NAN; width], &[1, width]).unwrap();
     let size = case.kv.block_size();
-    let slot = case.block_tables[position / size] * size as u32 + (position % size) as u32;
-    let angles = RopeAngles::new(&device, &[], &[0], 1.0, Pairing::Interleaved).unwrap();
-    rope_store_kv(&qkv, dims, &angles, &[slot], &mut case.kv).unwrap();
+    let block = case.batch.block_tables[position / size];
+    let slot = block * size as u32 + (position % size) as u32;
+    let angles = no_angles(&device, 1);
+    rope_store_kv(&qkv, dims, &angles, &[slot].into(), &mut case.kv).unwrap();
 }
 
 #[test]
@@ -264,7 +254,7 @@ fn slots_beyond_the_context_are_never_used() {
             let specs = [spec(1, 3, 20)];
             let mut case = Case::new(&device, dtype, dims(4, 2, 40), block_size, &specs, 1);
             let want = case.run();
-            for position in 20..case.max_blocks * block_size {
+            for position in 20..case.batch.max_blocks_per_seq * block_size {
                 poison(&mut case, position);
             }
             assert_eq!(case.run(), want, "{device:?} {dtype} {block_size}");
@@ -370,18 +360,18 @@ fn small_case() -> (Case, Tensor) {
 #[test]
 fn arrays_of_a_batch_that_do_not_fit_each_other_are_errors() {
     let (case, q) = small_case();
-    let good = case.batch();
-    let starts = |query_start: &'static [u32]| AttnBatch {
-        query_start,
-        ..good
+    let good = || case.batch.clone();
+    let starts = |query_start: &[u32]| AttnBatch {
+        query_start: query_start.into(),
+        ..good()
     };
     let width = |max_blocks_per_seq| AttnBatch {
         max_blocks_per_seq,
-        ..good
+        ..good()
     };
     let too_long = AttnBatch {
-        context_lens: &[60, 3],
-        ..good
+        context_lens: [60, 3].into(),
+        ..good()
     };
     for (batch, expected) in [
         (starts(&[0, 3]), "query_start"),
@@ -402,21 +392,21 @@ fn arrays_of_a_batch_that_do_not_fit_each_other_are_errors() {
 #[test]
 fn numbers_of_a_batch_that_cannot_be_are_errors() {
     let (case, q) = small_case();
-    let run = |q: &Tensor, batch: AttnBatch<'_>, dims: AttnDims| {
+    let run = |q: &Tensor, batch: AttnBatch, dims: AttnDims| {
         paged_attention(q, &case.kv, &batch, dims, 1.0).unwrap_err()
     };
-    let good = case.batch();
+    let good = || case.batch.clone();
     let backwards = AttnBatch {
-        query_start: &[0, 4, 3],
-        ..good
+        query_start: [0, 4, 3].into(),
+        ..good()
     };
     assert!(matches!(
         run(&q, backwards, case.dims),
         KernelError::Value { .. }
     ));
     let more_queries_than_context = AttnBatch {
-        context_lens: &[1, 3],
-        ..good
+        context_lens: [1, 3].into(),
+        ..good()
     };
     assert!(matches!(
         run(&q, more_queries_than_context, case.dims),
@@ -425,17 +415,16 @@ fn numbers_of_a_batch_that_cannot_be_are_errors() {
             ..
         }
     ));
-    let block_tables = &vec![999; case.block_tables.len()];
     let no_such_block = AttnBatch {
-        block_tables,
-        ..good
+        block_tables: vec![999; case.batch.block_tables.len()].into(),
+        ..good()
     };
     assert!(matches!(
         run(&q, no_such_block, case.dims),
         KernelError::Index { name: "block", .. }
     ));
     assert!(matches!(
-        run(&q, good, dims(1 << 60, 2, 16)),
+        run(&q, good(), dims(1 << 60, 2, 16)),
         KernelError::ShapeOverflow(_)
     ));
     for (q, dims, expected) in [
@@ -443,7 +432,7 @@ fn numbers_of_a_batch_that_cannot_be_are_errors() {
         (q.clone(), dims(6, 2, 16), "q"),
         (q.reshape(&[192]).unwrap(), case.dims, "q"),
     ] {
-        match run(&q, good, dims) {
+        match run(&q, good(), dims) {
             KernelError::Shape { name, .. } => assert_eq!(name, expected),
             other => panic!("{other}"),
         }
@@ -456,10 +445,8 @@ fn an_empty_step_is_fine() {
         let kv = KvLayer::new(&device, KvDType::F32, 1, 16, 2, 16).unwrap();
         let q = Tensor::zeros(&device, DType::F32, &[0, 64]).unwrap();
         let batch = AttnBatch {
-            query_start: &[0],
-            context_lens: &[],
-            block_tables: &[],
-            max_blocks_per_seq: 0,
+            query_start: [0].into(),
+            ..AttnBatch::default()
         };
         assert!(
             paged_attention(&q, &kv, &batch, dims(4, 2, 16), 1.0)

@@ -95,6 +95,14 @@ impl Block {
             WeightFormat::Q4K | WeightFormat::Q5K => self.read_q4_k_or_q5_k(bytes),
             WeightFormat::Q6K => self.read_q6_k(bytes),
             WeightFormat::Iq4Xs => self.read_iq4_xs(bytes),
+            WeightFormat::Int4 => {
+                self.d = u16_at(bytes, 0);
+                nibbles(&bytes[2..], &mut self.codes[..128]);
+            }
+            WeightFormat::Fp8 => {
+                self.d = u16_at(bytes, 0);
+                self.codes[..128].copy_from_slice(&bytes[2..]);
+            }
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => {
                 unreachable!("{format} has no blocks")
             }
@@ -213,6 +221,9 @@ impl Block {
                         *out = scale * f32::from(IQ4_LEVELS[usize::from(code & 15)])
                     });
                 }
+                WeightFormat::Fp8 => {
+                    codes.for_each(|(out, &code)| *out = scale * e4m3_as_f16(code).to_f32());
+                }
                 _ => {
                     let zero = zero_point(format);
                     codes.for_each(|(out, &code)| *out = scale * f32::from(i16::from(code) - zero));
@@ -226,12 +237,18 @@ impl Block {
 const fn zero_point(format: WeightFormat) -> i16 {
     match format {
         WeightFormat::Q3K => 4,
-        WeightFormat::Q4_0 => 8,
+        WeightFormat::Q4_0 | WeightFormat::Int4 => 8,
         WeightFormat::Q5_0 => 16,
         WeightFormat::Q6K => 32,
         WeightFormat::Q8_0 | WeightFormat::Iq4Nl | WeightFormat::Iq4Xs => 128,
         _ => 0,
     }
+}
+
+/// An 8-bit float with bits where those of half precision are: its value by 256, as its exponent counts from 7 and not from 15. Exact for all but the
+/// two NaN, which become 480 / 256 and which no quantiser writes.
+pub(super) fn e4m3_as_f16(code: u8) -> f16 {
+    f16::from_bits((u16::from(code & 0x80) << 8) | (u16::from(code & 0x7f) << 7))
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {

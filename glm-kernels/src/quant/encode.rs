@@ -27,6 +27,8 @@ pub(super) fn blocks(format: WeightFormat, values: &[f32], out: &mut [u8]) {
             WeightFormat::Q4K => q4_k(values, out),
             WeightFormat::Q5K => q5_k(values, out),
             WeightFormat::Q6K => q6_k(values, out),
+            WeightFormat::Int4 => int4(values, out),
+            WeightFormat::Fp8 => fp8(values, out),
             _ => unreachable!("{format} has no quantiser"),
         }
     }
@@ -108,6 +110,45 @@ fn write_codes_32(out: &mut [u8], bits: u32, code: impl Fn(usize) -> u8) {
             .fold(0u32, |word, (i, code)| word | (u32::from(code >> 4) << i));
         high.copy_from_slice(&fifth.to_le_bytes());
     }
+}
+
+/// The scale that makes the least error, as for the sub-blocks of Q6_K.
+#[inline(always)]
+fn int4(values: &[f32], out: &mut [u8]) {
+    let scale = values
+        .as_array::<128>()
+        .map_or(0.0, |values| symmetric(values, 8.0));
+    put_f16(&mut out[..2], scale);
+    let inverse = inverse(f16::from_le_bytes([out[0], out[1]]).to_f32());
+    let code = |value: f32| (nearest((value * inverse).clamp(-8.0, 7.0)) + 8.0) as u8;
+    let (low, high) = values.split_at(64);
+    for ((out, low), high) in out[2..].iter_mut().zip(low).zip(high) {
+        *out = code(*low) | (code(*high) << 4);
+    }
+}
+
+/// The largest 8-bit float is 448, so 1.75 where their values are by 256.
+#[inline(always)]
+fn fp8(values: &[f32], out: &mut [u8]) {
+    let largest = (values.iter()).fold(0.0f32, |max, value| max.max(value.abs()));
+    put_f16(&mut out[..2], largest / 1.75);
+    let inverse = inverse(f16::from_le_bytes([out[0], out[1]]).to_f32()) * 256.0;
+    for (out, value) in out[2..].iter_mut().zip(values) {
+        *out = e4m3(value * inverse);
+    }
+}
+
+/// The nearest 8-bit float, of two as near the even one; what is too large, and what is not a number, becomes the largest.
+#[inline(always)]
+fn e4m3(value: f32) -> u8 {
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    let size = value.abs().min(448.0);
+    if size < 0.015625 {
+        return sign | nearest(size * 512.0) as u8; // subnormal: counts of 2^-9
+    }
+    let bits = size.to_bits();
+    let rounded = bits + 0x7_ffff + ((bits >> 20) & 1);
+    sign | ((rounded >> 20) - (120 << 3)) as u8
 }
 
 #[inline(always)]

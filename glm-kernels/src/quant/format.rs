@@ -39,10 +39,14 @@ pub enum WeightFormat {
     Iq4Nl,
     /// 4 bits into the same table, 8 sub-blocks of 32 with 6-bit scales.
     Iq4Xs,
+    /// 4 bits, blocks of 128: `d * (q - 8)`. In no file, and on graphics processors only.
+    Int4,
+    /// 8-bit floats, 4 bits of exponent and 3 of fraction (e4m3), blocks of 128: `d * q / 256`. In no file, and on graphics processors only.
+    Fp8,
 }
 
 impl WeightFormat {
-    /// Every format.
+    /// Every format that files and the CPU have.
     pub const ALL: [Self; 15] = [
         Self::F32,
         Self::F16,
@@ -61,11 +65,15 @@ impl WeightFormat {
         Self::Iq4Xs,
     ];
 
+    /// The formats that graphics processors have beside [`ALL`](Self::ALL), to be rounded to when a model is loaded.
+    pub const CUDA_ONLY: [Self; 2] = [Self::Int4, Self::Fp8];
+
     /// How many values a block holds; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Iq4Nl => 32,
+            Self::Int4 | Self::Fp8 => 128,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
         }
     }
@@ -86,6 +94,8 @@ impl WeightFormat {
             Self::Q5K => 176,
             Self::Q6K => 210,
             Self::Iq4Xs => 136,
+            Self::Int4 => 66,
+            Self::Fp8 => 130,
         }
     }
 
@@ -120,6 +130,8 @@ impl WeightFormat {
             Self::Q6K => "q6_k",
             Self::Iq4Nl => "iq4_nl",
             Self::Iq4Xs => "iq4_xs",
+            Self::Int4 => "int4",
+            Self::Fp8 => "fp8",
         }
     }
 }
@@ -137,8 +149,8 @@ impl FromStr for WeightFormat {
     fn from_str(text: &str) -> Result<Self, KernelError> {
         let plain = |name: &str| name.replace(['_', '-'], "").to_ascii_lowercase();
         let wanted = plain(text.trim());
-        let found = Self::ALL
-            .into_iter()
+        let found = (Self::ALL.into_iter())
+            .chain(Self::CUDA_ONLY)
             .find(|format| plain(format.name()) == wanted);
         found.ok_or_else(|| KernelError::UnknownFormat(text.to_owned()))
     }
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn names_are_read_back_in_any_spelling() {
-        for format in WeightFormat::ALL {
+        for format in (WeightFormat::ALL.into_iter()).chain(WeightFormat::CUDA_ONLY) {
             let name = format.to_string();
             let spellings = [
                 name.clone(),

@@ -124,7 +124,7 @@ fn error<const N: usize>(
 /// The scale for which `scale * code`, with codes from `-limit` to `limit - 1`, approximates `values` best. The error of a value counts by
 /// its square. Zero if all values are.
 #[inline(always)]
-pub(super) fn symmetric(values: &[f32; 16], limit: f32) -> f32 {
+pub(super) fn symmetric<const N: usize>(values: &[f32; N], limit: f32) -> f32 {
     let extreme = extreme(values);
     if extreme.abs() < TINY {
         return 0.0;
@@ -145,13 +145,13 @@ pub(super) fn symmetric(values: &[f32; 16], limit: f32) -> f32 {
 
 /// The weighted sums of value times code and of code times code, for the codes that `inverse` gives.
 #[inline(always)]
-fn symmetric_fit(values: &[f32; 16], inverse: f32, limit: f32) -> (f32, f32) {
-    let mut codes = [0.0; 16];
+fn symmetric_fit<const N: usize>(values: &[f32; N], inverse: f32, limit: f32) -> (f32, f32) {
+    let mut codes = [0.0; N];
     for (code, value) in codes.iter_mut().zip(values) {
         *code = nearest(inverse * value).clamp(-limit, limit - 1.0);
     }
-    let xl = sum::<16>(|i| values[i] * values[i] * codes[i] * values[i]);
-    let l2 = sum::<16>(|i| values[i] * values[i] * codes[i] * codes[i]);
+    let xl = sum::<N>(|i| values[i] * values[i] * codes[i] * values[i]);
+    let l2 = sum::<N>(|i| values[i] * values[i] * codes[i] * codes[i]);
     (xl, l2)
 }
 

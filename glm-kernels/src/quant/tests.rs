@@ -200,7 +200,7 @@ proptest! {
     /// Neither reading nor writing panics, whatever the bits.
     #[test]
     fn any_bits_are_accepted(bytes in proptest::collection::vec(any::<u8>(), 1024), values in proptest::collection::vec(any::<f32>(), 256)) {
-        for format in WeightFormat::ALL {
+        for format in WeightFormat::ALL.into_iter().chain(WeightFormat::CUDA_ONLY) {
             let mut out = [0.0; 256];
             dequantize(format, &bytes[..format.row_bytes(256).unwrap()], &mut out).unwrap();
             if can_quantize(format) {
@@ -218,5 +218,57 @@ proptest! {
         for (once, twice) in once.iter().zip(twice) {
             prop_assert!((once - twice).abs() <= 1e-3 * once.abs());
         }
+    }
+}
+
+/// What an 8-bit float (OCP 8-bit Floating Point Specification 1.0, E4M3) stands for; no value for the two NaN.
+fn e4m3(code: u8) -> Option<f32> {
+    let (exponent, fraction) = (code >> 3 & 15, f32::from(code & 7) / 8.0);
+    let size = match (exponent, code & 7) {
+        (15, 7) => return None,
+        (0, _) => fraction * 2f32.powi(-6),
+        _ => (1.0 + fraction) * 2f32.powi(i32::from(exponent) - 7),
+    };
+    Some(if code & 0x80 == 0 { size } else { -size })
+}
+
+#[test]
+fn eight_bit_floats_are_those_of_the_specification() {
+    let numbers: Vec<f32> = (0..=255).filter_map(e4m3).collect();
+    assert_eq!(numbers.len(), 254);
+    // Both halves have the largest number, so that the scale is 1.
+    for half in numbers.chunks(127) {
+        let mut values = half.to_vec();
+        values.push(448.0);
+        assert_eq!(rounded(WeightFormat::Fp8, &values), values);
+
+        let between: Vec<f32> = half
+            .windows(2)
+            .map(|pair| (pair[0] + pair[1]) / 2.0)
+            .collect();
+        let mut values = between.clone();
+        values.resize(128, 448.0);
+        for (i, (got, pair)) in rounded(WeightFormat::Fp8, &values)
+            .iter()
+            .zip(half.windows(2))
+            .enumerate()
+        {
+            let even = if i % 2 == 0 { pair[0] } else { pair[1] };
+            assert_eq!(*got, even, "between {} and {}", pair[0], pair[1]);
+        }
+    }
+}
+
+#[test]
+fn formats_of_graphics_processors_round_as_well_as_their_bits_allow() {
+    let values = random(64 * 128, 7);
+    let signal: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
+    // Relative squared errors: 3 bits of fraction; 4 bits between the extremes of 128 values.
+    for (format, limit) in [(WeightFormat::Fp8, 1e-3), (WeightFormat::Int4, 1.2e-2)] {
+        let mut bytes = vec![0xaa; format.row_bytes(values.len()).unwrap()];
+        quantize(format, &values, &mut bytes).unwrap();
+        let error = squared_error(format, &values, &bytes) / signal;
+        assert!((limit / 4.0..limit).contains(&error), "{format}: {error:e}");
+        assert_eq!(rounded(format, &[0.0; 256]), [0.0; 256], "{format}");
     }
 }

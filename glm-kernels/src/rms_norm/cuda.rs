@@ -65,11 +65,7 @@ pub(super) fn add_rms_norm(
     Ok(out)
 }
 
-pub(super) fn add(
-    cuda: &CudaDevice,
-    residual: &mut Tensor,
-    x: &Tensor,
-) -> Result<(), KernelError> {
+pub(super) fn add(cuda: &CudaDevice, residual: &mut Tensor, x: &Tensor) -> Result<(), KernelError> {
     const OP: &str = "add";
     let len = residual.len();
     let blocks = size_arg(OP, "blocks", len.div_ceil(4 * THREADS))?;

@@ -1,6 +1,7 @@
 //! `out[t, i] = x[t, i] / sqrt(mean_i(x[t, i]²) + eps) * weight[i]` (arXiv:1910.07467, eq. 4),
 //! alone or after a residual addition.
 
+mod cuda;
 mod reference;
 mod simd;
 
@@ -21,6 +22,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor, KernelE
     const OP: &str = "rms_norm";
     let (rows, columns) = x.dims2(OP, "x")?;
     weight.expect_shape(OP, "weight", &[columns])?;
+    if let Some(cuda) = x.device().as_cuda() {
+        x.expect_dtype(OP, DType::F32)?;
+        weight.expect_dtype(OP, DType::F32)?;
+        return cuda::rms_norm(cuda, x, weight, eps);
+    }
     let (values, weight, isa) = (x.as_f32()?, weight.as_f32()?, x.device().isa());
     let bytes = 2 * rows * columns * size_of::<f32>();
     let _span = x.device().record(|| Work::moving(OP, bytes));
@@ -55,6 +61,12 @@ pub fn add_rms_norm(
     let (rows, columns) = residual.dims2(OP, "residual")?;
     x.expect_shape(OP, "x", residual.shape())?;
     weight.expect_shape(OP, "weight", &[columns])?;
+    if let Some(cuda) = residual.device().clone().as_cuda() {
+        for tensor in [&*residual, x, weight] {
+            tensor.expect_dtype(OP, DType::F32)?;
+        }
+        return cuda::add_rms_norm(cuda, residual, x, weight, eps);
+    }
     let (values, weight) = (x.as_f32()?, weight.as_f32()?);
     let device = residual.device().clone();
     let bytes = 4 * rows * columns * size_of::<f32>();
@@ -89,6 +101,11 @@ pub fn add(residual: &mut Tensor, x: &Tensor) -> Result<(), KernelError> {
     const OP: &str = "add";
     let (rows, columns) = residual.dims2(OP, "residual")?;
     x.expect_shape(OP, "x", residual.shape())?;
+    if let Some(cuda) = residual.device().clone().as_cuda() {
+        x.expect_dtype(OP, DType::F32)?;
+        residual.expect_dtype(OP, DType::F32)?;
+        return cuda::add(cuda, residual, x);
+    }
     let values = x.as_f32()?;
     let device = residual.device().clone();
     let bytes = 3 * rows * columns * size_of::<f32>();
@@ -201,7 +218,10 @@ mod tests {
         for device in devices(1) {
             let x = Tensor::zeros(&device, DType::F32, &[1, 20]).unwrap();
             let weight = Tensor::from_f32(&device, &[1.0; 20], &[20]).unwrap();
-            assert_eq!(rms_norm(&x, &weight, 1e-5).unwrap().to_f32_vec(), [0.0; 20]);
+            assert_eq!(
+                rms_norm(&x, &weight, 1e-5).unwrap().to_f32_vec().unwrap(),
+                [0.0; 20]
+            );
         }
     }
 

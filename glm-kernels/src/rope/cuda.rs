@@ -48,12 +48,12 @@ pub(super) fn rope_store_kv(
         KvDType::F32 => "rope_store_kv_f32",
         KvDType::F16 => "rope_store_kv_f16",
         KvDType::BF16 => "rope_store_kv_bf16",
-        KvDType::Q8_0 => return Err(super::not_on_cuda(kv)),
+        KvDType::Q8_0 => return Err(kv.not_on_cuda(OP)),
     };
     let (tokens, block_size) = (slot_mapping.len(), kv.block_size());
     let store = match kv.cuda_mut() {
         Some(store) => store,
-        None => return Err(super::not_on_cuda(kv)),
+        None => return Err(kv.not_on_cuda(OP)),
     };
     let mut q = Tensor::empty(qkv.device(), DType::F32, &[tokens, dims.q_len()])?;
     let args = [

@@ -1,14 +1,12 @@
 //! Rotary position embedding (arXiv:2104.09864, eq. 34) of queries and keys, and storing of keys
 //! and values: what lies between the QKV projection and attention.
 
+mod cuda;
 mod reference;
 mod simd;
 
-use std::sync::Arc;
-
-use crate::memory::Buffer;
 use crate::simd::run;
-use crate::{DType, Device, Isa, KernelError, KvLayer, Tensor, Work};
+use crate::{DType, Indices, Isa, KernelError, KvLayer, Tensor, Work};
 
 const OP: &str = "rope_store_kv";
 
@@ -87,7 +85,7 @@ pub enum Pairing {
 #[derive(Debug, Clone)]
 pub struct RopeAngles {
     /// `[2, T, pairs]`: cosines, then sines.
-    table: Arc<Buffer>,
+    table: Tensor,
     num_tokens: usize,
     pairs: usize,
     pairing: Pairing,
@@ -96,25 +94,33 @@ pub struct RopeAngles {
 impl RopeAngles {
     /// The angles `positions[t] * inv_freq[i]`, in f32 as transformers computes them.
     ///
-    /// - `inv_freq`: one per pair, `rotary_dim / 2` of them; elements of a head beyond `rotary_dim`
+    /// - `inv_freq`: f32, one per pair, `rotary_dim / 2` of them; elements of a head beyond `rotary_dim`
     ///   are not rotated.
     /// - `scale`: multiplies cosines and sines; 1 but for YaRN's attention factor.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`] or [`KernelError::ShapeOverflow`].
+    /// [`KernelError::DType`] unless `inv_freq` is f32; [`KernelError::OutOfMemory`] or
+    /// [`KernelError::ShapeOverflow`].
     pub fn new(
-        device: &Device,
-        inv_freq: &[f32],
-        positions: &[u32],
+        inv_freq: &Tensor,
+        positions: &Indices,
         scale: f32,
         pairing: Pairing,
     ) -> Result<Self, KernelError> {
         let (num_tokens, pairs) = (positions.len(), inv_freq.len());
-        let bytes = crate::tensor::element_count(&[2 * size_of::<f32>(), num_tokens, pairs])?;
-        let mut table = device.allocate(bytes)?;
-        let (cos, sin) = table
-            .as_slice_of_mut::<f32>()
-            .split_at_mut(num_tokens * pairs);
+        let device = inv_freq.device();
+        if let Some(cuda) = device.as_cuda() {
+            inv_freq.expect_dtype("RopeAngles::new", DType::F32)?;
+            return Ok(Self {
+                table: cuda::angles(cuda, inv_freq, positions, scale)?,
+                num_tokens,
+                pairs,
+                pairing,
+            });
+        }
+        let mut table = Tensor::empty(device, DType::F32, &[2, num_tokens, pairs])?;
+        let inv_freq = inv_freq.as_f32()?;
+        let (cos, sin) = table.as_f32_mut()?.split_at_mut(num_tokens * pairs);
         let cells = cos.iter_mut().zip(sin);
         let angles = positions
             .iter()
@@ -123,7 +129,7 @@ impl RopeAngles {
             (*cos, *sin) = (angle.cos() * scale, angle.sin() * scale);
         }
         Ok(Self {
-            table: Arc::new(table),
+            table,
             num_tokens,
             pairs,
             pairing,
@@ -140,14 +146,31 @@ impl RopeAngles {
         2 * self.pairs
     }
 
+    /// The angles, for the CPU.
+    fn on_host(&self) -> Result<HostAngles<'_>, KernelError> {
+        let (cos, sin) = self.table.as_f32()?.split_at(self.num_tokens * self.pairs);
+        Ok(HostAngles {
+            cos,
+            sin,
+            pairs: self.pairs,
+            pairing: self.pairing,
+        })
+    }
+}
+
+/// [`RopeAngles`] that the CPU can read.
+struct HostAngles<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
+    pairs: usize,
+    pairing: Pairing,
+}
+
+impl HostAngles<'_> {
     /// Cosines and sines of one token.
     fn of_token(&self, token: usize) -> (&[f32], &[f32]) {
-        let (cos, sin) = self
-            .table
-            .as_slice_of::<f32>()
-            .split_at(self.num_tokens * self.pairs);
         let row = token * self.pairs..(token + 1) * self.pairs;
-        (&cos[row.clone()], &sin[row])
+        (&self.cos[row.clone()], &self.sin[row])
     }
 
     fn rotate(&self, isa: Isa, token: usize, heads: &mut [f32], head_dim: usize) {
@@ -173,7 +196,7 @@ impl RopeAngles {
 ///
 /// - `qkv`: `[T, (H + 2*KVH)*D]`: queries, keys, values.
 /// - `slot_mapping`: `[T]`, where each token's key and value go; of two tokens with one slot the
-///   later stays.
+///   later stays on the CPU, either elsewhere.
 ///
 /// # Errors
 /// [`KernelError::Shape`] or [`KernelError::Length`] if arguments do not fit each other,
@@ -183,11 +206,16 @@ pub fn rope_store_kv(
     qkv: &Tensor,
     dims: AttnDims,
     angles: &RopeAngles,
-    slot_mapping: &[u32],
+    slot_mapping: &Indices,
     kv: &mut KvLayer,
 ) -> Result<Tensor, KernelError> {
     check(qkv, dims, angles, slot_mapping, kv)?;
+    if let Some(cuda) = qkv.device().as_cuda() {
+        qkv.expect_dtype(OP, DType::F32)?;
+        return cuda::rope_store_kv(cuda, qkv, dims, angles, slot_mapping, kv);
+    }
     let (values, device, tokens) = (qkv.as_f32()?, qkv.device(), slot_mapping.len());
+    let angles = angles.on_host()?;
     let _span = device.record(|| {
         let stored = kv.dtype().bytes_per_token(dims.num_kv_heads, dims.head_dim);
         let bytes = (dims.qkv_len() + dims.q_len()) * size_of::<f32>() + stored;
@@ -253,6 +281,7 @@ fn check(
 ) -> Result<(), KernelError> {
     let tokens = slot_mapping.len();
     dims.check(OP, kv)?;
+    qkv.device().check_same(OP, "kv", kv.device())?;
     qkv.expect_shape(OP, "qkv", &[tokens, dims.qkv_len()])?;
     if angles.num_tokens != tokens {
         return Err(KernelError::Length {
@@ -287,10 +316,21 @@ fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::KvDType;
     use crate::testing::{Random, assert_close, devices};
+    use crate::{Device, KvDType};
 
     const BLOCK_SIZE: usize = 16;
+
+    fn angles(
+        device: &Device,
+        inv_freq: &[f32],
+        positions: &[u32],
+        scale: f32,
+        pairing: Pairing,
+    ) -> RopeAngles {
+        let inv_freq = Tensor::from_f32(device, inv_freq, &[inv_freq.len()]).unwrap();
+        RopeAngles::new(&inv_freq, &positions.into(), scale, pairing).unwrap()
+    }
 
     fn inv_freq(rotary_dim: usize) -> Vec<f32> {
         (0..rotary_dim / 2)
@@ -382,8 +422,7 @@ mod tests {
         let values = random.values(tokens * dims.qkv_len());
         let qkv = Tensor::from_f32(device, &values, &[tokens, dims.qkv_len()]).unwrap();
         let positions: Vec<u32> = (0..tokens as u32).map(|t| t * 37).collect();
-        let angles =
-            RopeAngles::new(device, &inv_freq(rotary_dim), &positions, 1.0, pairing).unwrap();
+        let angles = angles(device, &inv_freq(rotary_dim), &positions, 1.0, pairing);
         let blocks = tokens.div_ceil(BLOCK_SIZE) + 1;
         let mut kv = KvLayer::new(
             device,
@@ -395,7 +434,7 @@ mod tests {
         )
         .unwrap();
         let slots: Vec<u32> = random.permutation(kv.num_slots())[..tokens].to_vec();
-        let q = rope_store_kv(&qkv, dims, &angles, &slots, &mut kv).unwrap();
+        let q = rope_store_kv(&qkv, dims, &angles, &slots.clone().into(), &mut kv).unwrap();
         assert_eq!(q.shape(), [tokens, dims.q_len()]);
 
         let context = format!("{device:?} {tokens} {dims:?} {pairing:?}");
@@ -439,10 +478,10 @@ mod tests {
             head_dim: 4,
         };
         let qkv = Tensor::from_f32(&device, &[1.0; 12], &[1, 12]).unwrap();
-        let angles = RopeAngles::new(&device, &[1.0], &[0], 2.0, Pairing::Interleaved).unwrap();
+        let angles = angles(&device, &[1.0], &[0], 2.0, Pairing::Interleaved);
         let mut kv = KvLayer::new(&device, KvDType::F32, 1, 1, 1, 4).unwrap();
-        let q = rope_store_kv(&qkv, dims, &angles, &[0], &mut kv).unwrap();
-        assert_eq!(q.to_f32_vec(), [2.0, 2.0, 1.0, 1.0]);
+        let q = rope_store_kv(&qkv, dims, &angles, &[0].into(), &mut kv).unwrap();
+        assert_eq!(q.to_f32_vec().unwrap(), [2.0, 2.0, 1.0, 1.0]);
     }
 
     #[test]
@@ -455,18 +494,12 @@ mod tests {
         };
         let qkv = Tensor::from_f32(&device, &[1.0; 32], &[2, 16]).unwrap();
         let angles = |positions: &[u32], pairs| {
-            RopeAngles::new(
-                &device,
-                &vec![1.0; pairs],
-                positions,
-                1.0,
-                Pairing::Interleaved,
-            )
-            .unwrap()
+            let inv_freq = vec![1.0; pairs];
+            self::angles(&device, &inv_freq, positions, 1.0, Pairing::Interleaved)
         };
         let mut kv = KvLayer::new(&device, KvDType::F32, 1, 16, 1, 4).unwrap();
         let mut call = |dims, angles: &RopeAngles, slots: &[u32]| {
-            rope_store_kv(&qkv, dims, angles, slots, &mut kv).unwrap_err()
+            rope_store_kv(&qkv, dims, angles, &slots.into(), &mut kv).unwrap_err()
         };
         assert!(matches!(
             call(dims, &angles(&[0, 1], 2), &[0, 16]),

@@ -1,12 +1,13 @@
 //! `out[rows[t], start + i] += scale * x[t, i]`: what a low-rank adapter adds to the outputs of the
 //! tokens that use it (arXiv:2106.09685, section 4.1).
 
+mod cuda;
 mod reference;
 mod simd;
 
 use crate::parallel::SharedMut;
 use crate::simd::run;
-use crate::{Isa, KernelError, Tensor, Work};
+use crate::{DType, Indices, Isa, KernelError, Tensor, Work};
 
 const OP: &str = "scatter_add";
 
@@ -26,7 +27,7 @@ const ELEMENTS_PER_TASK: usize = 16 * 1024;
 /// lives. `out` is unchanged then.
 pub fn scatter_add(
     out: &mut Tensor,
-    rows: &[u32],
+    rows: &Indices,
     start: usize,
     x: &Tensor,
     scale: f32,
@@ -42,6 +43,11 @@ pub fn scatter_add(
             index: start.saturating_add(columns).saturating_sub(1),
             len: width,
         });
+    }
+    if let Some(cuda) = out.device().clone().as_cuda() {
+        x.expect_dtype(OP, DType::F32)?;
+        out.expect_dtype(OP, DType::F32)?;
+        return cuda::scatter_add(cuda, out, rows, start, x, scale);
     }
     let values = x.as_f32()?;
     let device = out.device().clone();
@@ -118,7 +124,7 @@ mod tests {
                 }
                 let mut out = Tensor::from_f32(&device, &before, &[len, width]).unwrap();
                 let x = Tensor::from_f32(&device, &values, &[count, columns]).unwrap();
-                scatter_add(&mut out, &rows, start, &x, 0.7).unwrap();
+                scatter_add(&mut out, &rows.clone().into(), start, &x, 0.7).unwrap();
                 // Rounded once on every path, so equal to the bit.
                 assert_eq!(out.as_f32().unwrap(), want, "{device:?} [{len}, {width}]");
             }
@@ -130,7 +136,7 @@ mod tests {
         let device = devices(1).remove(0);
         let mut out = Tensor::zeros(&device, DType::F32, &[3, 4]).unwrap();
         let x = Tensor::from_f32(&device, &[1.0; 4], &[2, 2]).unwrap();
-        let mut add = |rows: &[u32], start| scatter_add(&mut out, rows, start, &x, 1.0);
+        let mut add = |rows: &[u32], start| scatter_add(&mut out, &rows.into(), start, &x, 1.0);
         assert!(matches!(add(&[0], 0), Err(KernelError::Shape { .. })));
         for rows in [[1, 1], [2, 0]] {
             assert!(matches!(add(&rows, 0), Err(KernelError::Value { .. })));
@@ -145,10 +151,10 @@ mod tests {
                 Err(KernelError::Index { name: "column", .. })
             ));
         }
-        assert_eq!(out.to_f32_vec(), [0.0; 12]);
+        assert_eq!(out.to_f32_vec().unwrap(), [0.0; 12]);
         let clone = out.clone();
         assert!(matches!(
-            scatter_add(&mut out, &[0, 1], 0, &x, 1.0),
+            scatter_add(&mut out, &[0, 1].into(), 0, &x, 1.0),
             Err(KernelError::Shared { .. })
         ));
         drop(clone);

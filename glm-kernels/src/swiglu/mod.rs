@@ -1,6 +1,7 @@
 //! `out[t, i] = silu(gate[t, i]) * up[t, i]` with `silu(x) = x / (1 + e^-x)` (arXiv:2002.05202,
 //! section 2).
 
+mod cuda;
 mod reference;
 mod simd;
 
@@ -28,6 +29,10 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor, KernelError> {
             found: columns,
             rule: "even",
         });
+    }
+    if let Some(cuda) = gate_up.device().as_cuda() {
+        gate_up.expect_dtype(OP, DType::F32)?;
+        return cuda::swiglu(cuda, gate_up, rows, columns / 2);
     }
     let (values, width, device) = (gate_up.as_f32()?, columns / 2, gate_up.device());
     let _span = device.record(|| Work::moving(OP, 3 * rows * width * size_of::<f32>()));
@@ -103,7 +108,7 @@ mod tests {
                 Tensor::from_f32(&device, &[0.0, 1.0, -1.0, 3.0, 2.0, 2.0], &[1, 6]).unwrap();
             // silu(1) = 1 / (1 + 1/e)
             assert_close(
-                &swiglu(&gate_up).unwrap().to_f32_vec(),
+                &swiglu(&gate_up).unwrap().to_f32_vec().unwrap(),
                 &[0.0, 1.462_117_2, -0.537_882_84],
                 1e-6,
                 "known",

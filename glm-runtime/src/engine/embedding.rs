@@ -130,7 +130,7 @@ impl Engine {
         let x = self.model.hidden_states(batch, &mut self.kv, &mut |_| {})?; // [T, C]
         let hidden_size = self.model.config().hidden_size;
         sum.resize(hidden_size, 0.0);
-        for row in x.to_f32_vec().chunks_exact(hidden_size) {
+        for row in x.to_f32_vec()?.chunks_exact(hidden_size) {
             sum.iter_mut()
                 .zip(row)
                 .for_each(|(sum, value)| *sum += f64::from(*value));

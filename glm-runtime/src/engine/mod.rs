@@ -361,7 +361,7 @@ impl Engine {
         let forward = || self.model.forward(&batch, &mut self.kv);
         let (logits, guides) = self.mask_threads.prepare_during(guides, forward);
         self.give_back(&guided, guides);
-        let mut logits = logits?; // [S, V]
+        let mut logits = logits?.into_host()?; // [S, V]
         let values = logits.as_f32_mut()?;
         let bytes = size_of_val(values);
         let _span = self.device.record(|| Work::moving("sample", bytes));
@@ -403,7 +403,7 @@ impl Engine {
             let active = self.requests.get(&chunk.seq)?;
             active.adapter.as_ref().map(AdapterUse::adapter)
         });
-        AdapterRows::group(&batch.query_start, adapters)
+        AdapterRows::group(&batch.attn.query_start, adapters)
     }
 
     fn commit(&mut self, plan: &StepPlan, sampled: Vec<SampledRun>, events: &mut Vec<SeqEvent>) {

@@ -1,7 +1,7 @@
 //! Looking at given tokens instead of generating: their likelihood, and everything the model computes on the way. Both go
 //! through the same paged cache as generation, in chunks of one step's budget.
 
-use glm_kernels::{KernelError, gather_rows};
+use glm_kernels::{Indices, KernelError, gather_rows};
 
 use super::Engine;
 use crate::error::EngineError;
@@ -125,14 +125,19 @@ impl Engine {
     fn trace_chunk(&mut self, batch: &ForwardBatch, trace: &mut Trace) -> Result<(), KernelError> {
         let mut layer = 0;
         let hidden_states = &mut trace.hidden_states;
+        let mut copied = Ok(());
         let x = self.model.hidden_states(batch, &mut self.kv, &mut |x| {
             hidden_states.resize(hidden_states.len().max(layer + 1), Vec::new());
-            hidden_states[layer].extend(x.to_f32_vec());
+            match x.to_f32_vec() {
+                Ok(values) => hidden_states[layer].extend(values),
+                Err(error) => copied = Err(error),
+            }
             layer += 1;
         })?;
-        trace.final_norm.extend(x.to_f32_vec());
+        copied?;
+        trace.final_norm.extend(x.to_f32_vec()?);
         let logits = self.model.logits(&x, &batch.adapters)?;
-        trace.logits.extend(logits.to_f32_vec());
+        trace.logits.extend(logits.to_f32_vec()?);
         Ok(())
     }
 
@@ -184,9 +189,11 @@ impl Engine {
         let vocab_size = self.model.config().vocab_size;
         for (i, next) in next.chunks(LOGIT_ROWS).enumerate() {
             let first = (i * LOGIT_ROWS) as u32;
-            let rows: Vec<u32> = (first..first + next.len() as u32).collect();
+            let rows = (first..first + next.len() as u32).collect::<Vec<_>>();
+            let rows = Indices::from(rows);
             let adapters = AdapterRows::picked(&batch.adapters, &rows);
             let logits = self.model.logits(&gather_rows(&x, &rows)?, &adapters)?; // [R, V]
+            let logits = logits.to_host()?;
             let logits = logits.as_f32()?.chunks_exact(vocab_size);
             logits.zip(next).for_each(|(row, &id)| each(row, id));
         }
@@ -222,7 +229,7 @@ impl Look {
         };
         let mut batch = ForwardBatch::new(std::iter::once(chunk));
         let adapter = self.adapter.as_ref().map(AdapterUse::adapter);
-        batch.adapters = AdapterRows::group(&batch.query_start, std::iter::once(adapter));
+        batch.adapters = AdapterRows::group(&batch.attn.query_start, std::iter::once(adapter));
         batch
     }
 }

@@ -28,7 +28,7 @@ impl Attention {
         let scale = 1.0 / (self.dims.head_dim as f32).sqrt();
         let qkv = self.qkv_proj.forward(x, batch)?; // [T, (H + 2 KVH) D]
         let q = rope_store_kv(&qkv, self.dims, rope, &batch.slot_mapping, kv)?; // [T, H D]
-        let out = paged_attention(&q, kv, &batch.attn(), self.dims, scale)?; // [T, H D]
+        let out = paged_attention(&q, kv, &batch.attn, self.dims, scale)?; // [T, H D]
         self.o_proj.forward(&out, batch) // [T, C]
     }
 }

@@ -4,15 +4,15 @@
 use std::f64::consts::PI;
 
 use glm_core::{DenseConfig, RopeScaling};
-use glm_kernels::{Device, KernelError, Pairing, RopeAngles};
+use glm_kernels::{Device, Indices, KernelError, Pairing, RopeAngles, Tensor};
 
 use crate::error::BuildError;
 
 /// One inverse frequency per rotated pair, and the factor on cosines and sines.
 #[derive(Debug, Clone)]
 pub struct RotaryEmbedding {
-    device: Device,
-    inv_freq: Vec<f32>,
+    /// `[rotary_dim / 2]`.
+    inv_freq: Tensor,
     attention_scaling: f32,
 }
 
@@ -20,21 +20,21 @@ impl RotaryEmbedding {
     /// The embedding that `config` describes.
     ///
     /// # Errors
-    /// [`BuildError::NotSupported`] for a context extension that is not one of plain, linear and YaRN.
+    /// [`BuildError::NotSupported`] for a context extension that is not one of plain, linear and YaRN, [`BuildError::Kernel`] if
+    /// there is no memory.
     pub fn new(device: &Device, config: &DenseConfig) -> Result<Self, BuildError> {
         let (inv_freq, attention_scaling) = frequencies(config)?;
+        let inv_freq: Vec<f32> = inv_freq.into_iter().map(|f| f as f32).collect();
         Ok(Self {
-            device: device.clone(),
-            inv_freq: inv_freq.into_iter().map(|f| f as f32).collect(),
+            inv_freq: Tensor::from_f32(device, &inv_freq, &[inv_freq.len()])?,
             attention_scaling: attention_scaling as f32,
         })
     }
 
     /// Cosines and sines of this step's positions, `[T, rotary_dim / 2]`, used by every layer. All dense GLM models rotate
     /// interleaved pairs.
-    pub fn angles(&self, positions: &[u32]) -> Result<RopeAngles, KernelError> {
+    pub fn angles(&self, positions: &Indices) -> Result<RopeAngles, KernelError> {
         RopeAngles::new(
-            &self.device,
             &self.inv_freq,
             positions,
             self.attention_scaling,

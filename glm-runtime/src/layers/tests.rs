@@ -200,14 +200,8 @@ fn attention_equals_candle_across_blocks_in_any_order() -> Result<()> {
     };
     let batch = ForwardBatch::new([chunk].into_iter());
     let mut kv = KvLayer::new(&device, KvDType::F32, 5, BLOCK_SIZE, KV_HEADS, HEAD_DIM).unwrap();
-    let angles = RopeAngles::new(
-        &device,
-        &inv_freq,
-        &batch.positions,
-        1.0,
-        Pairing::Interleaved,
-    )
-    .unwrap();
+    let inv_freq = Tensor::from_f32(&device, &inv_freq, &[inv_freq.len()]).unwrap();
+    let angles = RopeAngles::new(&inv_freq, &batch.positions, 1.0, Pairing::Interleaved).unwrap();
     assert_close(
         &attention.forward(&x, &angles, &batch, &mut kv).unwrap(),
         &want,

@@ -337,7 +337,10 @@ mod tests {
         let mut kv = KvPool::new(&device, model.config(), KvDType::F32, 1).unwrap();
         let batch = ForwardBatch::new([chunk].into_iter());
         let x = model.hidden_states(&batch, &mut kv, &mut |_| {}).unwrap();
-        (model.logits(&x, &[]).unwrap().to_f32_vec(), loader.finish())
+        (
+            model.logits(&x, &[]).unwrap().to_f32_vec().unwrap(),
+            loader.finish(),
+        )
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use glm_kernels::{KernelError, Tensor, embed, gather_rows, linear, scatter_add};
+use glm_kernels::{Indices, KernelError, Tensor, embed, gather_rows, linear, scatter_add};
 
 use super::adapter::{LoraAdapter, Site};
 
@@ -11,7 +11,7 @@ use super::adapter::{LoraAdapter, Site};
 pub struct AdapterRows {
     adapter: Arc<LoraAdapter>,
     /// Ascending.
-    rows: Vec<u32>,
+    rows: Indices,
 }
 
 impl PartialEq for AdapterRows {
@@ -29,23 +29,24 @@ impl AdapterRows {
         query_start: &[u32],
         adapters: impl Iterator<Item = Option<&'a Arc<LoraAdapter>>>,
     ) -> Vec<Self> {
-        let mut groups: Vec<Self> = Vec::new();
+        let mut groups: Vec<(&Arc<LoraAdapter>, Vec<u32>)> = Vec::new();
         for (span, adapter) in query_start.array_windows().zip(adapters) {
             let (&[start, end], Some(adapter)) = (span, adapter) else {
                 continue;
             };
             let known = groups
                 .iter_mut()
-                .find(|group| Arc::ptr_eq(&group.adapter, adapter));
+                .find(|(known, _)| Arc::ptr_eq(known, adapter));
             match known {
-                Some(group) => group.rows.extend(start..end),
-                None => groups.push(Self {
-                    adapter: adapter.clone(),
-                    rows: (start..end).collect(),
-                }),
+                Some((_, rows)) => rows.extend(start..end),
+                None => groups.push((adapter, (start..end).collect())),
             }
         }
-        groups
+        let group = |(adapter, rows): (&Arc<LoraAdapter>, Vec<u32>)| Self {
+            adapter: adapter.clone(),
+            rows: rows.into(),
+        };
+        groups.into_iter().map(group).collect()
     }
 
     /// The same of the rows that are picked out of a step, ascending: each has a new number then.
@@ -55,6 +56,7 @@ impl AdapterRows {
             let picked = picked.filter(|(_, row)| group.rows.binary_search(row).is_ok());
             let rows: Vec<u32> = picked.map(|(at, _)| at).collect();
             let adapter = group.adapter.clone();
+            let rows = Indices::from(rows);
             (!rows.is_empty()).then_some(Self { adapter, rows })
         };
         groups.iter().filter_map(of_group).collect()
@@ -101,7 +103,7 @@ pub(crate) fn add_embeddings(
     for group in adapters {
         for update in group.adapter.updates(Site::EMBEDDING) {
             let ids = group.rows.iter().map(|&row| token_ids[row as usize]);
-            let low = embed(&update.a, &ids.collect::<Vec<_>>())?; // [R, r]
+            let low = embed(&update.a, &ids.collect::<Vec<_>>().into())?; // [R, r]
             let high = linear(&low, &update.b, None)?; // [R, C]
             scatter_add(x, &group.rows, update.start, &high, update.scaling)?;
         }

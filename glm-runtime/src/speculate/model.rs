@@ -227,7 +227,8 @@ impl DraftModel {
         logits: Option<Tensor>,
         guesses: impl Iterator<Item = &'g mut Guess<'a>>,
     ) -> Result<(), KernelError> {
-        if let Some(mut logits) = logits {
+        if let Some(logits) = logits {
+            let mut logits = logits.into_host()?;
             let rows = logits.as_f32_mut()?;
             let rows = rows.chunks_exact_mut(self.model.config().vocab_size);
             guesses.zip(rows).for_each(|(guess, row)| guess.draw(row));

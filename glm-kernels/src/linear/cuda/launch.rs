@@ -1,7 +1,7 @@
 //! Which kernel a product takes, and in which geometry.
 
 use super::activations::Activations;
-use super::names;
+use super::{names, wgmma};
 use crate::cuda::{DeviceBuffer, DevicePtr, LaunchConfig};
 use crate::linear::layout::PANEL_ROWS;
 use crate::{KernelError, WeightFormat};
@@ -71,6 +71,13 @@ impl Activations<'_> {
         match Path::of(rows.format, self.tokens) {
             Path::FloatGemv(at_once) => self.float_gemv(rows, at_once),
             Path::CodeGemv(at_once) => self.code_gemv(rows, at_once),
+            Path::Gemm(_)
+                if rows.format == WeightFormat::BF16
+                    && self.tokens >= wgmma::MIN_TOKENS
+                    && wgmma::usable(self.cuda) =>
+            {
+                self.wgmma(rows)
+            }
             Path::Gemm(tile) => self.gemm(rows, tile),
         }
     }
@@ -143,7 +150,8 @@ impl Activations<'_> {
         unsafe { self.launch(kernel, config, &args) }
     }
 
-    fn gemm(&mut self, rows: &Rows, tile: u32) -> Result<(), KernelError> {
+    /// On any tensor cores, with tiles of `tile` tokens.
+    pub fn gemm(&mut self, rows: &Rows, tile: u32) -> Result<(), KernelError> {
         let (x, scales) = match rows.format {
             WeightFormat::BF16 => (self.bf16()?, DevicePtr(0)),
             _ => self.f16()?,

@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | 1 to 4; f32 any | `float.cu`: a warp has rows | | f32 |
 //! | 1 to 8 | | `gemv.cu`: a block has a panel of 16 rows, eight warps share its columns | activations in 8 bits, as on the CPU, `dp4a` |
+//! | 256 and more, bf16, Hopper | `wgmma.cu`: tiles of 256 x 128 | | bf16 with bf16 |
 //! | more | `gemm.cu`: tiles of 64 x 16, 128 x 64, 256 x 128 (rows x tokens) | the same | bf16 with bf16; anything else as f16 |
 //!
 //! In all of them weights go from memory to registers and are unpacked there, once; only activations of many tokens pass through shared memory.
@@ -31,6 +32,7 @@ mod names;
 pub(super) mod pack;
 #[cfg(test)]
 mod tests;
+pub(super) mod wgmma;
 
 use super::Weight;
 use crate::cuda::{CudaDevice, DevicePtr, LaunchConfig};

@@ -309,3 +309,17 @@ fn the_cpu_refuses_what_only_graphics_processors_have() {
         assert_eq!(error, KernelError::OnlyOnCuda(format));
     }
 }
+
+#[test]
+fn a_device_without_the_kernel_for_hopper_takes_the_general_one() {
+    let Some((device, _memory)) = emulated_cuda() else {
+        return;
+    };
+    let cuda = device.as_cuda().unwrap();
+    assert_eq!(
+        cuda.runs_wgmma.get(),
+        Some(&false),
+        "the weight was finished"
+    );
+    Case::new(&device, &[(WeightFormat::BF16, 20)], 64, 257).check("fallback");
+}

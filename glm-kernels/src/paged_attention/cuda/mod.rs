@@ -163,7 +163,7 @@ pub(super) fn paged_attention(
     scale: f32,
 ) -> Result<Tensor, KernelError> {
     let Some(store) = kv.cuda() else {
-        return Err(super::not_on_cuda(kv));
+        return Err(kv.not_on_cuda(OP));
     };
     let mut out = Tensor::empty(q.device(), DType::F32, q.shape())?;
     let step = Step {
@@ -199,11 +199,7 @@ impl Step<'_> {
     fn decode(&self, kernels: &Kernels, plan: &Plan) -> Result<(), KernelError> {
         const MODULE: &str = "paged_attention_decode";
         let (tiles, pieces) = (self.dims.num_kv_heads * plan.decode_tiles, plan.pieces);
-        let grid = [
-            size(pieces)?,
-            size(tiles)?,
-            size(self.sequences.len())?,
-        ];
+        let grid = [size(pieces)?, size(tiles)?, size(self.sequences.len())?];
         if tiles == 0 || self.sequences.is_empty() {
             return Ok(());
         }
@@ -282,7 +278,9 @@ impl Step<'_> {
         .concat();
         let grid = [size(plan.prefill_tiles)?, size(self.dims.num_kv_heads)?, 1];
         let config = LaunchConfig::new(grid, [THREADS, 1, 1]).shared(size(shared)?);
-        let kernel = self.cuda.kernel("paged_attention_prefill", kernels.prefill)?;
+        let kernel = self
+            .cuda
+            .kernel("paged_attention_prefill", kernels.prefill)?;
         // SAFETY: as in `decode`; the shared memory is what the kernel uses.
         unsafe { self.cuda.launch(kernel, &config.overlapping(), &args) }
     }
@@ -293,7 +291,7 @@ impl Step<'_> {
             KvDType::F32 => "paged_attention_any_f32",
             KvDType::F16 => "paged_attention_any_f16",
             KvDType::BF16 => "paged_attention_any_bf16",
-            KvDType::Q8_0 => return Err(super::not_on_cuda(kv)),
+            KvDType::Q8_0 => return Err(kv.not_on_cuda(OP)),
         };
         if self.dims.head_dim > MAX_HEAD_DIM {
             return Err(KernelError::Value {

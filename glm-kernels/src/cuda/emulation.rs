@@ -1,0 +1,85 @@
+//! A device that is not there, for tests: kernels run on the CPU, and it fails when told to.
+
+use super::driver::emulated::Emulator;
+use super::driver::fake::{FakeDriver, Faults};
+use crate::{CudaOptions, Device, KernelError};
+
+/// A CUDA driver with devices whose kernels run on the CPU, slowly.
+pub struct EmulatedCuda {
+    driver: FakeDriver,
+}
+
+impl EmulatedCuda {
+    /// `devices` devices with `memory` bytes each. `None` where there is no C++ compiler (which is
+    /// printed): kernels are compiled as they are asked for.
+    pub fn new(devices: usize, memory: u64) -> Option<Self> {
+        let emulator = Emulator::shared()?;
+        let driver = FakeDriver {
+            emulator: Some(emulator),
+            ..FakeDriver::new(devices, memory)
+        };
+        Some(Self { driver })
+    }
+
+    /// Devices whose kernels do nothing: results have unspecified values.
+    pub fn idle(devices: usize, memory: u64) -> Self {
+        Self {
+            driver: FakeDriver::new(devices, memory),
+        }
+    }
+
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    pub fn open(&self, options: CudaOptions) -> Result<Device, KernelError> {
+        Device::with_driver(&self.driver, options)
+    }
+
+    /// What goes wrong with the devices.
+    pub fn faults(&self) -> CudaFaults {
+        CudaFaults(self.driver.faults.clone())
+    }
+
+    /// Says that the installed driver is of this version of CUDA, `1000 * major + 10 * minor`.
+    #[must_use]
+    pub fn with_version(mut self, version: u32) -> Self {
+        self.driver.version = version;
+        self
+    }
+
+    /// Says that the devices have this compute capability.
+    #[must_use]
+    pub fn with_compute_capability(mut self, capability: (u32, u32)) -> Self {
+        for device in &mut self.driver.devices {
+            device.compute_capability = capability;
+        }
+        self
+    }
+}
+
+/// Makes emulated devices fail. Clones mean the same devices.
+#[derive(Debug, Clone)]
+pub struct CudaFaults(Faults);
+
+impl CudaFaults {
+    /// The launch after `launches` more breaks the context, as an access out of bounds does.
+    pub fn break_after(&self, launches: u64) {
+        self.0.break_after(launches);
+    }
+
+    /// From here on there is no memory, or there is again.
+    pub fn set_out_of_memory(&self, on: bool) {
+        self.0.set_out_of_memory(on);
+    }
+
+    /// Kernels that were launched.
+    pub fn launches(&self) -> u64 {
+        self.0.launches()
+    }
+
+    /// Calls of the driver.
+    pub fn calls(&self) -> u64 {
+        self.0.calls()
+    }
+}

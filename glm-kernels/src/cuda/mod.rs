@@ -1,0 +1,58 @@
+//! Graphics processors of NVIDIA: the second place where tensors live and kernels run.
+//!
+//! - `driver`: what is needed of CUDA's driver, as two traits. The real one (`real`, feature `cuda`)
+//!   opens the driver's library while the program runs, so a machine without one runs the same
+//!   program. For tests there are `fake`, which fails on request, and `emulated`, which runs the very
+//!   same kernels on the CPU.
+//! - `session`: a context that is open, and what becomes of its errors: after a fatal one it is
+//!   fenced, and every call says so.
+//! - `memory`: buffers on the device and the caching allocator behind them.
+//! - `device`: [`CudaDevice`], the above together with the kernels that were loaded.
+//! - `sources`: the text of the kernels.
+//!
+//! Everything a device does is queued on one stream, so work is done in the order in which it was asked
+//! for, and memory that is freed can be handed out again at once: what still uses it comes first.
+//!
+//! Kernels themselves lie beside the CPU's, in the folder of their operation: `<verb>.cu` and, for the
+//! geometry of its launches, `cuda.rs`.
+
+#![allow(dead_code)]
+
+mod device;
+pub(crate) mod driver;
+#[cfg(any(test, feature = "cuda-emulation"))]
+pub(crate) mod emulation;
+mod error;
+mod memory;
+mod session;
+#[cfg(any(test, feature = "cuda-emulation"))]
+pub(crate) mod sources;
+
+pub(crate) use device::{CudaDevice, Kernel};
+pub use device::{CudaOptions, cuda_devices};
+pub use driver::{DeviceInfo, MemoryInfo};
+pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
+pub use error::CudaError;
+pub(crate) use memory::DeviceBuffer;
+
+use crate::KernelError;
+
+/// A size as kernels take it.
+///
+/// # Errors
+/// [`KernelError::Value`] if it is 2^32 or more.
+pub(crate) fn size_arg(
+    op: &'static str,
+    name: &'static str,
+    size: usize,
+) -> Result<u32, KernelError> {
+    u32::try_from(size).map_err(|_| KernelError::Value {
+        op,
+        name,
+        found: size,
+        rule: "below 2^32",
+    })
+}
+
+#[cfg(test)]
+mod tests;
