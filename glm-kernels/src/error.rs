@@ -150,7 +150,7 @@ pub enum KernelError {
     #[error("unknown instruction set `{0}`: use scalar, avx2, avx512, amx or neon")]
     UnknownIsa(String),
     /// The name of a KV cache type is not one of ours.
-    #[error("unknown KV cache type `{0}`: use f32, f16, bf16 or q8_0")]
+    #[error("unknown KV cache type `{0}`: use f32, f16, bf16, q8_0 or fp8")]
     UnknownKvDType(String),
     /// The instruction set that was asked for is not there.
     #[error("this CPU has no {requested} (available: {available})")]

@@ -80,7 +80,7 @@ pub use paged_attention::{AttnBatch, paged_attention};
 pub use parallel::{SharedMut, ThreadPool};
 pub use peaks::{Peaks, peaks};
 pub use profile::{Cost, Op, Recorder, Span, Work};
-pub use rms_norm::{add, add_rms_norm, rms_norm};
+pub use rms_norm::{Norm, add, add_normed, add_normed_rms_norm, add_rms_norm, rms_norm};
 pub use rope::{AttnDims, Pairing, RopeAngles, rope_store_kv};
 pub use sample::{SampleRule, SampledToken, sample};
 pub use scatter_add::scatter_add;

@@ -2,6 +2,8 @@
 //! 448; there is no infinity, and all ones but the sign is NaN (Micikevicius et al. 2022,
 //! arXiv:2209.05433, section 3.1).
 
+use crate::memory::Element;
+
 /// A number, as it is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
@@ -23,6 +25,9 @@ static VALUES: [f32; 256] = {
     }
     values
 };
+
+// SAFETY: a transparent wrapper of a byte, and every byte is a number.
+unsafe impl Element for E4m3 {}
 
 impl E4m3 {
     /// The nearest number, of two equally near ones the even one; beyond the largest, that.

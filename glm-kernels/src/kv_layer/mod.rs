@@ -6,6 +6,7 @@
 //! run along contiguous memory with no sum across a vector: scores of a block's tokens side by side,
 //! then outputs of a head's elements side by side.
 
+mod e4m3;
 mod q8_0;
 
 use std::ops::Range;
@@ -17,6 +18,8 @@ use crate::cuda::DeviceBuffer;
 use crate::memory::{Buffer, Element};
 use crate::parallel::SharedMut;
 use crate::{Device, Isa, KernelError};
+
+pub(crate) use e4m3::E4m3;
 
 const OP: &str = "KvLayer::new";
 
@@ -32,9 +35,15 @@ pub enum KvDType {
     BF16,
     /// 1 byte per value, and one f32 scale for each head and token.
     Q8_0,
+    /// 1 byte per value: 4 bits of exponent and 3 of fraction (e4m3); values beyond its range (±448) are
+    /// clamped to it.
+    Fp8,
 }
 
 impl KvDType {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Fp8];
+
     /// The bytes that keys and values of one token take in one layer.
     pub fn bytes_per_token(self, num_kv_heads: usize, head_dim: usize) -> usize {
         2 * num_kv_heads * (head_dim * self.value_bytes() + self.scale_bytes())
@@ -47,6 +56,7 @@ impl KvDType {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::Q8_0 => "q8_0",
+            Self::Fp8 => "fp8",
         }
     }
 
@@ -54,7 +64,7 @@ impl KvDType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Q8_0 => 1,
+            Self::Q8_0 | Self::Fp8 => 1,
         }
     }
 
@@ -78,8 +88,7 @@ impl std::str::FromStr for KvDType {
     type Err = KernelError;
 
     fn from_str(name: &str) -> Result<Self, KernelError> {
-        let known = [Self::F32, Self::F16, Self::BF16, Self::Q8_0];
-        let found = known
+        let found = Self::ALL
             .into_iter()
             .find(|dtype| dtype.name().eq_ignore_ascii_case(name));
         found.ok_or_else(|| KernelError::UnknownKvDType(name.to_owned()))
@@ -276,7 +285,7 @@ impl KvLayer {
         KernelError::NotOnCuda {
             op,
             what: format!("KV cache of type {}", self.dtype),
-            instead: "bf16, f16 or f32",
+            instead: "bf16, f16, fp8 or f32",
         }
     }
 
@@ -371,6 +380,7 @@ impl KvLayer {
             KvDType::F32 => self.keys::<f32>(block, head)[index],
             KvDType::F16 => self.keys::<f16>(block, head)[index].to_f32(),
             KvDType::BF16 => self.keys::<bf16>(block, head)[index].to_f32(),
+            KvDType::Fp8 => self.keys::<E4m3>(block, head)[index].to_f32(),
             KvDType::Q8_0 => {
                 f32::from(self.keys::<i8>(block, head)[index])
                     * self.key_scales(block, head)[offset]
@@ -385,6 +395,7 @@ impl KvLayer {
             KvDType::F32 => self.values::<f32>(block, head)[index],
             KvDType::F16 => self.values::<f16>(block, head)[index].to_f32(),
             KvDType::BF16 => self.values::<bf16>(block, head)[index].to_f32(),
+            KvDType::Fp8 => self.values::<E4m3>(block, head)[index].to_f32(),
             KvDType::Q8_0 => {
                 f32::from(self.values::<i8>(block, head)[index])
                     * self.value_scales(block, head)[offset]
@@ -404,6 +415,10 @@ impl KvLayer {
                 SharedMut::new(self.values.as_slice_of_mut()),
             ),
             KvDType::BF16 => Planes::BF16(
+                SharedMut::new(self.keys.as_slice_of_mut()),
+                SharedMut::new(self.values.as_slice_of_mut()),
+            ),
+            KvDType::Fp8 => Planes::Fp8(
                 SharedMut::new(self.keys.as_slice_of_mut()),
                 SharedMut::new(self.values.as_slice_of_mut()),
             ),
@@ -438,7 +453,7 @@ impl CudaKv {
             return Err(KernelError::NotOnCuda {
                 op: OP,
                 what: format!("KV cache of type {dtype}"),
-                instead: "bf16, f16 or f32",
+                instead: "bf16, f16, fp8 or f32",
             });
         }
         let zeros = || {
@@ -479,6 +494,7 @@ enum Planes<'a> {
     F32(SharedMut<'a, f32>, SharedMut<'a, f32>),
     F16(SharedMut<'a, f16>, SharedMut<'a, f16>),
     BF16(SharedMut<'a, bf16>, SharedMut<'a, bf16>),
+    Fp8(SharedMut<'a, E4m3>, SharedMut<'a, E4m3>),
     Q8_0 {
         keys: SharedMut<'a, i8>,
         values: SharedMut<'a, i8>,
@@ -524,6 +540,10 @@ impl KvWriter<'_> {
                 Planes::BF16(keys, values) => {
                     self.store_key(keys, place, key, |x, out| out.convert_from_f32_slice(x));
                     self.store_value(values, place, value, |x, out| out.convert_from_f32_slice(x));
+                }
+                Planes::Fp8(keys, values) => {
+                    self.store_key(keys, place, key, narrow_to_e4m3);
+                    self.store_value(values, place, value, narrow_to_e4m3);
                 }
                 Planes::Q8_0 {
                     keys,
@@ -591,6 +611,13 @@ impl KvWriter<'_> {
 /// Values that are converted at once: what the conversions of `half` make vectors of, on the stack.
 const CHUNK: usize = 64;
 
+/// The nearest e4m3, which is finite for what is.
+fn narrow_to_e4m3(x: &[f32], out: &mut [E4m3]) {
+    for (x, out) in x.iter().zip(out) {
+        *out = E4m3::from_f32(*x);
+    }
+}
+
 /// The nearest f16; a finite value stays finite, since an infinite value of a later token would
 /// turn the zero weight that an earlier query gives it into NaN.
 fn narrow_to_f16(x: &[f32], out: &mut [f16]) {
@@ -610,13 +637,13 @@ mod tests {
     use super::*;
     use crate::testing::{Random, devices};
 
-    const ALL: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0];
+    const ALL: [KvDType; 5] = KvDType::ALL;
 
     #[test]
     fn what_is_stored_comes_back_within_the_type() {
         let device = devices(1).remove(0);
         let (blocks, block_size, heads, head_dim) = (3, 16, 2, 24);
-        for (dtype, tolerance) in ALL.into_iter().zip([0.0, 5e-4, 4e-3, 4e-3]) {
+        for (dtype, tolerance) in ALL.into_iter().zip([0.0, 5e-4, 4e-3, 4e-3, 0.0625]) {
             let mut layer =
                 KvLayer::new(&device, dtype, blocks, block_size, heads, head_dim).unwrap();
             let mut random = Random::new(7);
@@ -665,13 +692,17 @@ mod tests {
                         .store(3, 0, &[1.0, bad, 2.0, 0.0], &[bad, 1.0, 0.0, 2.0])
                 };
                 let (key, value) = (layer.key(0, 0, 3, 1), layer.value(0, 0, 3, 0));
-                if dtype == KvDType::F16 && bad.is_infinite() {
-                    assert_eq!((key, value), (65504.0, 65504.0), "clamped, as documented");
-                } else {
-                    assert!(
+                let largest = match dtype {
+                    KvDType::F16 if bad.is_infinite() => Some(65504.0),
+                    KvDType::Fp8 if bad.is_infinite() => Some(448.0),
+                    _ => None,
+                };
+                match largest {
+                    Some(x) => assert_eq!((key, value), (x, x), "clamped, as documented"),
+                    None => assert!(
                         !key.is_finite() && !value.is_finite(),
                         "{dtype}: {key} {value}"
-                    );
+                    ),
                 }
             }
         }

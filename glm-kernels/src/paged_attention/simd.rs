@@ -9,6 +9,7 @@ use half::{bf16, f16};
 
 use super::chunk::{Chunk, Form, Output, PADDING, Queries, UNIT};
 use super::plan::CHUNK;
+use crate::kv_layer::E4m3;
 use crate::memory::Element;
 use crate::simd::{Kernel, Simd, exp2, run};
 use crate::{Isa, KvDType};
@@ -91,6 +92,7 @@ impl Kernel for AttendChunk<'_> {
             KvDType::F16 => self.widen::<S, f16>(simd),
             KvDType::BF16 => self.widen::<S, bf16>(simd),
             KvDType::Q8_0 => self.widen::<S, i8>(simd),
+            KvDType::Fp8 => self.widen::<S, E4m3>(simd),
         }
         for unit in self.chunk.units() {
             let columns = self.chunk.visible(unit.end - 1);
@@ -347,6 +349,25 @@ widen! {
     f16, scaled: false, load_f16, f32::from;
     bf16, scaled: false, load_bf16, f32::from;
     i8, scaled: true, load_i8, f32::from;
+}
+
+/// Looked up one by one: the type is a graphics processor's, and here for those who compare.
+impl Widen for E4m3 {
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::F32 {
+        let mut values = [0.0; PANEL];
+        for (value, from) in values.iter_mut().zip(&from[..S::LANES]) {
+            *value = from.to_f32();
+        }
+        simd.load(&values)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
 }
 
 /// `to = from · scales` (or `from` alone if the type has no scale); the slices are of one length.

@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{Random, assert_close, devices};
 use crate::{Device, KvDType, Pairing, RopeAngles, rope_store_kv};
 
-const DTYPES: [KvDType; 4] = [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Q8_0];
+const DTYPES: [KvDType; 5] = KvDType::ALL;
 
 /// Sequences with their keys and values stored in random blocks, and queries for the last tokens of
 /// each.

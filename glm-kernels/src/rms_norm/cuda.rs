@@ -1,6 +1,7 @@
 //! The launches: a block per row, whose values stay in registers between the sum and the scaling. Bytes:
 //! each operand once. For one token that is 32 KiB at `C` = 4096, so the launch is what takes time.
 
+use super::Norm;
 use crate::cuda::{CudaDevice, LaunchConfig, size_arg};
 use crate::{DType, KernelError, Tensor};
 
@@ -58,6 +59,67 @@ pub(super) fn add_rms_norm(
         "rms_norm_add_vectors"
     } else {
         "rms_norm_add_any"
+    };
+    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    // SAFETY: the shapes were checked; `residual` is nobody else's, and `out` is new and has its shape.
+    unsafe { cuda.launch(kernel, &config, &args)? };
+    Ok(out)
+}
+
+pub(super) fn add_normed(
+    cuda: &CudaDevice,
+    residual: &mut Tensor,
+    x: &Tensor,
+    norm: Norm<'_>,
+) -> Result<(), KernelError> {
+    const OP: &str = "add_normed";
+    let (rows, columns) = residual.dims2(OP, "residual")?;
+    let out = residual.cuda_ptr_mut(OP, "residual", cuda)?;
+    let weight = norm.weight.cuda_ptr(OP, "weight", cuda)?;
+    let args = [
+        out.into(),
+        x.cuda_ptr(OP, "x", cuda)?.into(),
+        weight.into(),
+        norm.eps.into(),
+        weight.into(), // neither this
+        norm.eps.into(),
+        out.into(), // nor this is used
+        size_arg(OP, "columns", columns)?.into(),
+    ];
+    let name = if in_vectors(columns) {
+        "rms_norm_add_normed_vectors"
+    } else {
+        "rms_norm_add_normed_any"
+    };
+    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    // SAFETY: the shapes were checked, and `residual` is nobody else's.
+    unsafe { cuda.launch(kernel, &config, &args) }
+}
+
+pub(super) fn add_normed_rms_norm(
+    cuda: &CudaDevice,
+    residual: &mut Tensor,
+    x: &Tensor,
+    norm: Norm<'_>,
+    next: Norm<'_>,
+) -> Result<Tensor, KernelError> {
+    const OP: &str = "add_normed_rms_norm";
+    let (rows, columns) = residual.dims2(OP, "residual")?;
+    let mut out = Tensor::empty(x.device(), DType::F32, &[rows, columns])?;
+    let args = [
+        residual.cuda_ptr_mut(OP, "residual", cuda)?.into(),
+        x.cuda_ptr(OP, "x", cuda)?.into(),
+        norm.weight.cuda_ptr(OP, "weight", cuda)?.into(),
+        norm.eps.into(),
+        next.weight.cuda_ptr(OP, "next weight", cuda)?.into(),
+        next.eps.into(),
+        out.cuda_ptr_mut(OP, "out", cuda)?.into(),
+        size_arg(OP, "columns", columns)?.into(),
+    ];
+    let name = if in_vectors(columns) {
+        "rms_norm_add_normed_norm_vectors"
+    } else {
+        "rms_norm_add_normed_norm_any"
     };
     let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
     // SAFETY: the shapes were checked; `residual` is nobody else's, and `out` is new and has its shape.

@@ -122,6 +122,59 @@ pub fn add(residual: &mut Tensor, x: &Tensor) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// A normalisation: what [`rms_norm`] takes beside the values.
+#[derive(Debug, Clone, Copy)]
+pub struct Norm<'a> {
+    /// `[C]`.
+    pub weight: &'a Tensor,
+    /// `rms_norm_eps` of the model.
+    pub eps: f32,
+}
+
+/// `residual += norm(x)` in place: [`rms_norm`] and [`add`], in one launch on a graphics processor.
+///
+/// # Errors
+/// As [`rms_norm`] and [`add`].
+pub fn add_normed(residual: &mut Tensor, x: &Tensor, norm: Norm<'_>) -> Result<(), KernelError> {
+    const OP: &str = "add_normed";
+    let (_, columns) = residual.dims2(OP, "residual")?;
+    x.expect_shape(OP, "x", residual.shape())?;
+    norm.weight.expect_shape(OP, "weight", &[columns])?;
+    if let Some(cuda) = residual.device().clone().as_cuda() {
+        for tensor in [&*residual, x, norm.weight] {
+            tensor.expect_dtype(OP, DType::F32)?;
+        }
+        return cuda::add_normed(cuda, residual, x, norm);
+    }
+    add(residual, &rms_norm(x, norm.weight, norm.eps)?)
+}
+
+/// `residual += norm(x)` in place, then the norm `next` of the new residual: [`rms_norm`] and
+/// [`add_rms_norm`], in one launch on a graphics processor.
+///
+/// # Errors
+/// As [`rms_norm`] and [`add_rms_norm`].
+pub fn add_normed_rms_norm(
+    residual: &mut Tensor,
+    x: &Tensor,
+    norm: Norm<'_>,
+    next: Norm<'_>,
+) -> Result<Tensor, KernelError> {
+    const OP: &str = "add_normed_rms_norm";
+    let (_, columns) = residual.dims2(OP, "residual")?;
+    x.expect_shape(OP, "x", residual.shape())?;
+    norm.weight.expect_shape(OP, "weight", &[columns])?;
+    next.weight.expect_shape(OP, "next weight", &[columns])?;
+    if let Some(cuda) = residual.device().clone().as_cuda() {
+        for tensor in [&*residual, x, norm.weight, next.weight] {
+            tensor.expect_dtype(OP, DType::F32)?;
+        }
+        return cuda::add_normed_rms_norm(cuda, residual, x, norm, next);
+    }
+    let x = rms_norm(x, norm.weight, norm.eps)?;
+    add_rms_norm(residual, &x, next.weight, next.eps)
+}
+
 fn norm_row(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     if let Err(kernel) = run(
         isa,
@@ -145,7 +198,7 @@ fn add_row(isa: Isa, residual: &mut [f32], x: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Random, assert_close, devices};
+    use crate::testing::{Random, assert_close, devices, every_device};
 
     const SIZES: [(usize, usize); 7] = [
         (0, 8),
@@ -159,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_isa_matches_the_reference() {
-        for device in devices(2) {
+        for device in every_device(2) {
             for (rows, columns) in SIZES {
                 let mut random = Random::new((rows * columns) as u64);
                 let (values, weight) = (random.values(rows * columns), random.values(columns));
@@ -174,7 +227,7 @@ mod tests {
                 let weight = Tensor::from_f32(&device, &weight, &[columns]).unwrap();
                 let got = rms_norm(&x, &weight, 1e-5).unwrap(); // starts as NaN: an element never written cannot pass
                 assert_close(
-                    got.as_f32().unwrap(),
+                    &got.to_f32_vec().unwrap(),
                     &want,
                     1e-6,
                     &format!("{device:?} [{rows}, {columns}]"),
@@ -185,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_fused_form_is_the_sum_and_its_norm() {
-        for device in devices(2) {
+        for device in every_device(2) {
             for (rows, columns) in SIZES {
                 let mut random = Random::new(columns as u64);
                 let tensor =
@@ -197,25 +250,59 @@ mod tests {
 
                 let mut residual = tensor(&a);
                 let normed = add_rms_norm(&mut residual, &tensor(&b), &weight, 1e-6).unwrap();
-                assert_eq!(residual.as_f32().unwrap(), sum);
-                assert_eq!(
-                    normed.as_f32().unwrap(),
-                    rms_norm(&residual, &weight, 1e-6)
-                        .unwrap()
-                        .as_f32()
-                        .unwrap()
-                );
+                assert_eq!(residual.to_f32_vec().unwrap(), sum);
+                let norm = rms_norm(&residual, &weight, 1e-6).unwrap();
+                assert_eq!(normed.to_f32_vec().unwrap(), norm.to_f32_vec().unwrap());
 
                 let mut residual = tensor(&a);
                 add(&mut residual, &tensor(&b)).unwrap();
-                assert_eq!(residual.as_f32().unwrap(), sum);
+                assert_eq!(residual.to_f32_vec().unwrap(), sum);
+            }
+        }
+    }
+
+    #[test]
+    fn the_fused_forms_with_two_norms_are_those_in_a_row() {
+        for device in every_device(2) {
+            for (rows, columns) in SIZES {
+                let mut random = Random::new(columns as u64);
+                let mut tensor = |shape: &[usize]| {
+                    let values = random.values(shape.iter().product());
+                    Tensor::from_f32(&device, &values, shape).unwrap()
+                };
+                let (before, x) = (tensor(&[rows, columns]), tensor(&[rows, columns]));
+                let (weight, next) = (tensor(&[columns]), tensor(&[columns]));
+                let [norm, next] =
+                    [(&weight, 1e-5), (&next, 1e-6)].map(|(weight, eps)| Norm { weight, eps });
+                let copy =
+                    || Tensor::from_f32(&device, &before.to_f32_vec().unwrap(), before.shape());
+                let same = |got: &Tensor, want: &Tensor| {
+                    let [got, want] = [got, want].map(|x| x.to_f32_vec().unwrap());
+                    assert_close(
+                        &got,
+                        &want,
+                        1e-6,
+                        &format!("{device:?} [{rows}, {columns}]"),
+                    );
+                };
+
+                let mut want = copy().unwrap();
+                add(&mut want, &rms_norm(&x, norm.weight, norm.eps).unwrap()).unwrap();
+                let mut got = copy().unwrap();
+                add_normed(&mut got, &x, norm).unwrap();
+                same(&got, &want);
+
+                let mut got = copy().unwrap();
+                let normed = add_normed_rms_norm(&mut got, &x, norm, next).unwrap();
+                same(&got, &want);
+                same(&normed, &rms_norm(&want, next.weight, next.eps).unwrap());
             }
         }
     }
 
     #[test]
     fn a_row_of_zeros_stays_finite() {
-        for device in devices(1) {
+        for device in every_device(1) {
             let x = Tensor::zeros(&device, DType::F32, &[1, 20]).unwrap();
             let weight = Tensor::from_f32(&device, &[1.0; 20], &[20]).unwrap();
             assert_eq!(

@@ -48,6 +48,7 @@ pub(super) fn rope_store_kv(
         KvDType::F32 => "rope_store_kv_f32",
         KvDType::F16 => "rope_store_kv_f16",
         KvDType::BF16 => "rope_store_kv_bf16",
+        KvDType::Fp8 => "rope_store_kv_e4m3",
         KvDType::Q8_0 => return Err(kv.not_on_cuda(OP)),
     };
     let (tokens, block_size) = (slot_mapping.len(), kv.block_size());

@@ -50,11 +50,14 @@ fn choose(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> Option<u32
         u64::MAX
     };
     let mut before = 0;
-    let kept = weighted.iter().enumerate().take_while(|(i, (_, share, weight))| {
-        let keep = *i == 0 || (before < nucleus && *share >= rule.min_p);
-        before += weight;
-        keep
-    });
+    let kept = weighted
+        .iter()
+        .enumerate()
+        .take_while(|(i, (_, share, weight))| {
+            let keep = *i == 0 || (before < nucleus && *share >= rule.min_p);
+            before += weight;
+            keep
+        });
     let kept = kept.count();
     weighted.truncate(kept);
     let target = (u128::from(rule.uniform) * u128::from(mass(&weighted))) >> 64;

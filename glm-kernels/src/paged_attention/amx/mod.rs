@@ -21,6 +21,7 @@ use half::{bf16, f16};
 use super::chunk::{Chunk, Form, Output, PADDING, Partial, Queries, UNIT};
 use super::plan::CHUNK;
 use crate::amx::{TILE_ROWS, Tiles};
+use crate::kv_layer::E4m3;
 use crate::{Amx, KvDType};
 use pack::{Packed, Stored};
 use tiles::{COLUMNS, Left, PANEL, PANEL_LEN, STEP};
@@ -55,6 +56,7 @@ impl Form for Matrix {
                 KvDType::F16 => attend::<f16>(self.cpu, chunk, room, output),
                 KvDType::BF16 => attend::<bf16>(self.cpu, chunk, room, output),
                 KvDType::Q8_0 => attend::<i8>(self.cpu, chunk, room, output),
+                KvDType::Fp8 => attend::<E4m3>(self.cpu, chunk, room, output),
             }
         }
     }

@@ -91,6 +91,16 @@ impl Kernels {
                 "paged_attention_prefill_f16_128",
                 "paged_attention_decode_merge_128",
             )),
+            (KvDType::Fp8, 64) => Some(names(
+                "paged_attention_decode_e4m3_64",
+                "paged_attention_prefill_e4m3_64",
+                "paged_attention_decode_merge_64",
+            )),
+            (KvDType::Fp8, 128) => Some(names(
+                "paged_attention_decode_e4m3_128",
+                "paged_attention_prefill_e4m3_128",
+                "paged_attention_decode_merge_128",
+            )),
             _ => None,
         }
     }
@@ -146,6 +156,7 @@ struct Step<'a> {
     sequences: &'a [Sequence<'a>],
     dims: AttnDims,
     block_size: usize,
+    dtype: KvDType,
     /// Queries, keys, values, and the three lists of the step.
     inputs: [KernelArg; 6],
     out: KernelArg,
@@ -172,6 +183,7 @@ pub(super) fn paged_attention(
         sequences,
         dims,
         block_size: kv.block_size(),
+        dtype: kv.dtype(),
         inputs: [
             q.cuda_ptr(OP, "q", cuda)?.into(),
             store.keys.ptr().into(),
@@ -236,6 +248,12 @@ impl Step<'_> {
         if pieces == 1 {
             return Ok(());
         }
+        // What the kernels make of e4m3 is 2^-8 of it.
+        let unit: f32 = if self.dtype == KvDType::Fp8 {
+            256.0
+        } else {
+            1.0
+        };
         let args = [
             self.inputs[3],
             self.inputs[4],
@@ -246,7 +264,7 @@ impl Step<'_> {
             max_queries.into(),
             tiles.into(),
             size(pieces)?.into(),
-            1.0f32.into(), // what stored values were divided by
+            unit.into(),
         ];
         // A warp per row.
         let grid = [grid[1] * (DECODE_ROWS as u32 * 32 / THREADS), grid[2], 1];
@@ -291,6 +309,7 @@ impl Step<'_> {
             KvDType::F32 => "paged_attention_any_f32",
             KvDType::F16 => "paged_attention_any_f16",
             KvDType::BF16 => "paged_attention_any_bf16",
+            KvDType::Fp8 => "paged_attention_any_e4m3",
             KvDType::Q8_0 => return Err(kv.not_on_cuda(OP)),
         };
         if self.dims.head_dim > MAX_HEAD_DIM {
