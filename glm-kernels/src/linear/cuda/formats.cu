@@ -14,6 +14,12 @@
 // "Byte form" of eight columns c0..c7 is two words, bytes c0 c4 c1 c5 and c2 c6 c3 c7: what masking nibbles gives if pairs of
 // columns are to come out of one mask with 0x000f000f as well. Activations of the dot product have the same order.
 
+// The same number, of which the compiler knows nothing: what is computed from it is not kept in registers, which sums need.
+static __device__ __forceinline__ u32 forget(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 enum Minimum { NO_MINIMUM, DIRECT_MINIMUM, SCALED_MINIMUM };
 enum Levels { INTEGERS, IQ4_TABLE, E4M3 }; // E4M3: 8-bit floats, whose values are 2^-8 of what they are read as elsewhere
 
@@ -40,10 +46,11 @@ template <u32 LOW, u32 HIGH, u32 GROUP, u32 FACTORS, Minimum MINIMUM, u32 ZERO_,
         u32 scales[SCALE_WORDS];
     };
 
-    // Where a lane finds its part of a panel. One address and not one for each plane, to leave registers for sums.
+    // Where a lane finds its part of a panel, which begins `start` times 128 bytes behind `weights`. No address of a plane, to
+    // leave registers for sums.
     struct Place {
-        const u8* panel;
-        u32 chunks, lane;
+        const u8* weights;
+        u32 start, chunks, lane;
     };
 
     static __device__ __forceinline__ u64 panel_bytes(u32 chunks) {
@@ -53,8 +60,11 @@ template <u32 LOW, u32 HIGH, u32 GROUP, u32 FACTORS, Minimum MINIMUM, u32 ZERO_,
 
     static __device__ __forceinline__ Place place(const u8* weights, u32 rows, u32 panel, u32 chunks, u32 lane) {
         u32 last = ceil_div(rows, PANEL_ROWS) - 1; // a block may have more warps than there are panels
-        return {weights + min(panel, last) * panel_bytes(chunks), chunks, lane};
+        return {weights, min(panel, last) * (u32)(panel_bytes(chunks) / 128), chunks, lane};
     }
+
+    // The same place, whose planes are looked for again.
+    static __device__ __forceinline__ Place forget_planes(const Place& at) { return {at.weights, at.start, forget(at.chunks), at.lane}; }
 
     template <u32 WORDS> static __device__ __forceinline__ void words(u32* to, const u8* from) {
         if constexpr (WORDS == 4) {
@@ -69,26 +79,27 @@ template <u32 LOW, u32 HIGH, u32 GROUP, u32 FACTORS, Minimum MINIMUM, u32 ZERO_,
     }
 
     static __device__ __forceinline__ void load(Raw& raw, const Place& at, u32 chunk) {
+        const u8* panel = at.weights + (u64)at.start * 128;
         u32 lane = at.lane, g = lane / 4;
         u32 high = at.chunks * (128 * LOW), factors = high + at.chunks * (128 * HIGH), scales = factors + at.chunks * (32 * RECORD);
         if constexpr (LOW == 2) {
-            words<2>(raw.low, at.panel + (chunk * 32 + lane) * 8);
+            words<2>(raw.low, panel + (chunk * 32 + lane) * 8);
         } else {
 #pragma unroll
             for (u32 i = 0; i < LOW / 4; i++) {
-                uint4 x = load16_once(at.panel + (chunk * LOW * 8 + i * 32 + lane) * 16);
+                uint4 x = load16_once(panel + (chunk * LOW * 8 + i * 32 + lane) * 16);
                 raw.low[4 * i] = x.x, raw.low[4 * i + 1] = x.y, raw.low[4 * i + 2] = x.z, raw.low[4 * i + 3] = x.w;
             }
         }
-        words<HIGH>(raw.high, at.panel + high + (chunk * 32 + lane) * (4 * HIGH));
-        words<RECORD>(raw.factors, at.panel + factors + (chunk * 8 + g) * (4 * RECORD));
-        words<SCALE_WORDS>(raw.scales, at.panel + scales + (chunk / CHUNKS_PER_SCALE * 8 + g) * (4 * SCALE_WORDS));
+        words<HIGH>(raw.high, panel + high + (chunk * 32 + lane) * (4 * HIGH));
+        words<RECORD>(raw.factors, panel + factors + (chunk * 8 + g) * (4 * RECORD));
+        words<SCALE_WORDS>(raw.scales, panel + scales + (chunk / CHUNKS_PER_SCALE * 8 + g) * (4 * SCALE_WORDS));
     }
 
     // Asks for up to 4 KiB of the low bits of chunks `first..last`, which the warp will load first.
     static __device__ __forceinline__ void prefetch(const u8* weights, u32 rows, u32 panel, u32 chunks, u32 first, u32 last, u32 lane) {
         u64 at = (u64)first * (128 * LOW) + lane * 128;
-        if (at < (u64)last * (128 * LOW)) prefetch_l2(place(weights, rows, panel, chunks, 0).panel + at);
+        if (at < (u64)last * (128 * LOW)) prefetch_l2(weights + place(weights, rows, panel, chunks, 0).start * (u64)128 + at);
     }
 
     // Two bits of each of eight columns to byte form; and one bit, in the order of byte form.
@@ -193,12 +204,29 @@ template <u32 LOW, u32 HIGH, u32 GROUP, u32 FACTORS, Minimum MINIMUM, u32 ZERO_,
         for (u32 i = 0; i < 4; i++) out[i] = HAS_MINIMUM ? h2_fma(out[i], scales, minima) : h2_mul(out[i], scales);
     }
 
-    // The fragments A of a unit, for two products of 16 columns each.
-    static __device__ __forceinline__ void fragments(const Raw& raw, u32 unit, u32 t, u32 (&a)[2][4]) {
+    // Puts what belongs to unit 1 where unit 0 was.
+    static __device__ __forceinline__ void next_unit(Raw& raw) {
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            if constexpr (LOW == 8) raw.low[4 * half] = raw.low[4 * half + 2], raw.low[4 * half + 1] = raw.low[4 * half + 3];
+            if constexpr (LOW == 4) raw.low[2 * half] = raw.low[2 * half + 1];
+            if constexpr (LOW == 2) raw.low[half] >>= 16;
+            if constexpr (HIGH == 2) raw.high[half] >>= 16;
+            if constexpr (RECORD == 4) raw.factors[2 * half] = raw.factors[2 * half + 1];
+            if constexpr (RECORD == 2) raw.factors[half] >>= 16;
+            if constexpr (GROUP == 32 && HAS_MINIMUM) raw.scales[2 * half] = raw.scales[2 * half + 1];
+            if constexpr (GROUP == 32 && !HAS_MINIMUM) raw.scales[half] >>= 16;
+        }
+        if constexpr (HIGH == 1) raw.high[0] >>= 8;
+        if constexpr (RECORD == 1) raw.factors[0] >>= 8;
+    }
+
+    // The fragments A of unit 0, for two products of 16 columns each.
+    static __device__ __forceinline__ void fragments(const Raw& raw, u32 t, u32 (&a)[2][4]) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             u32 pairs[4];
-            value_pairs(raw, half, unit, t, pairs);
+            value_pairs(raw, half, 0, t, pairs);
 #pragma unroll
             for (u32 i = 0; i < 4; i++) a[i / 2][half + i % 2 * 2] = pairs[i];
         }

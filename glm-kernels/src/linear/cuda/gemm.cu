@@ -17,28 +17,32 @@ template <bool HALF_> struct Floats {
         uint4 eight[2][2]; // [half][unit]
     };
     struct Place {
-        const u8* rows[2];
+        const u8* weights;
+        u32 rows[2], chunks, lane;
     };
     static __device__ __forceinline__ Place place(const u8* weights, u32 rows, u32 panel, u32 chunks, u32 lane) {
-        Place at;
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            u64 row = min(panel * PANEL_ROWS + half * 8 + lane / 4, rows - 1);
-            at.rows[half] = weights + (row * chunks * CHUNK + 8 * (lane % 4)) * 2;
-        }
+        u32 row = panel * PANEL_ROWS + lane / 4;
+        return {weights, {min(row, rows - 1), min(row + 8, rows - 1)}, chunks, lane};
+    }
+    static __device__ __forceinline__ Place forget_planes(Place at) {
+        at.chunks = forget(at.chunks);
         return at;
     }
     static __device__ __forceinline__ void load(Raw& raw, const Place& at, u32 chunk) {
 #pragma unroll
-        for (u32 half = 0; half < 2; half++)
+        for (u32 half = 0; half < 2; half++) {
+            const u8* from = at.weights + ((u64)at.rows[half] * at.chunks + chunk) * (2 * CHUNK) + at.lane % 4 * 16;
 #pragma unroll
-            for (u32 unit = 0; unit < 2; unit++)
-                raw.eight[half][unit] = load16_once(at.rows[half] + (u64)chunk * (2 * CHUNK) + unit * (2 * UNIT));
+            for (u32 unit = 0; unit < 2; unit++) raw.eight[half][unit] = load16_once(from + unit * (2 * UNIT));
+        }
     }
-    static __device__ __forceinline__ void fragments(const Raw& raw, u32 unit, u32, u32 (&a)[2][4]) {
+    static __device__ __forceinline__ void next_unit(Raw& raw) {
+        raw.eight[0][0] = raw.eight[0][1], raw.eight[1][0] = raw.eight[1][1];
+    }
+    static __device__ __forceinline__ void fragments(const Raw& raw, u32, u32 (&a)[2][4]) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            const uint4& x = raw.eight[half][unit];
+            const uint4& x = raw.eight[half][0];
             a[0][half] = x.x, a[0][half + 2] = x.y, a[1][half] = x.z, a[1][half + 2] = x.w;
         }
     }
@@ -109,20 +113,31 @@ GLM_KERNEL(linear_round_f16)
 // Where 16 bytes of a token's chunk lie in shared memory: eight lanes that read two rows meet all banks.
 static __device__ __forceinline__ u32 slot(u32 token, u32 eighth) { return token * 8 + (eighth ^ (token & 1) << 2); }
 
+// The first panel and the first token of a block. Blocks that run together share rows and tokens: groups of eight tiles of rows
+// go through all tokens.
+template <u32 ROWS, u32 N>
+static __device__ __forceinline__ void tile(u32 rows, u32 tokens, u32& first_panel, u32& first_token) {
+    constexpr u32 GROUP = 8;
+    u32 row_tiles = ceil_div(rows, ROWS), token_tiles = ceil_div(tokens, N);
+    u32 group = blockIdx.x / (GROUP * token_tiles), inside = blockIdx.x % (GROUP * token_tiles);
+    u32 height = min(GROUP, row_tiles - group * GROUP);
+    first_panel = (group * GROUP + inside % height) * (ROWS / PANEL_ROWS);
+    first_token = inside / height * N;
+}
+
 // A block's tile: see the kernels.
 template <class F, u32 WARPS, u32 MT, u32 N, u32 DEPTH>
 static __device__ __forceinline__ void gemm(float* out, const u8* weights, const u16* x, const float* x_scales, const float* bias,
                                             u32 rows, u32 tokens, u32 chunks, u32 chunks_per_split, u64 split_stride, u32 stride) {
-    constexpr u32 ROWS = WARPS * MT * PANEL_ROWS, GROUP = 8, TOKENS_AT_ONCE = WARPS * WARP_SIZE / 8;
+    // Unrolled, the compiler takes fragments of the tokens ahead over both units, where it has registers for that: not with 128 sums.
+    constexpr int UNROLL = N == 128 ? 1 : 2;
+    constexpr u32 ROWS = WARPS * MT * PANEL_ROWS, TOKENS_AT_ONCE = WARPS * WARP_SIZE / 8;
     uint4* ring = (uint4*)dynamic_shared(); // [STAGES][N][8]
     u32 lane = lane_id(), g = lane / 4, t = lane % 4;
 
-    // Blocks that run together share rows and tokens: groups of eight tiles of rows go through all tokens.
-    u32 row_tiles = ceil_div(rows, ROWS), token_tiles = ceil_div(tokens, N);
-    u32 group = blockIdx.x / (GROUP * token_tiles), inside = blockIdx.x % (GROUP * token_tiles);
-    u32 height = min(GROUP, row_tiles - group * GROUP);
-    u32 first_panel = ((group * GROUP + inside % height) * WARPS + warp_id()) * MT;
-    u32 first_token = inside / height * N;
+    u32 first_panel, first_token;
+    tile<ROWS, N>(rows, tokens, first_panel, first_token);
+    first_panel += warp_id() * MT;
     u32 first = blockIdx.z * chunks_per_split, last = min(first + chunks_per_split, chunks);
 
     typename F::Place place[MT];
@@ -142,10 +157,11 @@ static __device__ __forceinline__ void gemm(float* out, const u8* weights, const
     u32 own_slot = slot(own_token, eighth), tokens_left = max(tokens - first_token, own_token) - own_token;
     auto fetch = [&](u32 chunk) {
         if (chunk < last) {
+            u32 row = forget(chunks);
 #pragma unroll
             for (u32 i = 0; i < N / TOKENS_AT_ONCE; i++)
                 cp_async16(ring + chunk % STAGES * (N * 8) + own_slot + i * (TOKENS_AT_ONCE * 8),
-                           own + (i * TOKENS_AT_ONCE * chunks + chunk) * (u64)CHUNK, i * TOKENS_AT_ONCE < tokens_left ? 16 : 0);
+                           own + (i * TOKENS_AT_ONCE * row + chunk) * (u64)CHUNK, i * TOKENS_AT_ONCE < tokens_left ? 16 : 0);
         }
         cp_async_commit(); // also where there is nothing left, so that groups can be counted
     };
@@ -162,18 +178,19 @@ static __device__ __forceinline__ void gemm(float* out, const u8* weights, const
             cp_async_wait<STAGES - 2>();
             __syncthreads(); // the chunk is there for all, and nobody reads the one before it any more
             fetch(chunk + STAGES - 1);
-            const uint4* tile = ring + chunk % STAGES * (N * 8);
-#pragma unroll
+            const uint4* there = ring + chunk % STAGES * (N * 8);
+#pragma unroll UNROLL
             for (u32 unit = 0; unit < 2; unit++) {
                 u32 a[MT][2][4];
 #pragma unroll
                 for (u32 m = 0; m < MT; m++) {
-                    F::fragments(raw[d][m], unit, t, a[m]);
-                    if (unit == 1) F::load(raw[d][m], place[m], min(chunk + DEPTH, last - 1));
+                    F::fragments(raw[d][m], t, a[m]);
+                    if (unit == 0) F::next_unit(raw[d][m]);
+                    else F::load(raw[d][m], F::forget_planes(place[m]), min(chunk + DEPTH, last - 1));
                 }
 #pragma unroll
                 for (u32 n = 0; n < N / 8; n++) {
-                    uint4 b = tile[slot(8 * n + g, unit * 4 + t)];
+                    uint4 b = there[slot(8 * n + g, unit * 4 + t)];
                     const u32 low[2] = {b.x, b.y}, high[2] = {b.z, b.w};
 #pragma unroll
                     for (u32 m = 0; m < MT; m++) {
@@ -189,7 +206,8 @@ static __device__ __forceinline__ void gemm(float* out, const u8* weights, const
             }
         }
 
-    u32 first_row = first_panel * PANEL_ROWS + g;
+    tile<ROWS, N>(rows, forget(tokens), first_panel, first_token); // again: kept, it would cost registers that sums need
+    u32 first_row = (first_panel + warp_id() * MT) * PANEL_ROWS + g;
     float offset[MT][2];
 #pragma unroll
     for (u32 m = 0; m < MT; m++)
@@ -243,11 +261,9 @@ GLM_KERNEL(linear_add_splits)
     GLM_KERNEL(linear_gemm_##format##_##N)
 // Up to 16 tokens, memory is the limit, so few rows a block and many chunks under way; up to 64, what the tokens take of the
 // second-level cache is, so more rows; above, the tensor cores. A chunk of floats takes up to four times the registers of codes.
-#define GEMM_16(format, Format, DEPTH) GEMM(format, Format, 16, 4, 1, DEPTH, 3)
-#define GEMM_64(format, Format, DEPTH, BLOCKS) GEMM(format, Format, 64, 4, 2, DEPTH, BLOCKS)
-#define GEMM_128(format, Format) GEMM(format, Format, 128, 8, 2, 1, 1)
-#define FLOAT_GEMMS(format, Format) GEMM_16(format, Format, 2) GEMM_64(format, Format, 1, 3) GEMM_128(format, Format)
-#define BLOCK_GEMMS(format, Format) GEMM_16(format, Format, 4) GEMM_64(format, Format, 2, 2) GEMM_128(format, Format)
+#define GEMM_64(format, Format, DEPTH) GEMM(format, Format, 64, 4, 2, DEPTH, 2)
+#define FLOAT_GEMMS(format, Format) GEMM(format, Format, 16, 4, 1, 2, 3) GEMM_64(format, Format, 1) GEMM(format, Format, 128, 8, 2, 1, 1)
+#define BLOCK_GEMMS(format, Format) GEMM(format, Format, 16, 4, 1, 4, 3) GEMM_64(format, Format, 2) GEMM(format, Format, 128, 8, 2, 1, 1)
 
 FLOAT_GEMMS(bf16, BF16)
 FLOAT_GEMMS(f16, F16)
@@ -257,12 +273,12 @@ BLOCK_GEMMS(q6_k, Q6_K)
 BLOCK_GEMMS(int4, INT4)
 BLOCK_GEMMS(fp8, FP8)
 // Formats of few models have one kernel.
-GEMM_64(q4_0, Q4_0, 2, 2)
-GEMM_64(q4_1, Q4_1, 2, 2)
-GEMM_64(q5_0, Q5_0, 2, 2)
-GEMM_64(q5_1, Q5_1, 2, 2)
-GEMM_64(q2_k, Q2_K, 2, 2)
-GEMM_64(q3_k, Q3_K, 2, 2)
-GEMM_64(q5_k, Q5_K, 2, 2)
-GEMM_64(iq4_nl, IQ4_NL, 2, 2)
-GEMM_64(iq4_xs, IQ4_XS, 2, 2)
+GEMM_64(q4_0, Q4_0, 2)
+GEMM_64(q4_1, Q4_1, 2)
+GEMM_64(q5_0, Q5_0, 2)
+GEMM_64(q5_1, Q5_1, 2)
+GEMM_64(q2_k, Q2_K, 2)
+GEMM_64(q3_k, Q3_K, 2)
+GEMM_64(q5_k, Q5_K, 2)
+GEMM_64(iq4_nl, IQ4_NL, 2)
+GEMM_64(iq4_xs, IQ4_XS, 2)

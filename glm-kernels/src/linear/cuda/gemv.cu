@@ -182,7 +182,7 @@ static __device__ __forceinline__ void gemv(float* out, const u8* weights, const
 // Grid: (panels, runs of T tokens); 256 threads. One token, and weights of integers: dynamic shared memory for its codes, 72 bytes
 // a chunk. More: `codes` and `scales` of linear_quantize. Weights of floats take `x` alone.
 #define GEMV(format, Format, T)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) linear_gemv_##format##_##T(                                                \
+    extern "C" __global__ void __launch_bounds__(256, T == 1 ? 3 : 2) linear_gemv_##format##_##T(                                \
         float* out, const u8* weights, const u8* codes, const float* scales, const float* x, const float* bias, u32 rows,        \
         u32 columns, u32 chunks, u32 stride, u32 tokens) {                                                                       \
         gemv<Format, T>(out, weights, codes, scales, x, bias, rows, columns, chunks, stride, tokens);                            \
