@@ -1,15 +1,19 @@
 //! The linear layer on graphics processors.
 //!
 //! # Kernels
-//! | tokens | floats | block formats | arithmetic |
+//! | tokens | weights | kernel | arithmetic |
 //! |---|---|---|---|
-//! | 1 to 4; f32 any | `float.cu`: a warp has rows | | f32 |
-//! | 1 to 8 | | `gemv.cu`: a block has a panel of 16 rows, eight warps share its columns | activations in 8 bits, as on the CPU, `dp4a` |
-//! | 256 and more, bf16, Hopper | `wgmma.cu`: tiles of 256 x 128 | | bf16 with bf16 |
-//! | more | `gemm.cu`: tiles of 64 x 16, 128 x 64, 256 x 128 (rows x tokens) | the same | bf16 with bf16; anything else as f16 |
+//! | 1 to 4 | bf16, f16; f32 with any number | `float.cu`: a warp has rows | f32 |
+//! | 1 to 8 | codes | `gemv.cu`: a block has a panel of 16 rows, eight warps share its columns | activations in 8 bits, as on the CPU, `dp4a` |
+//! | 1 to 4 | fp8 | the same | f32 |
+//! | 256 and more | bf16, on Hopper | `wgmma.cu`: tiles of 256 rows x 128 tokens | bf16 |
+//! | more | all but f32 | `gemm.cu`: tiles of 64 x 16, 128 x 64, 256 x 128 | bf16 with bf16, anything else as f16 |
 //!
-//! In all of them weights go from memory to registers and are unpacked there, once; only activations of many tokens pass through shared memory.
-//! What a kernel reads, how it is shared out and why is in front of each source, how weights lie in memory in `formats.cu`.
+//! But for `wgmma.cu`, weights go from memory to registers and are unpacked there, once; only activations of many tokens pass through shared memory.
+//! What a kernel reads, how it is shared out and why is in front of each source, how weights lie in memory in `formats.cu`. Kernels overlap with the one
+//! before (programmatic dependent launch): they ask for weights, which nobody writes, before they wait for activations.
+//!
+//! `GLM_WGMMA=off` in the environment keeps `wgmma.cu` out, which is the one that cannot be tried on the CPU.
 //!
 //! # What results depend on
 //! Unlike on the CPU, a token's result depends on how many tokens there are, because they choose the kernel, and on the number of multiprocessors,
