@@ -4,13 +4,12 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::service::{Service, completion};
-use common::{Run, arg, command, glm};
+use common::{Run, arg, command, glm, glm_with_stdin};
 use tempfile::TempDir;
 
 /// `serve` in a directory of its own, with these files.
@@ -128,18 +127,7 @@ fn what_is_wrong_names_its_source() {
 fn a_key_is_made_and_hashed() {
     let made = glm(&["serve", "--new-key"]).ok();
     let (key, hash) = made.trim_end().split_once('\n').unwrap();
-    let mut child = command(&["serve", "--hash-key"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(key.as_bytes())
-        .unwrap();
-    let hashed = Run::from(child.wait_with_output().unwrap()).ok();
+    let hashed = glm_with_stdin(&["serve", "--hash-key"], key).ok();
     assert_eq!(hashed.trim_end(), hash);
     assert!(hash.starts_with("sha256:") && !hash.contains(key));
 }

@@ -5,13 +5,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use common::{arg, command, glm};
+use common::{arg, command, glm, service};
 use serde_json::{Value, json};
 
 /// How many tasks, if not a few hundred.
@@ -37,12 +37,8 @@ impl Server {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://");
-        let address = address.unwrap_or_else(|| panic!("{line}")).to_owned();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let address = service::address(&mut stdout);
         Self { child, address }
     }
 
@@ -328,10 +324,7 @@ fn a_state_directory_that_cannot_be_used_is_an_error_and_none_at_all_is_memory()
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    service::address(&mut BufReader::new(child.stdout.take().unwrap()));
     child.kill().unwrap();
     let mut said = String::new();
     child
@@ -341,7 +334,6 @@ fn a_state_directory_that_cannot_be_used_is_an_error_and_none_at_all_is_memory()
         .read_to_string(&mut said)
         .unwrap();
     child.wait().unwrap();
-    assert!(line.starts_with("listening on "), "{said}");
     assert!(
         said.contains("until the service ends") && said.contains("--state-dir"),
         "{said}"

@@ -17,6 +17,15 @@ pub struct Service {
     pub address: String,
 }
 
+/// Waits until a service answers requests, and reads where.
+pub fn address(stdout: &mut BufReader<ChildStdout>) -> String {
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("listening on ");
+    let address = address.and_then(|url| url.split("://").nth(1));
+    address.unwrap_or_else(|| panic!("{line}")).to_owned()
+}
+
 impl Service {
     /// Started on a port that is free, and ready.
     pub fn start(args: &[&str]) -> Self {
@@ -31,15 +40,10 @@ impl Service {
             .spawn()
             .unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ");
-        let address = address.and_then(|url| url.split("://").nth(1));
-        let address = address.unwrap_or_else(|| panic!("{line}")).to_owned();
         Self {
+            address: address(&mut stdout),
             child: Some(child),
             _stdout: stdout,
-            address,
         }
     }
 

@@ -60,6 +60,7 @@ impl Bridge {
         let events = Events {
             bytes,
             unread: Vec::new(),
+            has_ended: false,
         };
         Ok(stream::unfold(events, async |mut events| {
             let event = events.next().await?;
@@ -158,30 +159,39 @@ pub(super) fn deadline(headers: &HeaderMap) -> Option<Duration> {
 struct Events {
     bytes: axum::body::BodyDataStream,
     unread: Vec<u8>,
+    has_ended: bool,
 }
 
 impl Events {
-    /// `None` after `[DONE]`.
+    /// `None` after `[DONE]`. A body that ends without it has broken off, which is the last thing that is said.
     async fn next(&mut self) -> Option<Result<Value, Status>> {
-        loop {
+        while !self.has_ended {
             if let Some(event) = self.take() {
                 let data = match data(&event) {
                     // A comment, that the connection is alive.
                     None => continue,
-                    Some(b"[DONE]") => return None,
+                    Some(b"[DONE]") => break,
                     Some(data) => serde_json::from_slice::<Value>(data),
                 };
                 return Some(match data {
-                    Ok(event) if event.get("error").is_some() => Err(failure(&event)),
+                    Ok(event) if event.get("error").is_some() => {
+                        self.has_ended = true;
+                        Err(failure(&event))
+                    }
                     Ok(event) => Ok(event),
                     Err(_) => Err(Status::internal("an event could not be read")),
                 });
             }
             match self.bytes.next().await {
                 Some(Ok(bytes)) => self.unread.extend_from_slice(&bytes),
-                Some(Err(_)) | None => return None,
+                Some(Err(_)) | None => {
+                    self.has_ended = true;
+                    return Some(Err(Status::unavailable("the answer has broken off")));
+                }
             }
         }
+        self.has_ended = true;
+        None
     }
 
     /// The next event that is whole.
@@ -233,6 +243,32 @@ mod tests {
             );
         }
         assert_eq!(deadline(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_an_end_has_broken_off() {
+        let read = async |text: &'static str| {
+            let mut events = Events {
+                bytes: Body::from(text).into_data_stream(),
+                unread: Vec::new(),
+                has_ended: false,
+            };
+            let mut read = Vec::new();
+            while let Some(event) = events.next().await {
+                read.push(event.map_err(|status| status.code()));
+            }
+            read
+        };
+        let one = Ok(serde_json::json!(1));
+        assert_eq!(
+            read(": alive\n\ndata: 1\n\ndata: [DONE]\n\n").await,
+            [one.clone()]
+        );
+        for cut in ["data: 1\n\n", "data: 1\n\ndata: [DO"] {
+            assert_eq!(read(cut).await, [one.clone(), Err(Code::Unavailable)]);
+        }
+        let failed = "data: {\"error\": {\"code\": \"timeout\"}}\n\n";
+        assert_eq!(read(failed).await, [Err(Code::DeadlineExceeded)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::echo::Echo;
 use crate::anthropic::MessageForm;
+use crate::parts::Parts;
 use crate::responses::ResponseForm;
 
 /// What a response says about itself.
@@ -97,7 +98,7 @@ impl Form {
             "created": stamp.created,
             "model": self.model(engine),
             "choices": choices.into_iter().map(choice).collect::<Vec<_>>(),
-            "usage": self.usage(&usages),
+            "usage": self.usage(&usages, answers.iter().map(|a| self.thought_tokens(a)).sum()),
             "system_fingerprint": null,
         })
     }
@@ -252,8 +253,20 @@ impl Form {
         self.stop_token_ids.contains(&id) || tokenizer.is_some_and(|t| t.is_special(id))
     }
 
-    /// A prompt is counted once, however many answers it has.
-    pub(super) fn usage(&self, answers: &[Usage]) -> Value {
+    /// Tokens of an answer up to the last one of its thoughts.
+    fn thought_tokens(&self, answer: &Completion) -> usize {
+        match self.shape {
+            Shape::Chat(_) => {
+                let mut parts = Parts::new(self.parser(), false);
+                parts.whole(answer.tokens.iter().map(|token| token.text.as_str()));
+                parts.thought_tokens()
+            }
+            Shape::Text => 0,
+        }
+    }
+
+    /// A prompt is counted once, however many answers it has. `thought_tokens`: of all answers.
+    pub(super) fn usage(&self, answers: &[Usage], thought_tokens: usize) -> Value {
         let of_prompts = || answers.iter().step_by(self.asked);
         let prompt_tokens: usize = of_prompts().map(|usage| usage.prompt_tokens).sum();
         let cached_tokens: usize = of_prompts().map(|usage| usage.cached_tokens).sum();
@@ -268,6 +281,7 @@ impl Form {
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
             "completion_tokens_details": {
                 "accepted_prediction_tokens": accepted,
+                "reasoning_tokens": thought_tokens,
                 "rejected_prediction_tokens": rejected,
             },
         })

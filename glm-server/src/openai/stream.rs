@@ -115,6 +115,9 @@ struct Choice {
     unsaid: Vec<Token>,
     /// Characters of text before them.
     offset: usize,
+    /// Tokens so far, and those up to the last one of the thoughts.
+    tokens: usize,
+    thought_tokens: usize,
     usage: Usage,
 }
 
@@ -140,6 +143,8 @@ impl OpenAi {
             calls: false,
             unsaid: Vec::new(),
             offset: 0,
+            tokens: 0,
+            thought_tokens: 0,
             usage: Usage::default(),
         };
         Self {
@@ -221,8 +226,9 @@ impl OpenAi {
             return None;
         }
         let usages: Vec<_> = self.choices.iter().map(|choice| choice.usage).collect();
+        let thought_tokens = self.choices.iter().map(|choice| choice.thought_tokens);
         let mut chunk = self.chunk(json!([]));
-        chunk["usage"] = self.form.usage(&usages);
+        chunk["usage"] = self.form.usage(&usages, thought_tokens.sum());
         Some(chunk)
     }
 
@@ -267,13 +273,18 @@ impl Choice {
         (!tokens.is_empty()).then(|| form.logprobs(tokens, offset, tokenizer))
     }
 
-    /// What more text says.
+    /// What the text of one more token says.
     fn text(&mut self, text: &str, form: &Form, stamp: &Stamp) -> Vec<Delta> {
+        self.tokens += 1;
         match &mut self.parser {
             None if text.is_empty() => Vec::new(),
             None => vec![("text", text.into())],
             Some(parser) => {
                 let events = parser.push(text);
+                let is_thought = |event: &AnswerEvent| matches!(event, AnswerEvent::Reasoning(_));
+                if events.iter().any(is_thought) {
+                    self.thought_tokens = self.tokens;
+                }
                 self.deltas(events, form, stamp)
             }
         }

@@ -8,8 +8,8 @@ use glm_runtime::{
 use serde_json::{Map, Value, json};
 
 use super::*;
-
 pub(super) use crate::testing::ENGINE;
+use crate::testing::{answer_of, stamp};
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(fields) = value else {
@@ -235,6 +235,21 @@ fn a_prediction_changes_no_answer() {
 }
 
 #[test]
+fn usage_says_how_much_was_thought() {
+    let pieces = ["<think>", "so", " so", "</think>", "Hello"].map(str::to_owned);
+    let answers = [
+        answer_of(&pieces, FinishReason::Stop),
+        answer_of(&pieces[..3], FinishReason::Length),
+    ];
+    let form = chat(json!({"n": 2})).unwrap().form;
+    let body = form.response(&ENGINE, &stamp(), &answers);
+    assert_eq!(
+        body["usage"]["completion_tokens_details"]["reasoning_tokens"],
+        6
+    );
+}
+
+#[test]
 fn usage_says_what_came_of_a_prediction() {
     let call = chat(json!({"n": 2})).unwrap();
     let completion = |accepted| Completion {
@@ -252,14 +267,12 @@ fn usage_says_what_came_of_a_prediction() {
             timings: Timings::default(),
         },
     };
-    let stamp = Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    };
     let body = call
         .form
-        .response(&ENGINE, &stamp, &[completion(5), completion(7)]);
-    let expected = json!({"accepted_prediction_tokens": 12, "rejected_prediction_tokens": 8});
+        .response(&ENGINE, &stamp(), &[completion(5), completion(7)]);
+    let expected = json!({
+        "accepted_prediction_tokens": 12, "reasoning_tokens": 0, "rejected_prediction_tokens": 8,
+    });
     assert_eq!(body["usage"]["completion_tokens_details"], expected);
 }
 
