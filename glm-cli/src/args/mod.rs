@@ -114,6 +114,19 @@ pub struct CacheFileArgs {
     pub prefix_cache_file: Option<PathBuf>,
 }
 
+/// How much memory the requests that are computed together have.
+#[derive(Debug, Clone, Args)]
+pub struct MemoryArgs {
+    /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    pub kv_cache_tokens: Option<usize>,
+
+    /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
+    /// computing it again
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
+    pub swap_space: u64,
+}
+
 /// How keys and values are stored, as written after `--kv-dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvChoice {
@@ -211,6 +224,17 @@ impl SpeculationArgs {
     }
 }
 
+/// What an engine that answers is made of.
+#[derive(Debug, Clone, Args)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    pub speculation: SpeculationArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub cache: CacheFileArgs,
+}
+
 /// What happens to a model's thinking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Thinking {
@@ -249,11 +273,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
-    pub speculation: SpeculationArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub cache: CacheFileArgs,
+    pub engine: EngineArgs,
 }
 
 /// `generate`
@@ -326,11 +346,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
-    pub speculation: SpeculationArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub cache: CacheFileArgs,
+    pub engine: EngineArgs,
 }
 
 /// What the answer must look like; behind `</think>` if the model thinks.
@@ -389,25 +405,15 @@ pub struct BatchArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_num_seqs: Option<usize>,
 
-    /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
-    pub kv_cache_tokens: Option<usize>,
-
-    /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
-    /// computing it again
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
-    pub swap_space: u64,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 
     /// Print one JSON object about what was done
     #[arg(long)]
     pub json: bool,
 
     #[command(flatten)]
-    pub speculation: SpeculationArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub cache: CacheFileArgs,
+    pub engine: EngineArgs,
 }
 
 /// `tokenize`
@@ -415,7 +421,7 @@ pub struct BatchArgs {
 #[command(after_help = "\
 Examples:
   glm-cli tokenize 'Hello, world'
-  glm-cli tokenize --ids 9703,11,1879
+  glm-cli tokenize --ids 1574,11,1631
   glm-cli tokenize --chat messages.json --json
 
 The ids are printed on one line, as --prompt-ids of generate takes them. --chat reads a JSON list of
@@ -698,10 +704,10 @@ mod tests {
     fn commands_that_answer_take_a_way_to_guess() {
         let guess = |line: &str| {
             let args = match Cli::try_parse_from(line.split(' ')).ok()?.command {
-                Command::Chat(args) => args.speculation,
-                Command::Generate(args) => args.speculation,
-                Command::Batch(args) => args.speculation,
-                Command::Serve(args) => args.speculation,
+                Command::Chat(args) => args.engine.speculation,
+                Command::Generate(args) => args.engine.speculation,
+                Command::Batch(args) => args.engine.speculation,
+                Command::Serve(args) => args.engine.speculation,
                 _ => return None,
             };
             args.speculation().ok()

@@ -9,7 +9,7 @@ use glm_server::http::HealthWeights;
 use glm_server::telemetry::OtlpEndpoint;
 
 use super::tasks::TaskArgs;
-use super::{CacheFileArgs, ModelArgs, SpeculationArgs};
+use super::{EngineArgs, MemoryArgs};
 use crate::values::{self, AdapterChoice};
 
 /// `serve`
@@ -92,14 +92,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::whole)]
     pub max_waiting_tokens: Option<usize>,
 
-    /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
-    pub kv_cache_tokens: Option<usize>,
-
-    /// Copy what requests that lose their place have computed to so much other memory, such as 4GiB, and back, instead of
-    /// computing it again
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = values::bytes)]
-    pub swap_space: u64,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 
     /// What counts how much in the health score of /healthz
     #[arg(long, value_name = "NAME=N,…", default_value = "engine=40,queue=20,memory=20,errors=20", value_parser = health_weights)]
@@ -108,11 +102,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub tasks: TaskArgs,
     #[command(flatten)]
-    pub speculation: SpeculationArgs,
-    #[command(flatten)]
-    pub model: ModelArgs,
-    #[command(flatten)]
-    pub cache: CacheFileArgs,
+    pub engine: EngineArgs,
 }
 
 /// Who may use the service, and how much.

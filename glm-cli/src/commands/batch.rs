@@ -50,10 +50,10 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
 
 /// Loads the model and runs what is missing.
 fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
-    let engine = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
+    let engine = answering_builder(&args.engine, &args.adapter)?
         .max_num_seqs(args.max_num_seqs)
-        .kv_cache_tokens(args.kv_cache_tokens)
-        .swap_space(args.swap_space)
+        .kv_cache_tokens(args.memory.kv_cache_tokens)
+        .swap_space(args.memory.swap_space)
         // Nobody reads along: a step is filled with prompts, whatever that does to the pace of the answers beside them.
         .max_step_time(Duration::MAX)
         .build()
@@ -62,7 +62,7 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
     output::note(&engine.model_info().kv_budget.to_string());
     let before = *batch.progress();
     let options = BatchOptions {
-        seed: args.model.seed,
+        seed: args.engine.model.seed,
         ..BatchOptions::default()
     };
     let started = Instant::now();
@@ -77,7 +77,7 @@ fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
     });
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
-    keep_prefix_cache(&engine, &args.cache);
+    keep_prefix_cache(&engine, &args.engine.cache);
     let progress = after.map_err(CliError::failed)?;
     Ok(Outcome { progress, seconds })
 }

@@ -21,7 +21,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args)?;
     let grammar = read_grammar(&args.form)?;
     let text = !args.sampling.stop.is_empty() || grammar.is_some();
-    let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?;
+    let builder = answering_builder(&args.engine, &args.adapter)?;
     let engine = match prompt {
         Prompt::TokenIds(_) if !text => builder.build().map_err(CliError::usage)?,
         _ => build_for_text(builder)?,
@@ -29,7 +29,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let stream = start(&engine, prompt, grammar, args)?;
     print_remarks(&engine);
     let done = print_answer(&engine, stream, args);
-    keep_prefix_cache(&engine, &args.cache);
+    keep_prefix_cache(&engine, &args.engine.cache);
     done
 }
 
@@ -47,7 +47,7 @@ fn print_answer(
             &completion,
             args.logprobs.is_some(),
         );
-        if args.speculation.speculate.is_some() {
+        if args.engine.speculation.speculate.is_some() {
             // What was counted in the last step is known when the engine is idle.
             engine.drain();
             let stats = engine.stats();
@@ -128,7 +128,7 @@ fn start(
     let mut sampling = match beams {
         // What a model recommends for drawing tokens does not concern a search.
         Some(_) => SamplingParams::greedy(),
-        None => sampling(&args.sampling, args.model.seed, engine),
+        None => sampling(&args.sampling, args.engine.model.seed, engine),
     };
     sampling.logprobs = args.logprobs.map(usize::from);
     let options = GenerateOptions {

@@ -22,7 +22,7 @@ use glm_runtime::{
     Engine, EngineBuilder, EngineError, EngineHandle, ErrorKind, ModelSource, SamplingParams,
 };
 
-use crate::args::{CacheFileArgs, ModelArgs, SamplingArgs, SpeculationArgs};
+use crate::args::{CacheFileArgs, EngineArgs, ModelArgs, SamplingArgs};
 use crate::error::CliError;
 use crate::terminal::{output, progress};
 use crate::values::{AdapterChoice, DeviceChoice};
@@ -53,14 +53,12 @@ fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
 
 /// An engine that answers, not built yet: with LoRA adapters, and the prefix cache of the last run.
 fn answering_builder<'a>(
-    args: &ModelArgs,
+    args: &EngineArgs,
     adapters: impl IntoIterator<Item = &'a AdapterChoice>,
-    cache: &CacheFileArgs,
-    speculation: &SpeculationArgs,
 ) -> Result<EngineBuilder, CliError> {
-    let builder = builder(args)?
-        .prefix_cache_file(cache.prefix_cache_file.clone())
-        .speculation(speculation.speculation()?);
+    let builder = builder(&args.model)?
+        .prefix_cache_file(args.cache.prefix_cache_file.clone())
+        .speculation(args.speculation.speculation()?);
     Ok(with_adapters(builder, adapters))
 }
 

@@ -46,13 +46,13 @@ fn print_key(is_new: bool) -> Result<(), CliError> {
 }
 
 fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
-    let builder = answering_builder(&args.model, &args.adapter, &args.cache, &args.speculation)?
+    let builder = answering_builder(&args.engine, &args.adapter)?
         .max_num_seqs(args.max_num_seqs)
         .max_step_time(args.max_step_time)
         // The service has a queue of its own, with these limits. What it lets through has been told so, and must not be refused.
         .max_waiting(usize::MAX)
-        .kv_cache_tokens(args.kv_cache_tokens)
-        .swap_space(args.swap_space);
+        .kv_cache_tokens(args.memory.kv_cache_tokens)
+        .swap_space(args.memory.swap_space);
     let log = telemetry::init(options::log(&args.log)).map_err(CliError::usage)?;
     let log = Arc::new(log);
     // The port first: loading may take minutes, for nothing if the port is taken, and probes are answered meanwhile.
@@ -93,7 +93,7 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
         let seconds = args.drain_timeout.as_secs_f64();
         output::note(&format!("requests cut off after {seconds} s: {cut_off}"));
     }
-    keep_prefix_cache(&engine, &args.cache);
+    keep_prefix_cache(&engine, &args.engine.cache);
     spans.iter().for_each(|spans| spans.flush());
     log.flush();
     Ok(())

@@ -15,12 +15,7 @@ use crate::terminal::output;
 use crate::terminal::style::Style;
 
 pub fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let engine = build_for_text(answering_builder(
-        &args.model,
-        &args.adapter,
-        &args.cache,
-        &args.speculation,
-    )?)?;
+    let engine = build_for_text(answering_builder(&args.engine, &args.adapter)?)?;
     engine.chat_format().map_err(engine_error)?;
     print_remarks(&engine);
     let mut session = Session::new(engine.clone(), args);
@@ -29,7 +24,7 @@ pub fn run(args: &ChatArgs) -> Result<(), CliError> {
     } else {
         answer_lines(&mut session)
     };
-    keep_prefix_cache(&engine, &args.cache);
+    keep_prefix_cache(&engine, &args.engine.cache);
     done
 }
 

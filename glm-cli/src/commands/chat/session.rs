@@ -30,7 +30,7 @@ pub struct Session {
 impl Session {
     pub fn new(engine: EngineHandle, args: &ChatArgs) -> Self {
         let generate = GenerateOptions {
-            sampling: sampling(&args.sampling, args.model.seed, &engine),
+            sampling: sampling(&args.sampling, args.engine.model.seed, &engine),
             max_tokens: args.sampling.max_tokens,
             stop: args.sampling.stop.clone(),
             adapter: args.adapter.first().map(|adapter| adapter.name.clone()),
