@@ -141,6 +141,8 @@ pub enum KvChoice {
     /// Signed bytes, with one scale for each head and token
     #[value(name = "q8_0")]
     Q8_0,
+    /// 8-bit floats (e4m3), for graphics processors
+    Fp8,
 }
 
 impl KvChoice {
@@ -152,6 +154,7 @@ impl KvChoice {
             Self::F16 => Some(KvDType::F16),
             Self::Bf16 => Some(KvDType::BF16),
             Self::Q8_0 => Some(KvDType::Q8_0),
+            Self::Fp8 => Some(KvDType::Fp8),
         }
     }
 }
@@ -632,13 +635,13 @@ pub struct ManArgs {
     pub command: Option<String>,
 }
 
-/// A format, or a mix of them, that this build can produce.
+/// A format, or a mix of them, that this build can produce, if not on every device.
 fn quantization(text: &str) -> Result<Quantization, String> {
     let wanted = text.parse().ok();
-    Quantization::all()
+    Quantization::all_on_cuda()
         .find(|possible| wanted.as_ref() == Some(possible))
         .ok_or_else(|| {
-            let all: Vec<_> = Quantization::all()
+            let all: Vec<_> = Quantization::all_on_cuda()
                 .map(|format| format.to_string())
                 .collect();
             format!("expected one of {}, found `{text}`", all.join(", "))

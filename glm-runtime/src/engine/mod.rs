@@ -8,6 +8,7 @@
 //! the edge.
 
 mod draft;
+mod drawing;
 mod embedding;
 mod handle;
 #[cfg(all(test, feature = "shuttle"))]
@@ -31,6 +32,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drawing::Row;
 pub use embedding::PendingEmbedding;
 use glm_kernels::{Device, KernelError, Work};
 pub use handle::EngineHandle;
@@ -361,11 +363,25 @@ impl Engine {
         let forward = || self.model.forward(&batch, &mut self.kv);
         let (logits, guides) = self.mask_threads.prepare_during(guides, forward);
         self.give_back(&guided, guides);
-        let mut logits = logits?.into_host()?; // [S, V]
+        let logits = logits?; // [S, V]
+        if let Some(drawn) = self.draw_on_device(plan, &logits)? {
+            return Ok(self.sample_runs(plan, drawn.into_iter().map(Row::Drawn)));
+        }
+        let mut logits = logits.into_host()?;
         let values = logits.as_f32_mut()?;
         let bytes = size_of_val(values);
-        let _span = self.device.record(|| Work::moving("sample", bytes));
-        let mut rows = values.chunks_exact_mut(self.model.config().vocab_size);
+        let device = self.device.clone();
+        let _span = device.record(|| Work::moving("sample", bytes));
+        let rows = values.chunks_exact_mut(self.model.config().vocab_size);
+        Ok(self.sample_runs(plan, rows.map(Row::Logits)))
+    }
+
+    /// The next tokens of each of [`StepPlan::sampled`], from as many rows as each has.
+    fn sample_runs<'a>(
+        &mut self,
+        plan: &StepPlan,
+        mut rows: impl Iterator<Item = Row<'a>>,
+    ) -> Vec<SampledRun> {
         let sample = |(seq, draft): (SeqId, &[u32])| {
             let rows: Vec<_> = rows.by_ref().take(1 + draft.len()).collect();
             match self.requests.get_mut(&seq) {
@@ -373,7 +389,7 @@ impl Engine {
                 None => Err(EngineError::NotFinite),
             }
         };
-        Ok(plan.sampled().zip(plan.drafts()).map(sample).collect())
+        plan.sampled().zip(plan.drafts()).map(sample).collect()
     }
 
     /// Takes the guides of the sequences that this step samples for, each with the guesses at what it will go on by.
@@ -583,9 +599,9 @@ impl Engine {
 }
 
 impl Active {
-    /// The tokens that come next: what was guessed as far as the sampler draws the same, and what it draws then. `rows`: `[V]` each,
-    /// one more than guesses.
-    fn sample_run(&mut self, draft: &[u32], rows: Vec<&mut [f32]>) -> SampledRun {
+    /// The tokens that come next: what was guessed as far as the sampler draws the same, and what it draws then. `rows`: one more
+    /// than guesses.
+    fn sample_run(&mut self, draft: &[u32], rows: Vec<Row<'_>>) -> SampledRun {
         let mut run = Vec::with_capacity(1);
         for (at, row) in rows.into_iter().enumerate() {
             match self.sample(row) {
@@ -602,14 +618,17 @@ impl Active {
     }
 
     /// The next token: from all, or from those that the grammar and the limit on thoughts allow.
-    fn sample(&mut self, logits: &mut [f32]) -> Result<SampledPart, EngineError> {
+    fn sample(&mut self, row: Row<'_>) -> Result<SampledPart, EngineError> {
         let closing = self.thoughts.as_ref().and_then(|limit| limit.mask());
         let allowed = match &mut self.guide {
             // What ends a thought is what a grammar allows there.
             Some(guide) if closing.is_none() => Some(guide.mask()?),
             _ => closing,
         };
-        let token = self.sampler.sample_among(logits, allowed.as_ref())?;
+        let token = match row {
+            Row::Logits(logits) => self.sampler.sample_among(logits, allowed.as_ref())?,
+            Row::Drawn(token) => self.sampler.take(token)?,
+        };
         if let Some(limit) = &mut self.thoughts {
             limit.advance(token.id);
         }

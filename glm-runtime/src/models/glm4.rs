@@ -2,7 +2,7 @@
 //! block.
 //! Checked against transformers' `modeling_glm4.py`; golden data in `models/tiny-glm4*`.
 
-use glm_kernels::{KernelError, KvLayer, RopeAngles, Tensor, add};
+use glm_kernels::{KernelError, KvLayer, RopeAngles, Tensor};
 
 use super::decoder::{Decoder, DecoderLayer};
 use crate::error::BuildError;
@@ -37,11 +37,13 @@ impl DecoderLayer for Glm4Layer {
         let attn = self
             .self_attn
             .forward(&self.input_layernorm.forward(x)?, rope, batch, kv)?;
-        let attn = self.post_self_attn_layernorm.forward(&attn)?;
-        let mlp = self
-            .mlp
-            .forward(&self.post_attention_layernorm.add_forward(x, &attn)?, batch)?;
-        add(x, &self.post_mlp_layernorm.forward(&mlp)?)
+        let normed = self.post_attention_layernorm.add_forward_after(
+            &self.post_self_attn_layernorm,
+            x,
+            &attn,
+        )?;
+        let mlp = self.mlp.forward(&normed, batch)?;
+        self.post_mlp_layernorm.add_to(x, &mlp)
     }
 
     fn load(weights: &mut WeightLoader<'_>, layer: usize) -> Result<Self, BuildError> {

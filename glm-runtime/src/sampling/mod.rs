@@ -6,6 +6,7 @@
 
 mod filter;
 mod logprobs;
+mod on_device;
 mod params;
 mod penalties;
 mod rng;

@@ -7,9 +7,13 @@ use crate::load::mix;
 /// Seed and counter are hashed one after the other (SplitMix64's output function), so streams with neighbouring seeds
 /// have nothing in common.
 pub fn uniform(seed: u64, counter: u64) -> f64 {
+    (bits(seed, counter) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// The same number in units of 2^-64, to its last bit.
+pub fn bits(seed: u64, counter: u64) -> u64 {
     let stream = mix(seed.wrapping_add(0x9e37_79b9_7f4a_7c15));
-    let bits = mix(stream ^ mix(counter.wrapping_add(0xd1b5_4a32_d192_ed03)));
-    (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    mix(stream ^ mix(counter.wrapping_add(0xd1b5_4a32_d192_ed03)))
 }
 
 #[cfg(test)]
