@@ -635,13 +635,13 @@ pub struct ManArgs {
     pub command: Option<String>,
 }
 
-/// A format, or a mix of them, that this build can produce, if not on every device.
+/// A format, or a mix of them, that this build can produce.
 fn quantization(text: &str) -> Result<Quantization, String> {
     let wanted = text.parse().ok();
-    Quantization::all_on_cuda()
+    Quantization::all()
         .find(|possible| wanted.as_ref() == Some(possible))
         .ok_or_else(|| {
-            let all: Vec<_> = Quantization::all_on_cuda()
+            let all: Vec<_> = Quantization::all()
                 .map(|format| format.to_string())
                 .collect();
             format!("expected one of {}, found `{text}`", all.join(", "))
