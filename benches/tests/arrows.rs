@@ -20,7 +20,15 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         name: "glm-kernels",
-        may_use: &["cudarc", "half", "libc", "thiserror"],
+        may_use: &[
+            "cudarc",
+            "half",
+            "libc",
+            "libloading",
+            "miniz_oxide",
+            "sha2",
+            "thiserror",
+        ],
         never: &[
             "candle-*",
             "glm-*",

@@ -1,5 +1,6 @@
 //! Parsers for option values: numbers in a range, lists, devices. Each error says what would have been right.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use glm_runtime::Speculation;
 /// Where to run, as written after `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best device this build can use.
+    /// A graphics processor if one can be used, or else the CPU.
     Auto,
     /// The CPU.
     Cpu,
@@ -32,6 +33,16 @@ impl FromStr for DeviceChoice {
                 .and_then(|index| index.parse().ok())
                 .map(Self::Cuda)
                 .ok_or_else(wrong),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
 }
@@ -217,6 +228,9 @@ mod tests {
         assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
+        }
         for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
             let error = wrong.parse::<DeviceChoice>().unwrap_err();
             assert!(error.contains("cuda:N"), "{wrong}: {error}");

@@ -69,24 +69,6 @@ impl Indices {
         self.max
     }
 
-    /// An error unless all numbers are below `len`.
-    pub(crate) fn check_below(
-        &self,
-        op: &'static str,
-        name: &'static str,
-        len: usize,
-    ) -> Result<(), KernelError> {
-        match self.max {
-            Some(max) if max as usize >= len => Err(KernelError::Index {
-                op,
-                name,
-                index: max as usize,
-                len,
-            }),
-            _ => Ok(()),
-        }
-    }
-
     /// Where the numbers lie on `cuda`, after a copy if they are not there yet.
     ///
     /// # Errors
@@ -170,14 +152,5 @@ mod tests {
         assert_eq!((&*a, &*b, &*c), (&[5, 2][..], &[][..], &long[..]));
         assert_eq!((a.max(), b.max(), c.max()), (Some(5), None, Some(69)));
         assert_eq!(a, Indices::from([5, 2]));
-        assert!(c.check_below("test", "row", 70).is_ok());
-        assert!(matches!(
-            c.check_below("test", "row", 69),
-            Err(KernelError::Index {
-                index: 69,
-                len: 69,
-                ..
-            })
-        ));
     }
 }

@@ -69,18 +69,20 @@ pub(crate) fn every_device(threads: usize) -> Vec<Device> {
     devices
 }
 
-/// A graphics processor whose kernels run on the CPU, where there is a compiler for them; prints if there
-/// is none.
+/// A graphics processor whose kernels run on the CPU, where there is a compiler for them; prints if there is none. With
+/// `GLM_REQUIRE_GPU` in the environment it is a real one, or the test fails.
 pub(crate) fn emulated_cuda() -> Option<Device> {
-    let cuda = crate::cuda::emulation::EmulatedCuda::new(1, 4 << 30)?;
-    let host = CpuOptions {
-        threads: Some(2),
-        isa: None,
-    };
     let options = CudaOptions {
-        host,
+        host: CpuOptions {
+            threads: Some(2),
+            isa: None,
+        },
         ..CudaOptions::default()
     };
+    if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
+        return Some(Device::cuda(options).expect("GLM_REQUIRE_GPU asks for a device"));
+    }
+    let cuda = crate::cuda::emulation::EmulatedCuda::new(1, 4 << 30)?;
     Some(cuda.open(options).expect("an emulated device opens"))
 }
 

@@ -113,8 +113,8 @@ pub enum BuildError {
         /// The value given.
         found: String,
     },
-    /// `--device` names a device that does not exist here.
-    #[error("device `{0}` is not available (available: auto, cpu)")]
+    /// `--device` is not the name of a kind of device.
+    #[error("expected the device auto, cpu, cuda or cuda:N, found `{0}`")]
     Device(String),
     /// The operating system refused the engine thread.
     #[error("cannot start the engine thread")]

@@ -7,7 +7,7 @@ use glm_core::{Checkpoint, Format, LoadError};
 use glm_kernels::KvDType;
 use serde::Serialize;
 
-use crate::kv::auto_kv_dtype;
+use crate::kv::auto_kv_dtype_on_cpu;
 use crate::load::{ModelSource, Quantization, TensorSpec, weight_bytes};
 use crate::memory::{EstimateOptions, MemoryEstimate};
 
@@ -236,8 +236,8 @@ fn memory(source: &ModelSource, options: &InspectOptions) -> MemorySummary {
     let max_model_len = options.max_model_len.unwrap_or_else(|| dense.max_context());
     let kv_dtype = options
         .kv_dtype
-        .unwrap_or_else(|| auto_kv_dtype(dense, max_model_len));
-    let weights = weight_bytes(source, options.quantize);
+        .unwrap_or_else(|| auto_kv_dtype_on_cpu(dense, max_model_len));
+    let weights = weight_bytes(source, options.quantize, None);
     let sizes = EstimateOptions {
         kv_dtype,
         kv_tokens: max_model_len,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use glm_core::{DenseConfig, ModelConfig};
-use glm_kernels::KvDType;
+use glm_kernels::{Device, KvDType};
 use serde::Serialize;
 
 /// Bytes that this process can still allocate: what the machine has available, and what its cgroup (container) leaves
@@ -18,6 +18,16 @@ pub fn available_memory() -> Option<u64> {
         .filter_map(|dir| cgroup_available(dir))
         .min();
     machine.into_iter().chain(group).min()
+}
+
+/// Bytes that can still be allocated where a device computes: of a graphics processor's memory, or as [`available_memory`] says. `None`
+/// where neither says.
+pub(crate) fn available_on(device: &Device) -> Option<u64> {
+    match device.cuda_available_memory() {
+        Ok(None) => available_memory(),
+        Ok(available) => available,
+        Err(_) => None, // it fails at the next thing that is asked of it, with a better message
+    }
 }
 
 /// This process's cgroup v2 directory and its ancestors: a limit anywhere above binds too.

@@ -6,12 +6,13 @@ use glm_runtime::inspect::{InspectOptions, Inspection, MemorySummary, inspect};
 use indicatif::BinaryBytes;
 use serde_json::json;
 
-use super::open_source;
+use super::{open_source, refuse_cuda};
 use crate::args::InspectArgs;
 use crate::error::CliError;
 use crate::terminal::{output, style::Style};
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
+    refuse_cuda(args.model.device)?;
     let source = open_source(&args.model)?;
     let options = InspectOptions {
         quantize: args.model.quantize,

@@ -27,21 +27,21 @@ use crate::error::CliError;
 use crate::terminal::{output, progress};
 use crate::values::{AdapterChoice, DeviceChoice};
 
-/// Refuses a device that this build does not have.
-fn check_device(device: DeviceChoice) -> Result<(), CliError> {
+/// For commands that look at a model without computing with it.
+fn refuse_cuda(device: DeviceChoice) -> Result<(), CliError> {
     match device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
         DeviceChoice::Cuda(_) => Err(CliError::Usage(
-            "--device cuda is not in this build yet: use --device cpu or auto".to_owned(),
+            "this command uses no graphics processor: leave --device out".to_owned(),
         )),
     }
 }
 
 /// An engine for the model and machine options, not built yet.
 fn builder(args: &ModelArgs) -> Result<EngineBuilder, CliError> {
-    check_device(args.device)?;
     Ok(Engine::builder(&args.model)
         .threads(args.threads)
+        .device(args.device.to_string())
         .quantize(args.quantize)
         .kv_dtype(args.kv_dtype.dtype())
         .max_model_len(args.max_model_len)
@@ -101,7 +101,6 @@ fn print_remarks(engine: &EngineHandle) {
 
 /// Opens the model without loading it.
 fn open_source(args: &ModelArgs) -> Result<ModelSource, CliError> {
-    check_device(args.device)?;
     ModelSource::open(&args.model, &open_options(args), args.seed.unwrap_or(0))
         .map_err(CliError::usage)
 }

@@ -7,13 +7,13 @@ use glm_runtime::quantize::{QuantizeError, QuantizeOptions, QuantizeReport, quan
 use indicatif::BinaryBytes;
 use serde_json::json;
 
-use super::{check_device, open_source};
+use super::{open_source, refuse_cuda};
 use crate::args::QuantizeArgs;
 use crate::error::CliError;
 use crate::terminal::{interrupt, output, progress};
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
-    check_device(args.model.device)?;
+    refuse_cuda(args.model.device)?;
     let format = args
         .format
         .or(args.model.quantize)

@@ -8,7 +8,7 @@ use glm_core::{ChatFormat, Tokenizer};
 use serde_json::{Value, json};
 
 use super::generate::read_stdin;
-use super::{open_source, read_text_file};
+use super::{open_source, read_text_file, refuse_cuda};
 use crate::args::TokenizeArgs;
 use crate::error::CliError;
 use crate::terminal::output;
@@ -22,6 +22,7 @@ enum Input {
 }
 
 pub fn run(args: &TokenizeArgs) -> Result<(), CliError> {
+    refuse_cuda(args.model.device)?;
     let input = read_input(args)?;
     let source = open_source(&args.model)?;
     let checkpoint = source

@@ -25,16 +25,6 @@ const MIN_COMPUTE_CAPABILITY: (u32, u32) = (8, 0);
 /// The version of CUDA that kernels are compiled with; within a major version older drivers run them.
 const MIN_DRIVER_VERSION: u32 = 12_000;
 
-/// The devices of this machine and the newest version of CUDA that its driver runs, `1000 * major + 10 *
-/// minor`.
-///
-/// # Errors
-/// [`KernelError::Cuda`] where there is no driver, or the program was built without the feature `cuda`.
-pub fn cuda_devices() -> Result<(u32, Vec<DeviceInfo>), KernelError> {
-    let driver = super::driver::installed()?;
-    Ok((driver.version()?, driver.devices()?))
-}
-
 /// A device, its memory and the kernels that were loaded. All its work is queued on one stream.
 pub(crate) struct CudaDevice {
     session: Arc<Session>,

@@ -366,28 +366,6 @@ impl DeviceBuffer {
             .call(|context| unsafe { context.copy_out(from, bytes) })
     }
 
-    /// Copies all of `from`, which must be as long, behind all that is queued.
-    ///
-    /// # Errors
-    /// [`KernelError::Length`] if it is not as long; the device's own.
-    pub(crate) fn copy_from(&mut self, from: &Self) -> Result<(), KernelError> {
-        if from.len != self.len {
-            return Err(KernelError::Length {
-                op: "DeviceBuffer::copy_from",
-                name: "from",
-                expected: self.len,
-                found: from.len,
-            });
-        }
-        if self.len == 0 {
-            return Ok(());
-        }
-        // SAFETY: both are as long, and two buffers do not overlap.
-        self.home
-            .session
-            .call(|context| unsafe { context.copy_within(self.ptr(), from.ptr(), self.len) })
-    }
-
     /// Writes `value` to every byte, behind all that is queued.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //!   fenced, and every call says so.
 //! - `memory`: buffers on the device and the caching allocator behind them.
 //! - `device`: [`CudaDevice`], the above together with the kernels that were loaded.
-//! - `sources`: the text of the kernels.
+//! - `sources`: the text of the kernels; `pack`: what it was compiled to beforehand; `nvrtc`: NVIDIA's
+//!   compiler, for devices that the pack has nothing for.
 //!
 //! Everything a device does is queued on one stream, so work is done in the order in which it was asked
 //! for, and memory that is freed can be handed out again at once: what still uses it comes first.
@@ -16,7 +17,10 @@
 //! Kernels themselves lie beside the CPU's, in the folder of their operation: `<verb>.cu` and, for the
 //! geometry of its launches, `cuda.rs`.
 
-#![allow(dead_code)]
+#![cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "without a driver there is no device")
+)]
 
 mod device;
 pub(crate) mod driver;
@@ -24,16 +28,22 @@ pub(crate) mod driver;
 pub(crate) mod emulation;
 mod error;
 mod memory;
+#[cfg(feature = "cuda")]
+mod nvrtc;
+#[cfg(feature = "cuda")]
+mod pack;
+mod report;
 mod session;
-#[cfg(any(test, feature = "cuda-emulation"))]
-pub(crate) mod sources;
+#[cfg(any(test, feature = "cuda", feature = "cuda-emulation"))]
+mod sources;
 
+pub use device::CudaOptions;
 pub(crate) use device::{CudaDevice, Kernel};
-pub use device::{CudaOptions, cuda_devices};
 pub use driver::{DeviceInfo, MemoryInfo};
 pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
 pub use error::CudaError;
 pub(crate) use memory::DeviceBuffer;
+pub use report::CudaReport;
 
 use crate::KernelError;
 

@@ -84,6 +84,23 @@ impl Machine {
         })
     }
 
+    /// The limits of where `model` computes: this machine's, or those that are known of a graphics processor, which is its bandwidth.
+    #[must_use]
+    pub fn of_model(self, model: &ModelInfo) -> Self {
+        match model.device_bandwidth_gb_s {
+            Some(bandwidth_gb_s) => Self {
+                cpu: model.device.clone(),
+                isa: "cuda".to_owned(),
+                bandwidth_gb_s,
+                f32_gflop_s: 0.0,
+                bf16_gflop_s: None,
+                int8_gop_s: None,
+                ..self
+            },
+            None => self,
+        }
+    }
+
     /// The arithmetic that limits `model` here, by the format of most of its weights, in 1e9 operations per second: 8-bit
     /// integers for block formats, bf16 for bf16 where that is faster than f32, else f32.
     pub fn peak_gop_s(&self, model: &ModelInfo) -> f64 {

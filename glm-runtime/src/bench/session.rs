@@ -110,7 +110,8 @@ impl<'a> Session<'a> {
             }),
             Query::Machine => {
                 let threads = Some(self.machine.threads);
-                self.machine = Machine::measure(threads).map_err(BenchError::Machine)?;
+                let machine = Machine::measure(threads).map_err(BenchError::Machine)?;
+                self.machine = machine.of_model(self.engine.model_info());
                 Ok(Measurement::Machine(self.machine.clone()))
             }
         }

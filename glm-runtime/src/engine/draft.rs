@@ -31,7 +31,6 @@ impl OpenedDraft {
         let Speculation::DraftModel { model, .. } = &options.speculation else {
             return Ok(None);
         };
-        let quantize = options.quantize.map(Quantization::checked).transpose()?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         let own = match source.checkpoint().map(Checkpoint::tokenizer).transpose() {
             Err(LoadError::NoTokenizer { .. }) => None,
@@ -45,12 +44,15 @@ impl OpenedDraft {
                 difference,
             });
         }
-        Ok(Some(Self { source, quantize }))
+        Ok(Some(Self {
+            source,
+            quantize: options.quantize, // checked for the model
+        }))
     }
 
     /// Bytes of its weights.
     pub(super) fn weight_bytes(&self) -> u64 {
-        weight_bytes(&self.source, self.quantize)
+        weight_bytes(&self.source, self.quantize, None)
     }
 
     /// Bytes of its KV cache, which holds as many tokens as its target's.

@@ -3,20 +3,25 @@
 use std::fmt;
 
 use glm_core::DenseConfig;
-use glm_kernels::KvDType;
+use glm_kernels::{Device, KvDType};
 use serde::Serialize;
 
 use super::EngineOptions;
-use super::open::Sizes;
+use super::open::{Sizes, checked_quantization, open_device, swap_beside_weights};
 use crate::error::BuildError;
 use crate::kv::{BLOCK_SIZE, auto_kv_dtype, blocks_for};
-use crate::load::{ModelSource, Quantization, weight_bytes};
-use crate::memory::{Bytes, available_memory, kv_bytes_per_token};
+use crate::load::{ModelSource, weight_bytes};
+use crate::memory::{Bytes, available_on, kv_bytes_per_token};
 
 /// Full contexts the cache holds when no size is asked for and memory allows.
 const DEFAULT_CONTEXTS: usize = 4;
 /// The share of the memory beside the weights that the cache takes at most when no size is asked for.
 const DEFAULT_SHARE: u64 = 4;
+/// Tenths of a graphics processor's memory beside the weights that the cache takes when no size is asked for: nobody else is expected
+/// there, and what is left is for activations.
+const CUDA_TENTHS: u64 = 9;
+/// Slots are counted in 32 bits.
+const MAX_BLOCKS: usize = u32::MAX as usize / BLOCK_SIZE;
 
 /// The size of the KV cache and the arithmetic behind it; printed, one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -47,6 +52,8 @@ pub enum KvBudgetReason {
     Contexts,
     /// A quarter of the free memory, which holds fewer than four.
     Memory,
+    /// Nine tenths of a graphics processor's free memory.
+    DeviceMemory,
     /// One full context: less would be of no use, whatever memory says.
     OneContext,
 }
@@ -58,13 +65,14 @@ impl KvBudget {
     /// [`BuildError::Option`] unless a whole context fits.
     pub(super) fn decide(
         config: &DenseConfig,
+        device: &Device,
         asked: Option<usize>,
         dtype: Option<KvDType>,
         max_model_len: usize,
         weights: u64,
     ) -> Result<Self, BuildError> {
         let budget = |blocks, free_bytes, reason| {
-            let dtype = dtype.unwrap_or_else(|| auto_kv_dtype(config, blocks * BLOCK_SIZE));
+            let dtype = dtype.unwrap_or_else(|| auto_kv_dtype(config, device, blocks * BLOCK_SIZE));
             Self {
                 blocks,
                 block_tokens: BLOCK_SIZE,
@@ -87,11 +95,19 @@ impl KvBudget {
             };
         }
         let most = one * DEFAULT_CONTEXTS;
-        let free = available_memory().map(|bytes| bytes.saturating_sub(weights));
+        let free = available_on(device).map(|bytes| bytes.saturating_sub(weights));
         let block_bytes = budget(most, None, KvBudgetReason::Contexts)
             .bytes_per_token
             .max(1)
             * BLOCK_SIZE as u64;
+        if let (Some(_), Some(bytes)) = (device.cuda_info(), free) {
+            let blocks = usize::try_from(bytes / 10 * CUDA_TENTHS / block_bytes);
+            let blocks = blocks.unwrap_or(usize::MAX).min(MAX_BLOCKS);
+            return Ok(match blocks > one {
+                true => budget(blocks, free, KvBudgetReason::DeviceMemory),
+                false => budget(one, free, KvBudgetReason::OneContext),
+            });
+        }
         let share = free.map_or(u64::MAX, |bytes| bytes / DEFAULT_SHARE / block_bytes);
         let share = usize::try_from(share).unwrap_or(usize::MAX);
         let (blocks, reason) = if share >= most {
@@ -110,10 +126,11 @@ impl KvBudget {
     /// # Errors
     /// [`BuildError`] if an option is out of range.
     pub fn plan(source: &ModelSource, options: &EngineOptions) -> Result<Self, BuildError> {
-        let quantize = options.quantize.map(Quantization::checked).transpose()?;
-        let swap_space = options.swap_space.unwrap_or(0);
-        let weights = weight_bytes(source, quantize).saturating_add(swap_space);
-        let (_, budget) = Sizes::decide(source.config().dense(), options, weights)?;
+        let device = open_device(options)?;
+        let quantize = checked_quantization(options, &device)?;
+        let weights = weight_bytes(source, quantize, Some(&device))
+            .saturating_add(swap_beside_weights(&device, options));
+        let (_, budget) = Sizes::decide(source.config().dense(), &device, options, weights)?;
         Ok(budget)
     }
 
@@ -151,6 +168,10 @@ impl fmt::Display for KvBudget {
                 write!(f, "1/{DEFAULT_SHARE} of the memory")?;
                 free(f)
             }
+            KvBudgetReason::DeviceMemory => {
+                write!(f, "{CUDA_TENTHS}/10 of the device's memory")?;
+                free(f)
+            }
             KvBudgetReason::OneContext => {
                 write!(f, "one context of {len} tokens, the least that works")?;
                 free(f)
@@ -163,13 +184,16 @@ impl fmt::Display for KvBudget {
 mod tests {
     use super::*;
     use glm_core::ModelConfig;
+    use glm_kernels::CpuOptions;
     use std::path::Path;
 
     fn decide(asked: Option<usize>, weights: u64) -> Result<KvBudget, BuildError> {
         let json = r#"{"model_type":"glm4","vocab_size":64,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,
             "num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"max_position_embeddings":4096}"#;
         let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
-        KvBudget::decide(config.dense(), asked, Some(KvDType::F16), 100, weights)
+        let device = Device::cpu(CpuOptions::default()).unwrap();
+        let dtype = Some(KvDType::F16);
+        KvBudget::decide(config.dense(), &device, asked, dtype, 100, weights)
     }
 
     #[test]

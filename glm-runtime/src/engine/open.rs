@@ -9,7 +9,7 @@ use glm_core::{
     Adapter, ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig,
     Tokenizer,
 };
-use glm_kernels::{CpuOptions, Device, KvDType};
+use glm_kernels::{CpuOptions, CudaOptions, Device, KvDType};
 
 use super::draft::OpenedDraft;
 use super::handle::Front;
@@ -22,7 +22,7 @@ use crate::guide::{GuideFactory, MaskThreads};
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype};
 use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
 use crate::lora::{AdapterError, AdapterRegistry, packed_bytes};
-use crate::memory::{EstimateOptions, MemoryEstimate};
+use crate::memory::{EstimateOptions, MemoryEstimate, available_on};
 use crate::models::{CausalLm, Glm, Glm4};
 use crate::profile::Profiler;
 use crate::sampling::SamplingParams;
@@ -48,31 +48,41 @@ pub(super) struct Sizes {
     pub(super) scheduler: SchedulerConfig,
 }
 
+/// What matrices become, if the device has it.
+pub(super) fn checked_quantization(
+    options: &EngineOptions,
+    device: &Device,
+) -> Result<Option<Quantization>, BuildError> {
+    let checked = |quantize: Quantization| quantize.checked_on(device);
+    options.quantize.map(checked).transpose()
+}
+
 impl Engine {
     /// Opens MODEL and loads it.
     pub(super) fn load(model: &str, options: &EngineOptions) -> Result<Self, BuildError> {
-        let quantize = options.quantize.map(Quantization::checked).transpose()?;
         options.speculation.check()?;
         check_prefix_cache(options)?;
         let device = open_device(options)?;
+        let quantize = checked_quantization(options, &device)?;
         let source = ModelSource::open(model, &options.open_options(), options.seed.unwrap_or(0))?;
         // Whatever is wrong with the text side is said before minutes of loading weights.
         let text = TextSide::open(&source, options.require_tokenizer)?;
         #[cfg(feature = "testing")]
         if let Some(fake) = &options.fake {
-            return Self::with_fake(fake, (model, &source), text, device, options);
+            return Self::with_fake(fake, (model, &source), text, device.host(), options);
         }
         let adapters = adapter_bytes(options, source.config())?;
         let draft = OpenedDraft::open(options, &source, text.tokenizer.as_ref())?;
         let draft_weights = draft.as_ref().map_or(0, OpenedDraft::weight_bytes);
-        let own_weights = weight_bytes(&source, quantize).saturating_add(adapters);
+        let own_weights = weight_bytes(&source, quantize, Some(&device)).saturating_add(adapters);
         let weights = own_weights
             .saturating_add(draft_weights)
-            .saturating_add(options.swap_space.unwrap_or(0));
-        let (sizes, kv_budget) = Sizes::decide(source.config().dense(), options, weights)?;
+            .saturating_add(swap_beside_weights(&device, options));
+        let config = source.config().dense();
+        let (sizes, kv_budget) = Sizes::decide(config, &device, options, weights)?;
         let draft_kv = draft.as_ref().map_or(0, |draft| draft.kv_bytes(&sizes));
         sizes
-            .estimate(source.config(), weights.saturating_add(draft_kv))
+            .estimate(source.config(), &device, weights.saturating_add(draft_kv))
             .check(quantize.is_some())?;
 
         let mut loader = WeightLoader::new(&source, &device, quantize, options.progress.as_deref());
@@ -131,7 +141,7 @@ impl Engine {
         options: &EngineOptions,
     ) -> Result<Self, BuildError> {
         let config = FakeModel::config(source.config().dense());
-        let (mut sizes, kv_budget) = Sizes::decide(&config, options, 0)?;
+        let (mut sizes, kv_budget) = Sizes::decide(&config, &device, options, 0)?;
         // What such a model computes in a step must not depend on how busy a test's machine is.
         sizes.scheduler.max_step_time.get_or_insert(Duration::MAX);
         let eos = eos_token_ids(source);
@@ -206,6 +216,7 @@ pub(super) fn load_model(
 impl Sizes {
     pub(super) fn decide(
         config: &DenseConfig,
+        device: &Device,
         options: &EngineOptions,
         weights: u64,
     ) -> Result<(Self, KvBudget), BuildError> {
@@ -231,6 +242,7 @@ impl Sizes {
         }
         let kv_budget = KvBudget::decide(
             config,
+            device,
             options.kv_cache_tokens,
             options.kv_dtype,
             max_model_len,
@@ -247,7 +259,7 @@ impl Sizes {
             max_waiting_tokens: options.max_waiting_tokens,
             priority_aging: options.priority_aging.unwrap_or(DEFAULT_PRIORITY_AGING),
         };
-        let auto = || auto_kv_dtype(config, kv_budget.tokens());
+        let auto = || auto_kv_dtype(config, device, kv_budget.tokens());
         let sizes = Self {
             num_blocks: kv_budget.blocks,
             kv_dtype: options.kv_dtype.unwrap_or_else(auto),
@@ -257,13 +269,16 @@ impl Sizes {
         Ok((sizes, kv_budget))
     }
 
-    fn estimate(&self, config: &ModelConfig, weights: u64) -> MemoryEstimate {
+    fn estimate(&self, config: &ModelConfig, device: &Device, weights: u64) -> MemoryEstimate {
         let options = EstimateOptions {
             kv_dtype: self.kv_dtype,
             kv_tokens: self.num_blocks * BLOCK_SIZE,
             max_num_batched_tokens: self.scheduler.max_num_batched_tokens,
         };
-        MemoryEstimate::new(config, weights, options)
+        MemoryEstimate {
+            available: available_on(device),
+            ..MemoryEstimate::new(config, weights, options)
+        }
     }
 }
 
@@ -304,13 +319,42 @@ fn check_prefix_cache(options: &EngineOptions) -> Result<(), BuildError> {
     }
 }
 
-fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
+/// The device that the options name.
+pub(super) fn open_device(options: &EngineOptions) -> Result<Device, BuildError> {
+    if let Some(device) = &options.open_device {
+        return Ok(device.clone());
+    }
+    let host = CpuOptions {
+        threads: options.threads,
+        isa: options.isa,
+    };
+    let cuda = |ordinal| {
+        Device::cuda(CudaOptions {
+            ordinal,
+            host,
+            ..CudaOptions::default()
+        })
+    };
     match options.device.as_deref() {
-        None | Some("auto" | "cpu") => Ok(Device::cpu(CpuOptions {
-            threads: options.threads,
-            isa: options.isa,
-        })?),
-        Some(other) => Err(BuildError::Device(other.to_owned())),
+        // Whoever asks for an instruction set asks for the CPU. Why a graphics processor cannot be used, `doctor` says.
+        None | Some("auto") if options.isa.is_none() => match cuda(0) {
+            Ok(device) => Ok(device),
+            Err(_) => Ok(Device::cpu(host)?),
+        },
+        None | Some("auto" | "cpu") => Ok(Device::cpu(host)?),
+        Some("cuda") => Ok(cuda(0)?),
+        Some(other) => match other.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(ordinal)) => Ok(cuda(ordinal)?),
+            _ => Err(BuildError::Device(other.to_owned())),
+        },
+    }
+}
+
+/// Bytes of the room for preempted sequences that lie in the same memory as the weights: those are the host's.
+pub(super) fn swap_beside_weights(device: &Device, options: &EngineOptions) -> u64 {
+    match device.cuda_info() {
+        Some(_) => 0,
+        None => options.swap_space.unwrap_or(0),
     }
 }
 
@@ -409,6 +453,9 @@ impl Front {
             hidden_size: config.hidden_size,
             vocab_size: config.vocab_size,
             device: device.name(),
+            device_bandwidth_gb_s: device
+                .cuda_info()
+                .map(|info| info.memory_bandwidth as f64 / 1e9),
             threads: device.num_threads(),
             has_tokenizer: tokenizer.is_some(),
             note: source

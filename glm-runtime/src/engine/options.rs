@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glm_core::{OpenOptions, Progress};
-use glm_kernels::{Isa, KvDType};
+use glm_kernels::{Device, Isa, KvDType};
 use serde::Serialize;
 
 use super::kv_budget::KvBudget;
@@ -19,18 +19,20 @@ use crate::speculate::Speculation;
 pub struct EngineOptions {
     /// Worker threads; default: the physical cores this process may use.
     pub threads: Option<usize>,
-    /// `auto` or `cpu`; default `auto`.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`; default `auto`: the first graphics processor of NVIDIA's if there is one, or else the CPU.
     pub device: Option<String>,
-    /// Instruction set to compute with; default: the best of this machine, or `GLM_ISA`.
+    /// A device that is open already, in place of [`Self::device`], [`Self::threads`] and [`Self::isa`].
+    pub open_device: Option<Device>,
+    /// Instruction set to compute with on the CPU, which `auto` then means; default: the best of this machine, or `GLM_ISA`.
     pub isa: Option<Isa>,
     /// Quantise the weights while loading; default: keep them as they are in the checkpoint.
     pub quantize: Option<Quantization>,
-    /// Storage of keys and values; default: f32 if the whole cache takes at most 256 MiB, else f16.
+    /// Storage of keys and values; default: f32 if the whole cache takes at most 256 MiB, else f16; on a graphics processor bf16.
     pub kv_dtype: Option<KvDType>,
     /// Context size in tokens; default: what the checkpoint allows, at most 8192.
     pub max_model_len: Option<usize>,
     /// Tokens the KV cache holds, over all sequences; default: four full contexts if a quarter of the free memory
-    /// allows it, at least one.
+    /// allows it, at least one; on a graphics processor nine tenths of the memory beside the weights.
     pub kv_cache_tokens: Option<usize>,
     /// Most sequences in one step; default 64.
     pub max_num_seqs: Option<usize>,
@@ -85,6 +87,7 @@ impl std::fmt::Debug for EngineOptions {
         f.debug_struct("EngineOptions")
             .field("threads", &self.threads)
             .field("device", &self.device)
+            .field("open_device", &self.open_device)
             .field("quantize", &self.quantize)
             .field("kv_dtype", &self.kv_dtype)
             .field("max_model_len", &self.max_model_len)
@@ -150,6 +153,8 @@ impl EngineBuilder {
         threads: usize,
         /// See [`EngineOptions::device`].
         device: String,
+        /// See [`EngineOptions::open_device`].
+        open_device: Device,
         /// See [`EngineOptions::isa`].
         isa: Isa,
         /// See [`EngineOptions::quantize`].
@@ -291,6 +296,8 @@ pub struct ModelInfo {
     pub hidden_size: usize,
     /// Device, as a person would name it.
     pub device: String,
+    /// Bytes that a graphics processor's memory moves by its clock, in GB/s (1e9 bytes); `None` on the CPU.
+    pub device_bandwidth_gb_s: Option<f64>,
     /// Worker threads.
     pub threads: usize,
     /// Whether text can go in and out.

@@ -129,9 +129,13 @@ impl KvSource {
             true => "little",
             false => "big",
         };
+        let arithmetic = match device.cuda_info() {
+            Some(info) => format!("cuda {:?}", info.compute_capability),
+            None => device.isa().to_string(),
+        };
         let block = format!("{BLOCK_SIZE} tokens in {} bytes", pool.block_bytes());
         let parts = [
-            ("arithmetic", format!("{}, {order}-endian", device.isa())),
+            ("arithmetic", format!("{arithmetic}, {order}-endian")),
             ("blocks", block),
             ("configuration", source.config().to_json().to_string()),
             ("engine version", env!("CARGO_PKG_VERSION").to_owned()),

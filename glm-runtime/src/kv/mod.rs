@@ -10,5 +10,5 @@ pub(crate) mod swap;
 
 pub use blocks::{Allocated, BLOCK_SIZE, BlockAllocator, BlockId, KnownBlock, Origin, blocks_for};
 pub use pool::KvPool;
-pub(crate) use pool::auto_kv_dtype;
+pub(crate) use pool::{auto_kv_dtype, auto_kv_dtype_on_cpu};
 pub use prefix::{CacheSalt, Prefix};

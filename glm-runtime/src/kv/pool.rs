@@ -83,8 +83,17 @@ impl KvPool {
     }
 }
 
-/// The storage chosen when none is asked for: f32 if `tokens` tokens take at most 256 MiB in it, else f16.
-pub(crate) fn auto_kv_dtype(config: &DenseConfig, tokens: usize) -> KvDType {
+/// The storage chosen when none is asked for: f32 if `tokens` tokens take at most 256 MiB in it, else f16. On a graphics processor bf16,
+/// which its tensor cores take as it is.
+pub(crate) fn auto_kv_dtype(config: &DenseConfig, device: &Device, tokens: usize) -> KvDType {
+    if device.cuda_info().is_some() {
+        return KvDType::BF16;
+    }
+    auto_kv_dtype_on_cpu(config, tokens)
+}
+
+/// [`auto_kv_dtype`] of the CPU.
+pub(crate) fn auto_kv_dtype_on_cpu(config: &DenseConfig, tokens: usize) -> KvDType {
     let f32_bytes =
         crate::memory::kv_bytes_per_token(config, KvDType::F32).saturating_mul(tokens as u64);
     if f32_bytes <= F32_LIMIT {

@@ -12,7 +12,8 @@ use super::source::TensorSpec;
 /// - Without a request a matrix stays as it is stored, and so does one that is quantised already: quantising twice only
 ///   adds error.
 /// - Otherwise every matrix takes the requested format, the embedding table and the `lm_head` included: with GLM's
-///   vocabularies they are a tenth to a quarter of a small model, and the head is read for every token.
+///   vocabularies they are a tenth to a quarter of a small model, and the head is read for every token. `int4` and `fp8` leave
+///   the two as they are ([`Quantization::leaves`]).
 /// - Rows that do not divide into the format's blocks of 256 take the format with blocks of 32 that is one step better, as
 ///   llama.cpp has it (`down_proj` of GLM-4-9B has 13696 columns), and f16 where 32 does not divide them either.
 pub(crate) fn format_for(
@@ -23,11 +24,14 @@ pub(crate) fn format_for(
     if spec.shape.len() < 2 {
         return WeightFormat::F32;
     }
-    let Some(quantize) = quantize.filter(|_| !spec.format.is_quantized()) else {
+    let Some(quantize) =
+        quantize.filter(|quantize| !spec.format.is_quantized() && !quantize.leaves(&spec.name))
+    else {
         return spec.format;
     };
     let wanted = quantize.format_of(&spec.name, config);
     let smaller_blocks = match wanted {
+        WeightFormat::Int4 => WeightFormat::Q4_0,
         WeightFormat::Q4K => WeightFormat::Q5_0,
         WeightFormat::Q5K => WeightFormat::Q5_1,
         _ => WeightFormat::Q8_0,
@@ -78,6 +82,9 @@ mod tests {
             (W::Q6K, 96, W::Q8_0),
             (W::Q4K, 50, W::F16),
             (W::Q8_0, 50, W::F16),
+            (W::Int4, 13696, W::Int4),
+            (W::Int4, 96, W::Q4_0),
+            (W::Fp8, 96, W::Q8_0),
         ] {
             let found = format_of(&[4, columns], W::BF16, Some(requested));
             assert_eq!(found, expected, "{requested}, {columns} columns");

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use glm_core::DenseConfig;
-use glm_kernels::{KernelError, WeightFormat, quant};
+use glm_kernels::{Device, KernelError, WeightFormat, quant};
 use serde::{Serialize, Serializer};
 
 use crate::error::BuildError;
@@ -23,7 +23,7 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// Everything that can be asked for.
+    /// Everything that can be asked for, of a file or on the CPU.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
         WeightFormat::ALL
             .into_iter()
@@ -32,16 +32,41 @@ impl Quantization {
             .chain([Self::Q4KM, Self::Q5KM])
     }
 
+    /// Everything that can be asked for on a graphics processor.
+    pub fn all_on_cuda() -> impl Iterator<Item = Self> + Clone {
+        let more = WeightFormat::CUDA_ONLY.into_iter();
+        Self::all().chain(more.map(Self::Uniform))
+    }
+
     /// The same, if it is among [`all`](Self::all).
     pub(crate) fn checked(self) -> Result<Self, BuildError> {
-        if Self::all().any(|possible| possible == self) {
+        self.one_of(Self::all())
+    }
+
+    /// The same, if weights on `device` can have it.
+    pub(crate) fn checked_on(self, device: &Device) -> Result<Self, BuildError> {
+        match device.cuda_info() {
+            Some(_) => self.one_of(Self::all_on_cuda()),
+            None => self.checked(),
+        }
+    }
+
+    fn one_of(self, possible: impl Iterator<Item = Self> + Clone) -> Result<Self, BuildError> {
+        if possible.clone().any(|possible| possible == self) {
             return Ok(self);
         }
-        let possible: Vec<_> = Self::all().map(|possible| possible.to_string()).collect();
+        let possible: Vec<_> = possible.map(|possible| possible.to_string()).collect();
         Err(BuildError::CannotQuantize {
             format: self.to_string(),
             possible: possible.join(", "),
         })
+    }
+
+    /// Whether the matrix called `name` stays as it is. With the formats of graphics processors the embedding and the output head do, as in checkpoints
+    /// that are published in such formats: they are not searched for the least error of a product, and the head decides between tokens.
+    pub(super) fn leaves(self, name: &str) -> bool {
+        matches!(self, Self::Uniform(format) if WeightFormat::CUDA_ONLY.contains(&format))
+            && matches!(name, "lm_head.weight" | "model.embed_tokens.weight")
     }
 
     /// The format of most matrices.
@@ -192,6 +217,20 @@ pub(super) mod tests {
         ] {
             assert_eq!(format(name, tied), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_cpu_does_not_take_the_formats_of_graphics_processors() {
+        let device = Device::cpu(Default::default()).unwrap();
+        for format in WeightFormat::CUDA_ONLY.map(Quantization::Uniform) {
+            assert_eq!(format.to_string().parse(), Ok(format));
+            let error = format.checked_on(&device).unwrap_err().to_string();
+            assert!(error.contains(&format.to_string()), "{error}");
+            assert!(Quantization::all_on_cuda().any(|possible| possible == format));
+            assert!(format.leaves("lm_head.weight"));
+            assert!(!format.leaves("model.layers.0.mlp.down_proj.weight"));
+        }
+        assert!(!Quantization::Q4KM.leaves("lm_head.weight"));
     }
 
     #[test]

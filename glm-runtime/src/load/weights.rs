@@ -45,9 +45,13 @@ pub(crate) struct Loaded {
     pub(crate) fallbacks: BTreeMap<WeightFormat, usize>,
 }
 
-/// Bytes of memory that the weights of `source` take when held as [`format_for`] says. Packed, some formats are a little
-/// larger than in a file.
-pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<Quantization>) -> u64 {
+/// Bytes of memory that the weights of `source` take when held as [`format_for`] says, on `device` or else on the CPU. Packed, some
+/// formats are a little larger than in a file.
+pub(crate) fn weight_bytes(
+    source: &ModelSource,
+    quantize: Option<Quantization>,
+    device: Option<&Device>,
+) -> u64 {
     source
         .tensors()
         .iter()
@@ -55,7 +59,12 @@ pub(crate) fn weight_bytes(source: &ModelSource, quantize: Option<Quantization>)
             let format = format_for(spec, quantize, source.config().dense());
             let packed = match spec.shape.len() {
                 0 | 1 => format.row_bytes(spec.columns()),
-                _ => Weight::packed_bytes(format, spec.rows(), spec.columns()),
+                _ => match device {
+                    Some(device) => {
+                        Weight::packed_bytes_on(device, format, spec.rows(), spec.columns())
+                    }
+                    None => Weight::packed_bytes(format, spec.rows(), spec.columns()),
+                },
             };
             packed.unwrap_or(usize::MAX) as u64
         })
@@ -240,8 +249,8 @@ impl<'a> WeightLoader<'a> {
     fn note_matrix(&mut self, spec: &TensorSpec, format: WeightFormat) {
         let bytes = tensor_bytes(spec, format);
         *self.loaded.formats.entry(format).or_default() += bytes;
-        let wanted = self
-            .quantize
+        let wanted = (self.quantize)
+            .filter(|quantize| !quantize.leaves(&spec.name))
             .map(|quantize| quantize.format_of(&spec.name, self.config()));
         if wanted.is_some_and(|wanted| wanted != format) {
             *self.loaded.fallbacks.entry(format).or_default() += 1;
@@ -375,7 +384,7 @@ mod tests {
             let mut loader = WeightLoader::new(&source, &device, quantize, None);
             let model = Glm4::load(&mut loader).unwrap();
             let held = device.allocator_stats().live_bytes as u64;
-            let estimate = weight_bytes(&source, quantize);
+            let estimate = weight_bytes(&source, quantize, None);
             // Buffers are whole cache lines, and the sizes of vectors are rounded up.
             assert!(
                 (estimate..=estimate + 8192).contains(&held),

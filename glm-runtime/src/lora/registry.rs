@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::adapter::{AdapterId, LoraAdapter, packed_bytes};
 use super::error::{AdapterError, UnknownAdapter};
-use crate::memory::{MemoryShortage, available_memory};
+use crate::memory::{MemoryShortage, available_on};
 
 /// A loaded adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,7 +104,7 @@ impl AdapterRegistry {
             return Err(taken());
         }
         let adapter = Adapter::open(path, &self.model)?;
-        check_memory(name, packed_bytes(&adapter))?;
+        check_memory(name, &self.device, packed_bytes(&adapter))?;
         let id = AdapterId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let entry = Entry {
             adapter: Arc::new(LoraAdapter::load(id, name, &adapter, &self.device)?),
@@ -212,8 +212,8 @@ fn info(adapter: &LoraAdapter, requests: usize, unloading: bool) -> AdapterInfo 
     }
 }
 
-fn check_memory(name: &str, needed: u64) -> Result<(), AdapterError> {
-    match available_memory() {
+fn check_memory(name: &str, device: &Device, needed: u64) -> Result<(), AdapterError> {
+    match available_on(device) {
         Some(available) if needed > available => Err(AdapterError::Memory {
             name: name.to_owned(),
             shortage: MemoryShortage {

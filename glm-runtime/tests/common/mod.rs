@@ -9,9 +9,10 @@ use glm_runtime::{Engine, Finished, GenerateOptions, Request, SeqEvent};
 
 /// A path in the folder of tiny checkpoints.
 pub fn tiny(path: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "models", path]
-        .iter()
-        .collect()
+    // At run time first: test programs may be carried to another machine.
+    let crate_root = std::env::var_os("CARGO_MANIFEST_DIR");
+    let crate_root = crate_root.map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    crate_root.join("../models").join(path)
 }
 
 /// Greedy continuation by exactly `len` tokens.

@@ -9,7 +9,7 @@ use glm_runtime::EngineHandle;
 use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, Query, Session};
 use serde_json::json;
 
-use super::{builder, check_device, engine_error, open_source};
+use super::{builder, engine_error, open_source};
 use crate::args::BenchArgs;
 use crate::error::CliError;
 use crate::terminal::output;
@@ -24,9 +24,9 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         seed: args.model.seed.unwrap_or(0),
         profile: args.profile,
     };
-    check_device(args.model.device)?;
     let machine = Machine::measure(args.model.threads).map_err(CliError::usage)?;
     let engine = start(args, &options)?;
+    let machine = machine.of_model(engine.model_info());
     if args.stdin {
         return answer_lines(&engine, machine, options.seed);
     }

@@ -1,18 +1,21 @@
 //! The checks themselves: each looks at one thing and never fails.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use glm_core::OpenOptions;
 use glm_runtime::bench::Machine;
 use glm_runtime::inspect::{InspectOptions, inspect};
-use glm_runtime::{EngineOptions, Isa, KvBudget, KvBudgetReason, available_memory};
+use glm_runtime::{
+    CudaError, CudaReport, DeviceInfo, EngineOptions, Isa, KvBudget, KvBudgetReason,
+    available_memory,
+};
 use indicatif::BinaryBytes;
 
 use crate::args::ModelArgs;
 use crate::commands::open_source;
 use crate::error::CliError;
+use crate::values::DeviceChoice;
 
 /// How it stands with one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,44 +184,61 @@ pub fn memory() -> Check {
     }
 }
 
-/// Whether there is an NVIDIA driver. Nothing is loaded or linked.
-pub fn cuda() -> Check {
-    let version = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let library = library_folders()
-        .iter()
-        .any(|folder| folder.join("libcuda.so.1").exists());
-    match (version.as_deref().and_then(driver_version), library) {
-        (Some(version), true) => Check::well(
-            "cuda",
-            format!("driver {version}; this build computes on the CPU"),
-        ),
-        (Some(version), false) => Check::well(
-            "cuda",
-            format!("driver {version} without libcuda.so.1; this build computes on the CPU"),
-        ),
-        (None, _) => Check::well("cuda", "no NVIDIA driver; this build computes on the CPU"),
+/// Driver, devices and kernels for graphics processors. Without them the program computes on the CPU, which is wrong only where
+/// something else was asked for.
+pub fn cuda(device: DeviceChoice) -> Check {
+    let report = CudaReport::new();
+    let unusable = |error: &CudaError| match device {
+        DeviceChoice::Cuda(_) => Check::wrong("cuda", error.to_string(), "use --device cpu"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            Check::well("cuda", format!("computing on the CPU: {error}"))
+        }
+    };
+    let ((major, minor), devices) = match (&report.driver, &report.devices) {
+        (Ok(version), Ok(devices)) => (version, devices),
+        (Err(error), _) | (_, Err(error)) => return unusable(error),
+    };
+    let ordinal = match device {
+        DeviceChoice::Cuda(ordinal) => ordinal,
+        DeviceChoice::Auto | DeviceChoice::Cpu => 0,
+    };
+    if devices.len() <= ordinal {
+        let count = devices.len();
+        return unusable(&CudaError::NoDevice { ordinal, count });
     }
+    let names: Vec<String> = devices.iter().map(describe_device).collect();
+    let compiler = match report.compiler {
+        Some((major, minor)) => format!("compiler library {major}.{minor}"),
+        None => "no compiler library, which only devices without kernels need".to_owned(),
+    };
+    Check::well(
+        "cuda",
+        format!(
+            "driver for CUDA {major}.{minor}; {}; {}; {compiler}",
+            names.join(", "),
+            describe_kernels(&report)
+        ),
+    )
 }
 
-fn library_folders() -> Vec<PathBuf> {
-    let own = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let usual = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/lib/wsl/lib",
-    ];
-    env::split_paths(&own)
-        .chain(usual.map(PathBuf::from))
-        .collect()
+/// `cuda:0 NVIDIA H200 (9.0, 139.8 GiB)`.
+fn describe_device(device: &DeviceInfo) -> String {
+    let (major, minor) = device.compute_capability;
+    let memory = BinaryBytes(device.total_memory);
+    let (ordinal, name) = (device.ordinal, &device.name);
+    format!("cuda:{ordinal} {name} ({major}.{minor}, {memory})")
 }
 
-/// The version in "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue …".
-fn driver_version(text: &str) -> Option<&str> {
-    let is_version =
-        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
-    text.lines().next()?.split_whitespace().find(is_version)
+/// `14 modules of kernels for sm_80, sm_90a`.
+fn describe_kernels(report: &CudaReport) -> String {
+    let mut targets: Vec<&str> = Vec::new();
+    for target in report.kernels.iter().flat_map(|(_, targets)| targets) {
+        if !targets.contains(target) {
+            targets.push(target);
+        }
+    }
+    let modules = report.kernels.len();
+    format!("{modules} modules of kernels for {}", targets.join(", "))
 }
 
 /// Where downloaded checkpoints go, and whether downloading is allowed.
@@ -286,6 +306,8 @@ pub fn model(args: &ModelArgs) -> Result<Check, CliError> {
 /// The model cannot be opened, or an option is out of its range.
 pub fn kv_cache(args: &ModelArgs) -> Result<Check, CliError> {
     let options = EngineOptions {
+        threads: args.threads,
+        device: Some(args.device.to_string()),
         quantize: args.quantize,
         kv_dtype: args.kv_dtype.dtype(),
         max_model_len: args.max_model_len,
@@ -326,10 +348,10 @@ mod tests {
     }
 
     #[test]
-    fn the_driver_version_is_found_in_its_line() {
-        let text = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc 12.2.0";
-        assert_eq!(driver_version(text), Some("550.54.15"));
-        assert_eq!(driver_version(""), None);
+    fn a_device_that_was_asked_for_and_is_not_there_is_wrong() {
+        let check = cuda(DeviceChoice::Cuda(99));
+        assert_eq!(check.status, Status::Wrong, "{check:?}");
+        assert_ne!(cuda(DeviceChoice::Auto).status, Status::Wrong);
     }
 
     #[test]

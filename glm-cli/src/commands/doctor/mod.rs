@@ -12,13 +12,12 @@ use crate::error::CliError;
 use crate::terminal::{output, style::Style};
 
 pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
-    super::check_device(args.model.device)?;
     let mut checks = vec![checks::isa()];
     checks.extend(checks::machine(args.model.threads));
     checks.extend([
         checks::processors(args.model.threads),
         checks::memory(),
-        checks::cuda(),
+        checks::cuda(args.model.device),
         checks::hub(&super::open_options(&args.model)),
     ]);
     let model =

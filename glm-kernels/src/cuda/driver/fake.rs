@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::emulated::Emulator;
 use super::host_memory::HostMemory;
 use super::{
-    Context, DeviceInfo, DevicePtr, Driver, EventHandle, FunctionHandle, GraphHandle, KernelArg,
-    LaunchConfig, MemoryInfo, ModuleHandle,
+    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, KernelArg, LaunchConfig, MemoryInfo,
+    ModuleHandle,
 };
 use crate::CudaError;
 
@@ -142,9 +141,6 @@ struct State {
     next_handle: u64,
     modules: HashMap<u64, &'static str>,
     functions: HashMap<u64, Function>,
-    events: HashMap<u64, Instant>,
-    graphs: HashMap<u64, Vec<Command>>,
-    capture: Option<Vec<Command>>,
 }
 
 impl State {
@@ -160,84 +156,9 @@ struct Function {
     name: String,
 }
 
-/// What a stream does.
-#[derive(Clone)]
-enum Command {
-    CopyWithin {
-        to: DevicePtr,
-        from: DevicePtr,
-        bytes: usize,
-    },
-    Fill {
-        to: DevicePtr,
-        value: u8,
-        bytes: usize,
-    },
-    Launch {
-        function: Function,
-        config: LaunchConfig,
-        args: Vec<KernelArg>,
-    },
-}
-
 impl FakeContext {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What a stream cannot do while its work is written down: it breaks the capture on a device.
-    fn not_while_capturing(&self, call: &'static str) -> Result<(), CudaError> {
-        self.faults.call(call)?;
-        match self.lock().capture {
-            Some(_) => Err(CudaError::Call {
-                call,
-                reason: "operation not permitted when stream is capturing".to_owned(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    fn queue(&self, call: &'static str, command: Command) -> Result<(), CudaError> {
-        self.faults.call(call)?;
-        if let Some(capture) = &mut self.lock().capture {
-            capture.push(command);
-            return Ok(());
-        }
-        self.run(&command)
-    }
-
-    fn run(&self, command: &Command) -> Result<(), CudaError> {
-        match command {
-            Command::CopyWithin { to, from, bytes } => {
-                let from = self.memory.range("copy_within", *from, *bytes)?;
-                let to = self.memory.range("copy_within", *to, *bytes)?;
-                // SAFETY: both ranges were checked; they may overlap.
-                unsafe { std::ptr::copy(from, to, *bytes) };
-                Ok(())
-            }
-            Command::Fill { to, value, bytes } => {
-                let to = self.memory.range("fill", *to, *bytes)?;
-                // SAFETY: the range was checked.
-                unsafe { to.write_bytes(*value, *bytes) };
-                Ok(())
-            }
-            Command::Launch {
-                function,
-                config,
-                args,
-            } => {
-                self.faults.launch()?;
-                let Some(emulator) = &self.emulator else {
-                    return Ok(());
-                };
-                // SAFETY: the caller of `launch` promised it of the arguments.
-                unsafe { emulator.launch(function.module, &function.name, config, args) }?;
-                self.memory.check().map_err(|error| CudaError::Lost {
-                    call: "launch",
-                    reason: format!("{} {:?}: {error}", function.name, config),
-                })
-            }
-        }
     }
 }
 
@@ -261,7 +182,7 @@ impl Context for FakeContext {
     }
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
-        self.not_while_capturing("copy_in")?;
+        self.faults.call("copy_in")?;
         let to = self.memory.range("copy_in", to, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
@@ -269,24 +190,19 @@ impl Context for FakeContext {
     }
 
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
-        self.not_while_capturing("copy_out")?;
+        self.faults.call("copy_out")?;
         let from = self.memory.range("copy_out", from, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
-    unsafe fn copy_within(
-        &self,
-        to: DevicePtr,
-        from: DevicePtr,
-        bytes: usize,
-    ) -> Result<(), CudaError> {
-        self.queue("copy_within", Command::CopyWithin { to, from, bytes })
-    }
-
     unsafe fn fill(&self, to: DevicePtr, value: u8, bytes: usize) -> Result<(), CudaError> {
-        self.queue("fill", Command::Fill { to, value, bytes })
+        self.faults.call("fill")?;
+        let to = self.memory.range("fill", to, bytes)?;
+        // SAFETY: the range was checked.
+        unsafe { to.write_bytes(value, bytes) };
+        Ok(())
     }
 
     fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
@@ -337,80 +253,20 @@ impl Context for FakeContext {
                 reason: format!("{}: invalid configuration {config:?}", function.name),
             });
         }
-        let (config, args) = (*config, args.to_vec());
-        self.queue(
-            "launch",
-            Command::Launch {
-                function,
-                config,
-                args,
-            },
-        )
+        self.faults.call("launch")?;
+        self.faults.launch()?;
+        let Some(emulator) = &self.emulator else {
+            return Ok(());
+        };
+        // SAFETY: the caller's promise.
+        unsafe { emulator.launch(function.module, &function.name, config, args) }?;
+        self.memory.check().map_err(|error| CudaError::Lost {
+            call: "launch",
+            reason: format!("{} {config:?}: {error}", function.name),
+        })
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {
-        self.not_while_capturing("synchronize")
-    }
-
-    fn record_event(&self) -> Result<EventHandle, CudaError> {
-        self.faults.call("record_event")?;
-        let mut state = self.lock();
-        let handle = state.handle();
-        state.events.insert(handle, Instant::now());
-        Ok(EventHandle(handle))
-    }
-
-    fn wait_event(&self, event: EventHandle) -> Result<(), CudaError> {
-        self.faults.call("wait_event")?;
-        self.elapsed(event, event).map(|_| ())
-    }
-
-    fn elapsed(&self, start: EventHandle, end: EventHandle) -> Result<Duration, CudaError> {
-        self.faults.call("elapsed")?;
-        let state = self.lock();
-        let times = (state.events.get(&start.0), state.events.get(&end.0));
-        let (Some(start), Some(end)) = times else {
-            return Err(CudaError::Call {
-                call: "elapsed",
-                reason: "invalid handle".to_owned(),
-            });
-        };
-        Ok(end.saturating_duration_since(*start))
-    }
-
-    fn destroy_event(&self, event: EventHandle) {
-        self.lock().events.remove(&event.0);
-    }
-
-    fn begin_capture(&self) -> Result<(), CudaError> {
-        self.not_while_capturing("begin_capture")?;
-        self.lock().capture = Some(Vec::new());
-        Ok(())
-    }
-
-    fn end_capture(&self) -> Result<GraphHandle, CudaError> {
-        self.faults.call("end_capture")?;
-        let mut state = self.lock();
-        let commands = state.capture.take().ok_or_else(|| CudaError::Call {
-            call: "end_capture",
-            reason: "the stream is not capturing".to_owned(),
-        })?;
-        let handle = state.handle();
-        state.graphs.insert(handle, commands);
-        Ok(GraphHandle(handle))
-    }
-
-    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), CudaError> {
-        self.not_while_capturing("launch_graph")?;
-        let commands = self.lock().graphs.get(&graph.0).cloned();
-        let commands = commands.ok_or_else(|| CudaError::Call {
-            call: "launch_graph",
-            reason: "invalid handle".to_owned(),
-        })?;
-        commands.iter().try_for_each(|command| self.run(command))
-    }
-
-    fn destroy_graph(&self, graph: GraphHandle) {
-        self.lock().graphs.remove(&graph.0);
+        self.faults.call("synchronize")
     }
 }

@@ -9,8 +9,8 @@ pub(crate) mod emulated;
 pub(crate) mod fake;
 #[cfg(any(test, feature = "cuda-emulation"))]
 mod host_memory;
-
-use std::time::Duration;
+#[cfg(feature = "cuda")]
+mod real;
 
 use super::CudaError;
 
@@ -19,6 +19,9 @@ use super::CudaError;
 /// # Errors
 /// [`CudaError::NoDriver`] or [`CudaError::NotBuilt`].
 pub(crate) fn installed() -> Result<Box<dyn Driver>, CudaError> {
+    #[cfg(feature = "cuda")]
+    return Ok(Box::new(real::installed()?));
+    #[cfg(not(feature = "cuda"))]
     Err(CudaError::NotBuilt)
 }
 
@@ -64,17 +67,6 @@ pub(crate) trait Context: Send + Sync {
     /// There are as many bytes of the device's memory at `from`.
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError>;
 
-    /// Copies `bytes` bytes from one place of the device to another; the two do not overlap.
-    ///
-    /// # Safety
-    /// There are as many bytes of the device's memory at both.
-    unsafe fn copy_within(
-        &self,
-        to: DevicePtr,
-        from: DevicePtr,
-        bytes: usize,
-    ) -> Result<(), CudaError>;
-
     /// Writes `value` to each of `bytes` bytes.
     ///
     /// # Safety
@@ -101,33 +93,6 @@ pub(crate) trait Context: Send + Sync {
 
     /// Waits until all is done.
     fn synchronize(&self) -> Result<(), CudaError>;
-
-    /// A point in the stream's work, after all that it was given so far.
-    fn record_event(&self) -> Result<EventHandle, CudaError>;
-
-    /// Waits until an event is reached.
-    fn wait_event(&self, event: EventHandle) -> Result<(), CudaError>;
-
-    /// The time between two events that were both reached.
-    fn elapsed(&self, start: EventHandle, end: EventHandle) -> Result<Duration, CudaError>;
-
-    /// Lets an event go.
-    fn destroy_event(&self, event: EventHandle);
-
-    /// From here on the stream's work is written down instead of done.
-    fn begin_capture(&self) -> Result<(), CudaError>;
-
-    /// Ends [`Context::begin_capture`]; the graph can be launched as often as wanted.
-    fn end_capture(&self) -> Result<GraphHandle, CudaError>;
-
-    /// Does what was written down again.
-    ///
-    /// # Safety
-    /// The memory that the work was captured with is still there for it.
-    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), CudaError>;
-
-    /// Lets a graph go.
-    fn destroy_graph(&self, graph: GraphHandle);
 }
 
 /// An address in a device's memory.
@@ -153,10 +118,6 @@ handles!(
     ModuleHandle,
     /// A kernel.
     FunctionHandle,
-    /// A point in the stream's work.
-    EventHandle,
-    /// Work that was written down.
-    GraphHandle,
 );
 
 /// An argument of a kernel. Its size must be that of the kernel's parameter: there is no conversion.

@@ -1,0 +1,533 @@
+//! NVIDIA's driver, opened while the program runs.
+//!
+//! Bindings are cudarc's, of which only the lowest floor is used: its functions panic where the library or
+//! a symbol is missing, so the library is looked for first, and functions that came after CUDA 12.0 are
+//! called only where the driver's version says that it has them.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::{
+    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, KernelArg, LaunchConfig, MemoryInfo,
+    ModuleHandle,
+};
+use crate::CudaError;
+use crate::cuda::pack;
+
+/// Host memory that the device copies to directly; results go through it, piece by piece.
+const STAGING_BYTES: usize = 8 << 20;
+
+/// A block gets so much dynamic shared memory without asking.
+const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+
+/// The driver of this machine.
+pub(super) struct RealDriver {
+    version: u32,
+}
+
+/// Opens the driver's library and starts it.
+pub(super) fn installed() -> Result<RealDriver, CudaError> {
+    // SAFETY: loading NVIDIA's driver library runs its initialisers, which is what it is for.
+    if !unsafe { sys::is_culib_present() } {
+        let library = if cfg!(windows) {
+            "nvcuda.dll"
+        } else {
+            "libcuda.so.1"
+        };
+        return Err(CudaError::NoDriver { library });
+    }
+    let mut version: c_int = 0;
+    // SAFETY: the library is there, and `version` is valid for a write.
+    unsafe {
+        check("cuInit", sys::cuInit(0))?;
+        check(
+            "cuDriverGetVersion",
+            sys::cuDriverGetVersion(&raw mut version),
+        )?;
+    }
+    let version = version.unsigned_abs();
+    Ok(RealDriver { version })
+}
+
+impl Driver for RealDriver {
+    fn version(&self) -> Result<u32, CudaError> {
+        Ok(self.version)
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>, CudaError> {
+        let mut count: c_int = 0;
+        // SAFETY: the driver was started, and `count` is valid for a write.
+        check("cuDeviceGetCount", unsafe {
+            sys::cuDeviceGetCount(&raw mut count)
+        })?;
+        let ordinals = 0..usize::try_from(count).unwrap_or(0);
+        ordinals
+            .map(|ordinal| Ok(describe(ordinal, device(ordinal)?)?))
+            .collect()
+    }
+
+    fn open(&self, ordinal: usize) -> Result<Box<dyn Context>, CudaError> {
+        let device = device(ordinal)?;
+        let info = describe(ordinal, device)?;
+        let mut context = ptr::null_mut();
+        // SAFETY: `device` came from the driver, and `context` is valid for a write.
+        check("cuDevicePrimaryCtxRetain", unsafe {
+            sys::cuDevicePrimaryCtxRetain(&raw mut context, device)
+        })?;
+        let mut opened = RealContext {
+            device,
+            context,
+            stream: ptr::null_mut(),
+            info,
+            loaded: Mutex::default(),
+            staging: Mutex::default(),
+        };
+        opened.enter()?;
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current, and `stream` is valid for a write.
+        check("cuStreamCreate", unsafe {
+            sys::cuStreamCreate(&raw mut opened.stream, flags)
+        })?;
+        Ok(Box::new(opened))
+    }
+}
+
+fn device(ordinal: usize) -> Result<sys::CUdevice, CudaError> {
+    let mut device: sys::CUdevice = 0;
+    let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+    // SAFETY: the driver was started, and `device` is valid for a write.
+    check("cuDeviceGet", unsafe {
+        sys::cuDeviceGet(&raw mut device, ordinal)
+    })?;
+    Ok(device)
+}
+
+fn describe(ordinal: usize, device: sys::CUdevice) -> Result<DeviceInfo, CudaError> {
+    use sys::CUdevice_attribute as Attribute;
+
+    let attribute = |attribute: Attribute| -> Result<u64, CudaError> {
+        let mut value: c_int = 0;
+        // SAFETY: `device` came from the driver, and `value` is valid for a write.
+        check("cuDeviceGetAttribute", unsafe {
+            sys::cuDeviceGetAttribute(&raw mut value, attribute, device)
+        })?;
+        Ok(u64::try_from(value).unwrap_or(0))
+    };
+    let mut name: [c_char; 256] = [0; 256];
+    let mut total_memory = 0;
+    // SAFETY: `device` came from the driver, which writes at most 256 bytes, ends the name with a zero, and writes a number.
+    let name = unsafe {
+        check(
+            "cuDeviceGetName",
+            sys::cuDeviceGetName(name.as_mut_ptr(), 256, device),
+        )?;
+        check(
+            "cuDeviceTotalMem",
+            sys::cuDeviceTotalMem_v2(&raw mut total_memory, device),
+        )?;
+        CStr::from_ptr(name.as_ptr()).to_string_lossy().into_owned()
+    };
+    let capability = (
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? as u32,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)? as u32,
+    );
+    // Twice per clock: kHz and bits. Drivers for newer devices may not say.
+    let clock = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE).unwrap_or(0);
+    let width = attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH).unwrap_or(0);
+    let shared =
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
+    Ok(DeviceInfo {
+        ordinal,
+        name,
+        compute_capability: capability,
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+        shared_per_block: shared,
+        l2_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
+        total_memory: total_memory as u64,
+        memory_bandwidth: 2 * clock * 1000 * width / 8,
+    })
+}
+
+/// A device's primary context, which other libraries of the process share, and a stream of our own.
+struct RealContext {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    info: DeviceInfo,
+    loaded: Mutex<Loaded>,
+    staging: Mutex<Option<Staging>>,
+}
+
+// SAFETY: the driver's handles may be used from any thread in which the context is current, which `enter`
+// sees to before each call; the driver locks what needs to be locked.
+unsafe impl Send for RealContext {}
+// SAFETY: as above.
+unsafe impl Sync for RealContext {}
+
+/// Pinned memory of the host.
+struct Staging(*mut u8);
+
+/// What is known of modules and kernels, by their handles.
+#[derive(Default)]
+struct Loaded {
+    /// Whether the kernels of a module may overlap.
+    modules: HashMap<u64, bool>,
+    functions: HashMap<u64, Function>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    may_overlap: bool,
+    /// The dynamic shared memory that it may have.
+    shared_bytes: u32,
+}
+
+impl RealContext {
+    /// Makes the context that of this thread; the driver's calls are meant for whatever that is.
+    fn enter(&self) -> Result<(), CudaError> {
+        // SAFETY: the context is retained until this is dropped.
+        check("cuCtxSetCurrent", unsafe {
+            sys::cuCtxSetCurrent(self.context)
+        })
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Allows a kernel as much dynamic shared memory as a launch wants, and says whether it may overlap.
+    fn prepare(&self, handle: FunctionHandle, shared_bytes: u32) -> Result<bool, CudaError> {
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+
+        let mut loaded = self.loaded();
+        let function = loaded
+            .functions
+            .get_mut(&handle.0)
+            .ok_or_else(|| CudaError::Call {
+                call: "launch",
+                reason: "no such kernel".to_owned(),
+            })?;
+        if shared_bytes > function.shared_bytes {
+            // SAFETY: the function was loaded here.
+            check("cuFuncSetAttribute", unsafe {
+                sys::cuFuncSetAttribute(as_handle(handle.0), SHARED, shared_bytes as c_int)
+            })?;
+            function.shared_bytes = shared_bytes;
+        }
+        Ok(function.may_overlap)
+    }
+}
+
+/// A handle of the driver's from what stands for it outside.
+fn as_handle<T>(handle: u64) -> *mut T {
+    ptr::with_exposed_provenance_mut(handle as usize)
+}
+
+/// What stands for a handle of the driver's outside.
+fn from_handle<T>(handle: *mut T) -> u64 {
+    handle.expose_provenance() as u64
+}
+
+impl Context for RealContext {
+    fn memory(&self) -> Result<MemoryInfo, CudaError> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are valid for a write.
+        check("cuMemGetInfo", unsafe {
+            sys::cuMemGetInfo_v2(&raw mut free, &raw mut total)
+        })?;
+        Ok(MemoryInfo {
+            free: free as u64,
+            total: total as u64,
+        })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<DevicePtr, CudaError> {
+        self.enter()?;
+        let mut start = 0;
+        // SAFETY: `start` is valid for a write.
+        match check("cuMemAlloc", unsafe {
+            sys::cuMemAlloc_v2(&raw mut start, bytes)
+        }) {
+            Err(CudaError::OutOfMemory { .. }) => Err(CudaError::OutOfMemory { bytes }),
+            result => result.map(|()| DevicePtr(start)),
+        }
+    }
+
+    unsafe fn free(&self, ptr: DevicePtr) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's promise; the driver waits for what uses the memory.
+        check("cuMemFree", unsafe { sys::cuMemFree_v2(ptr.0) })
+    }
+
+    unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's promise. Pageable memory has been read when the call returns: the driver
+        // copies it to memory of its own first.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to.0, bytes.as_ptr().cast(), bytes.len(), self.stream)
+        })
+    }
+
+    unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
+        self.enter()?;
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.is_none() {
+            let mut start = ptr::null_mut();
+            // SAFETY: `start` is valid for a write.
+            check("cuMemHostAlloc", unsafe {
+                sys::cuMemHostAlloc(&raw mut start, STAGING_BYTES, 0)
+            })?;
+            *staging = Some(Staging(start.cast()));
+        }
+        let Some(Staging(staging)) = *staging else {
+            return Ok(());
+        };
+        let mut from = from;
+        for part in bytes.chunks_mut(STAGING_BYTES) {
+            // SAFETY: the caller's promise; the part is no longer than the staging memory, which nobody
+            // else uses while it is locked, and which is read after the copy has ended.
+            unsafe {
+                let copied =
+                    sys::cuMemcpyDtoHAsync_v2(staging.cast(), from.0, part.len(), self.stream);
+                check("cuMemcpyDtoHAsync", copied)?;
+                check("cuStreamSynchronize", sys::cuStreamSynchronize(self.stream))?;
+                ptr::copy_nonoverlapping(staging, part.as_mut_ptr(), part.len());
+            }
+            from = from.offset(part.len());
+        }
+        Ok(())
+    }
+
+    unsafe fn fill(&self, to: DevicePtr, value: u8, bytes: usize) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the caller's promise.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(to.0, value, bytes, self.stream)
+        })
+    }
+
+    fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
+        let image = pack::image(module, self.info.compute_capability)?;
+        self.enter()?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: the image is a whole one of the pack or the compiler, and the driver copies it.
+        let loaded = check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadDataEx(
+                &raw mut handle,
+                image.bytes.as_ptr().cast(),
+                0,
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        });
+        loaded.map_err(|error| match error {
+            CudaError::Call { reason, .. } => CudaError::Module { module, reason },
+            error => error,
+        })?;
+        let handle = from_handle(handle);
+        self.loaded().modules.insert(handle, image.may_overlap);
+        Ok(ModuleHandle(handle))
+    }
+
+    fn function(&self, module: ModuleHandle, name: &str) -> Result<FunctionHandle, CudaError> {
+        const CALL: &str = "cuModuleGetFunction";
+        self.enter()?;
+        let mut function = ptr::null_mut();
+        let c_name = CString::new(name).map_err(|error| CudaError::Call {
+            call: CALL,
+            reason: error.to_string(),
+        })?;
+        // SAFETY: the module was loaded here; the name ends with a zero.
+        let found = check(CALL, unsafe {
+            sys::cuModuleGetFunction(&raw mut function, as_handle(module.0), c_name.as_ptr())
+        });
+        found.map_err(|error| match error {
+            CudaError::Call { call, reason } => CudaError::Call {
+                call,
+                reason: format!("{name}: {reason}"),
+            },
+            error => error,
+        })?;
+        let handle = from_handle(function);
+        let mut loaded = self.loaded();
+        let function = Function {
+            may_overlap: loaded.modules.get(&module.0).copied().unwrap_or(false),
+            shared_bytes: SHARED_WITHOUT_ASKING,
+        };
+        loaded.functions.insert(handle, function);
+        Ok(FunctionHandle(handle))
+    }
+
+    unsafe fn launch(
+        &self,
+        function: FunctionHandle,
+        config: &LaunchConfig,
+        args: &[KernelArg],
+    ) -> Result<(), CudaError> {
+        self.enter()?;
+        let may_overlap = self.prepare(function, config.shared_bytes)?;
+        let mut attributes = Attributes::default();
+        if let Some(cluster) = config.cluster {
+            attributes.push_cluster(cluster);
+        }
+        if config.overlaps && may_overlap {
+            attributes.push_overlap();
+        }
+        let launch = sys::CUlaunchConfig {
+            gridDimX: config.grid[0],
+            gridDimY: config.grid[1],
+            gridDimZ: config.grid[2],
+            blockDimX: config.block[0],
+            blockDimY: config.block[1],
+            blockDimZ: config.block[2],
+            sharedMemBytes: config.shared_bytes,
+            hStream: self.stream,
+            attrs: attributes.values.as_mut_ptr(),
+            numAttrs: attributes.len as u32,
+        };
+        let mut args: Vec<*mut c_void> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
+        // SAFETY: the function was loaded here; the caller promises that the arguments are its own, and
+        // the driver copies them before it returns.
+        check("cuLaunchKernelEx", unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const launch,
+                as_handle(function.0),
+                args.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        })
+    }
+
+    fn synchronize(&self) -> Result<(), CudaError> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as this.
+        check("cuStreamSynchronize", unsafe {
+            sys::cuStreamSynchronize(self.stream)
+        })
+    }
+}
+
+impl Drop for RealContext {
+    fn drop(&mut self) {
+        if self.enter().is_err() {
+            return;
+        }
+        let modules = std::mem::take(&mut self.loaded().modules);
+        let staging = self
+            .staging
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: all of it was made here, nobody else has it, and nothing uses it once the stream is
+        // done. What fails fails because the context is lost, and is gone with it.
+        unsafe {
+            if !self.stream.is_null() {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+            }
+            for module in modules.into_keys() {
+                let _ = sys::cuModuleUnload(as_handle(module));
+            }
+            if let Some(Staging(start)) = staging.take() {
+                let _ = sys::cuMemFreeHost(start.cast());
+            }
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}
+
+/// Attributes of a launch.
+struct Attributes {
+    values: [sys::CUlaunchAttribute; 2],
+    len: usize,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        let unused = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+        };
+        Self {
+            values: [unused; 2],
+            len: 0,
+        }
+    }
+}
+
+impl Attributes {
+    fn push(&mut self, id: sys::CUlaunchAttributeID) -> &mut sys::CUlaunchAttributeValue {
+        let attribute = &mut self.values[self.len];
+        self.len += 1;
+        attribute.id = id;
+        &mut attribute.value
+    }
+
+    fn push_cluster(&mut self, [x, y, z]: [u32; 3]) {
+        self.push(sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+            .clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
+    }
+
+    fn push_overlap(&mut self) {
+        self.push(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        )
+        .programmaticStreamSerializationAllowed = 1;
+    }
+}
+
+/// The result of a call, and whether it breaks the context for good.
+fn check(call: &'static str, result: CUresult) -> Result<(), CudaError> {
+    use CUresult as R;
+
+    match result {
+        R::CUDA_SUCCESS => Ok(()),
+        R::CUDA_ERROR_OUT_OF_MEMORY => Err(CudaError::OutOfMemory { bytes: 0 }),
+        R::CUDA_ERROR_DEINITIALIZED
+        | R::CUDA_ERROR_DEVICE_UNAVAILABLE
+        | R::CUDA_ERROR_ECC_UNCORRECTABLE
+        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
+        | R::CUDA_ERROR_CONTAINED
+        | R::CUDA_ERROR_ILLEGAL_ADDRESS
+        | R::CUDA_ERROR_LAUNCH_TIMEOUT
+        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
+        | R::CUDA_ERROR_ASSERT
+        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
+        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
+        | R::CUDA_ERROR_MISALIGNED_ADDRESS
+        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
+        | R::CUDA_ERROR_INVALID_PC
+        | R::CUDA_ERROR_LAUNCH_FAILED
+        | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
+        | R::CUDA_ERROR_MPS_CLIENT_TERMINATED
+        | R::CUDA_ERROR_EXTERNAL_DEVICE
+        | R::CUDA_ERROR_UNKNOWN => Err(CudaError::Lost {
+            call,
+            reason: describe_error(result),
+        }),
+        other => Err(CudaError::Call {
+            call,
+            reason: describe_error(other),
+        }),
+    }
+}
+
+/// The driver's name of an error and its sentence about it.
+fn describe_error(error: CUresult) -> String {
+    let (mut name, mut text) = (ptr::null(), ptr::null());
+    // SAFETY: both are valid for a write; what the driver gives are constants of its own.
+    unsafe {
+        let _ = sys::cuGetErrorName(error, &raw mut name);
+        let _ = sys::cuGetErrorString(error, &raw mut text);
+        let read = |text: *const c_char| match text.is_null() {
+            true => "unknown".into(),
+            false => CStr::from_ptr(text).to_string_lossy(),
+        };
+        format!("{} ({})", read(text), read(name))
+    }
+}

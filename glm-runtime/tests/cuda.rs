@@ -1,0 +1,201 @@
+//! Engines on graphics processors that are emulated: the kernels' own sources run on the CPU, over memory that is checked after
+//! every launch. With `GLM_REQUIRE_GPU` they run on a real one (docs/how-to/gpu.md).
+
+use std::path::Path;
+
+use glm_kernels::{CpuOptions, CudaOptions, Device, EmulatedCuda, KernelError};
+use glm_runtime::{
+    BuildError, Engine, EngineBuilder, EngineError, KvDType, Request, SeqEvent, Trace,
+};
+
+mod common;
+use common::golden::{Golden, assert_close};
+use common::{greedy, tiny};
+
+/// Largest difference allowed in f32 weights and f32 keys, relative to the largest magnitude of the array. Products of prompts are made of bf16 halves on
+/// tensor cores.
+const TOLERANCE: f32 = 2e-2;
+
+/// Memory of an emulated device.
+const MEMORY: u64 = 256 << 20;
+
+fn options() -> CudaOptions {
+    CudaOptions {
+        host: CpuOptions {
+            threads: Some(2),
+            isa: None,
+        },
+        ..CudaOptions::default()
+    }
+}
+
+/// The emulated device, where there is a compiler for it; with `GLM_REQUIRE_GPU` in the environment a real one, or the test fails.
+fn devices() -> Vec<(&'static str, Device)> {
+    if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
+        return vec![("real", Device::cuda(options()).unwrap())];
+    }
+    let emulated = EmulatedCuda::new(1, MEMORY);
+    let open = |emulated: EmulatedCuda| ("emulated", emulated.open(options()).unwrap());
+    emulated.map(open).into_iter().collect()
+}
+
+fn open(path: &Path, device: &Device) -> EngineBuilder {
+    Engine::builder(path.to_str().unwrap())
+        .offline(true)
+        .open_device(device.clone())
+        .max_model_len(64)
+        .kv_cache_tokens(256)
+}
+
+fn check_logits(what: &str, golden: &Golden, prompt: usize, trace: &Trace, tolerance: f32) {
+    let name = format!("p{prompt}.logits");
+    let want = golden.f32s(&name);
+    assert_close(&format!("{what} {name}"), &trace.logits, &want, tolerance);
+}
+
+#[test]
+fn checkpoints_equal_transformers() {
+    for (kind, device) in devices() {
+        for case in ["tiny-glm4", "tiny-glm-edge", "tiny-chatglm3"] {
+            let golden = Golden::open(tiny(case).join("golden.safetensors"));
+            let engine = open(&tiny(case), &device).kv_dtype(KvDType::F32);
+            let mut engine = engine.build_engine().unwrap();
+            for (p, ids) in golden.prompts() {
+                let what = format!("{case} {kind}");
+                check_logits(&what, &golden, p, &engine.trace(&ids).unwrap(), TOLERANCE);
+                let want = golden.ids(&format!("p{p}.greedy"));
+                let got = greedy(&mut engine, &ids, 8);
+                assert_eq!(got, want[..8], "{what} p{p}.greedy");
+            }
+        }
+    }
+}
+
+/// What a checkpoint's engine says to prompts that are answered together, in a cache of so many tokens.
+fn answers(engine: EngineBuilder, prompts: &[Vec<u32>]) -> (Vec<Vec<u32>>, Engine) {
+    let mut engine = engine.build_engine().unwrap();
+    let options = glm_runtime::GenerateOptions {
+        max_tokens: Some(20),
+        ignore_eos: true,
+        ..Default::default()
+    };
+    let submit = |engine: &mut Engine, ids: &Vec<u32>| {
+        let request = Request::new(ids.as_slice()).with_options(options.clone());
+        engine.submit(request).unwrap().0
+    };
+    let requests: Vec<u64> = prompts.iter().map(|ids| submit(&mut engine, ids)).collect();
+    let (tokens, _) = common::run_to_end(&mut engine);
+    let of = |request: &u64| {
+        let own = tokens.iter().filter(|(id, ..)| id == request);
+        own.map(|(_, token, _)| *token).collect()
+    };
+    (requests.iter().map(of).collect(), engine)
+}
+
+#[test]
+fn blocks_are_found_again_and_swapped_out_and_in() {
+    for (kind, device) in devices() {
+        let case = tiny("tiny-glm4");
+        let golden = Golden::open(case.join("golden.safetensors"));
+        let long: Vec<u32> = golden.prompts().into_iter().next().unwrap().1;
+        let long: Vec<u32> = long.iter().cycle().take(40).copied().collect();
+        let prompts: Vec<Vec<u32>> = (0..3)
+            .map(|i| long.iter().map(|id| id.saturating_sub(i)).collect())
+            .collect();
+        let base = || open(&case, &device).kv_dtype(KvDType::F32);
+        let (want, mut engine) = answers(base(), &prompts);
+        // The same prompt again: its blocks are still there.
+        assert_eq!(greedy(&mut engine, &prompts[2], 20), want[2], "{kind}");
+        assert!(engine.stats().prefix_cache_hits > 0, "{kind}");
+        // Two of three lose their place, and get it back with what they had computed.
+        let small = base().kv_cache_tokens(128).swap_space(64 << 20);
+        let (swapped, engine) = answers(small.prefix_cache(false), &prompts);
+        assert_eq!(swapped, want, "{kind}");
+        let stats = engine.stats();
+        assert!(
+            stats.preemptions > 0 && stats.swapped_out > 0,
+            "{kind}: {stats:?}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_device_fails_its_requests_and_holds_nothing() {
+    let cuda = EmulatedCuda::idle(1, MEMORY);
+    let device = cuda.open(options()).unwrap();
+    let mut engine = open(&tiny("tiny-glm4"), &device).build_engine().unwrap();
+    cuda.faults().break_after(20);
+    for prompt in [&[1, 2, 3][..], &[4, 5]] {
+        engine.submit(Request::new(prompt)).unwrap();
+        let mut failed = Vec::new();
+        while engine.has_work() {
+            for event in engine.step() {
+                match event {
+                    SeqEvent::Failed(_, error) => failed.push(error.to_string()),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(failed.len(), 1);
+        assert!(failed[0].contains("cuda:0 is lost"), "{failed:?}");
+        assert!(failed[0].contains("illegal memory access"), "{failed:?}");
+        let stats = engine.stats();
+        assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
+    }
+    let error = engine.trace(&[1, 2]).unwrap_err();
+    assert!(matches!(error, EngineError::Step(_)), "{error}");
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
+    let cuda = EmulatedCuda::idle(1, 64 << 10);
+    let device = cuda.open(options()).unwrap();
+    match open(&tiny("tiny-glm4"), &device).build() {
+        Err(BuildError::Memory(shortage)) => assert!(shortage.available <= 64 << 10),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    assert_eq!(cuda.faults().launches(), 0);
+}
+
+#[test]
+fn the_cache_takes_what_the_device_has_left() {
+    let cuda = EmulatedCuda::idle(1, 32 << 20);
+    let device = cuda.open(options()).unwrap();
+    let engine = open(&tiny("tiny-glm4"), &device).kv_cache_tokens(None);
+    let engine = engine.build_engine().unwrap();
+    let info = engine.model_info();
+    assert!(info.device.starts_with("cuda:0"), "{}", info.device);
+    let cache = info.kv_budget.tokens() as u64 * info.kv_bytes_per_token;
+    assert!(cache > 24 << 20 && cache < 30 << 20, "{}", info.kv_budget);
+    assert!(
+        info.kv_budget
+            .to_string()
+            .contains("9/10 of the device's memory")
+    );
+}
+
+#[test]
+fn what_does_not_work_on_a_device_is_refused_with_what_does() {
+    let cuda = EmulatedCuda::idle(1, MEMORY);
+    let device = cuda.open(options()).unwrap();
+    let engine = open(&tiny("tiny-glm4"), &device).kv_dtype(KvDType::Q8_0);
+    match engine.build() {
+        Err(BuildError::Kernel(error @ KernelError::NotOnCuda { .. })) => {
+            assert!(error.to_string().contains("use bf16"), "{error}");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_and_auto_goes_on_without_one() {
+    let builder = || Engine::builder(tiny("tiny-glm4").to_str().unwrap()).offline(true);
+    let error = builder().device("cuda:99".to_owned()).build().map(|_| ());
+    assert!(matches!(
+        error,
+        Err(BuildError::Kernel(KernelError::Cuda(_)))
+    ));
+    let error = builder().device("gpu".to_owned()).build().map(|_| ());
+    assert!(matches!(error, Err(BuildError::Device(name)) if name == "gpu"));
+    assert!(builder().device("auto".to_owned()).build_engine().is_ok());
+}
