@@ -8,6 +8,8 @@
 mod args;
 mod commands;
 mod error;
+#[cfg(feature = "profile")]
+mod heap;
 mod terminal;
 mod values;
 

@@ -107,7 +107,7 @@ fn bad_lines_are_results_and_the_rest_is_answered() {
     let lines = [
         chat(1, 2),
         "not json".to_owned(),
-        r#"{"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": {}}"#.to_owned(),
+        r#"{"custom_id": "e", "method": "POST", "url": "/v1/moderations", "body": {}}"#.to_owned(),
         chat(1, 2),
         chat(2, 2),
     ];

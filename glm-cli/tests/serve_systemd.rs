@@ -115,7 +115,7 @@ fn a_successor_takes_over_and_no_request_is_lost() {
             })
             .collect();
         more(20);
-        let new = activated(&listener, &[]);
+        let new = activated(&listener, &["--take-over"]);
         more(20);
         old.signal("TERM");
         let run = old.end();

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::service::{Service, completion};
-use common::{arg, glm};
+use common::{arg, command, glm};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -182,7 +182,7 @@ fn take(mut socket: TcpStream) -> (String, Vec<u8>) {
     let mut body = vec![0; length.parse().unwrap()];
     socket.read_exact(&mut body).unwrap();
     socket
-        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         .unwrap();
     (head, body)
 }
@@ -201,10 +201,17 @@ fn spans_of_a_request_reach_a_collector() {
                 head.contains("content-type: application/x-protobuf\r\n"),
                 "{head}"
             );
+            assert!(head.contains("api-key: secret one\r\n"), "{head}");
             let resource_spans = field(&body, 1);
-            let attribute = field(&field(&resource_spans, 1), 1);
-            assert_eq!(field(&attribute, 1), b"service.name");
-            assert_eq!(field(&field(&attribute, 2), 1), b"mine");
+            let resource = fields(&field(&resource_spans, 1));
+            for (name, value) in [("service.name", "mine"), ("zone", "a")] {
+                let says = |(number, attribute): &(u64, Vec<u8>)| {
+                    *number == 1
+                        && field(attribute, 1) == name.as_bytes()
+                        && field(&field(attribute, 2), 1) == value.as_bytes()
+                };
+                assert!(resource.iter().any(says), "{name}: {resource:x?}");
+            }
             let scope_spans = fields(&field(&resource_spans, 2));
             spans.extend(
                 scope_spans
@@ -215,7 +222,12 @@ fn spans_of_a_request_reach_a_collector() {
         }
         spans
     });
-    let service = Service::start(&["--otlp-endpoint", &url, "--service-name", "mine"]);
+    let mut command = command(&["serve", "--port", "0", "--service-name", "mine"]);
+    command
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret%20one")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "zone=a");
+    let service = Service::start_with(command);
     let response = service.ask(
         "POST",
         "/v1/completions",

@@ -235,6 +235,10 @@ impl<K> Window<K> {
                 return Some(refused);
             }
             if self.running.is_empty() {
+                // What streams say that have ended is nothing new.
+                while let Ok(wakeup) = self.wakeups.1.try_recv() {
+                    self.stopped |= matches!(wakeup, Wakeup::Stop);
+                }
                 return None;
             }
             // The window holds a sender itself: the channel does not close.

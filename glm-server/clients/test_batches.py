@@ -72,6 +72,17 @@ def test_a_batch():
     assert batch.id in [listed.id for listed in client.batches.list(limit=5)]
 
 
+def test_a_batch_of_embeddings():
+    texts = {"a": "one", "b": "two"}
+    line = {"method": "POST", "url": "/v1/embeddings"}
+    lines = [{"custom_id": name, "body": {"model": MODEL, "input": text}, **line} for name, text in texts.items()]
+    batch = ended(begin(lines, endpoint="/v1/embeddings"))
+    assert batch.status == "completed" and batch.request_counts.completed == 2
+    for result in results(batch.output_file_id):
+        direct = client.embeddings.create(model=MODEL, input=texts[result["custom_id"]], encoding_format="float")
+        assert result["response"]["body"]["data"][0]["embedding"] == direct.data[0].embedding
+
+
 def test_a_batch_that_is_none():
     batch = ended(begin([request("a"), request("a"), {"custom_id": "b"}]))
     assert batch.status == "failed" and batch.output_file_id is None

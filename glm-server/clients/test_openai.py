@@ -223,6 +223,9 @@ def test_a_response_is_made_in_the_background():
         response = client.responses.retrieve(response.id)
     assert response.status in ("completed", "incomplete") and response.output_text
     client.responses.cancel(response.id)
+    client.responses.delete(response.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response.id)
 
 
 def test_a_response_is_parsed():

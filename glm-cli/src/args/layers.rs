@@ -18,7 +18,7 @@ use super::Cli;
 use crate::error::CliError;
 
 /// Names in the environment that other services of this kind use, besides `GLM_` and the name of the option.
-const ALIASES: [(&str, &str); 8] = [
+const ALIASES: [(&str, &str); 9] = [
     ("model", "MODEL_NAME"),
     ("max-workers", "MAX_WORKERS"),
     ("request-timeout", "API_TIMEOUT"),
@@ -26,6 +26,7 @@ const ALIASES: [(&str, &str); 8] = [
     ("port", "PORT"),
     ("host", "HOST"),
     ("otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ("otlp-certificate", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
     ("service-name", "OTEL_SERVICE_NAME"),
 ];
 /// What is done, not how: only the command line says that.

@@ -49,6 +49,10 @@ pub struct ServeArgs {
     )]
     pub port: u16,
 
+    /// Another service answers on the socket that this one was started with: leave it its connections until the model is loaded
+    #[arg(long)]
+    pub take_over: bool,
+
     /// Port for gRPC on the same address; 0 takes one that is free [default: none]
     #[cfg(feature = "grpc")]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true)]
@@ -209,6 +213,10 @@ pub struct LogArgs {
     /// Send traces to the collector of OpenTelemetry at this URL, such as http://127.0.0.1:4318 (OTLP over HTTP)
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
+
+    /// Certificates in PEM that a collector behind https must have, or be signed by [default: those that the system trusts]
+    #[arg(long, value_name = "FILE", requires = "otlp_endpoint", value_hint = ValueHint::FilePath)]
+    pub otlp_certificate: Option<PathBuf>,
 
     /// What the service is called in logs and traces
     #[arg(long, value_name = "NAME", default_value = "glm")]

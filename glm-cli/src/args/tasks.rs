@@ -33,6 +33,10 @@ pub struct TaskArgs {
     #[arg(long, value_name = "PLACE", value_parser = queue)]
     pub queue: Option<QueueChoice>,
 
+    /// Most tasks that wait; further ones are refused
+    #[arg(long, value_name = "N", default_value = "100000", allow_negative_numbers = true, value_parser = values::positive)]
+    pub max_queued_tasks: usize,
+
     /// Most tasks that run at a time [default: as many as are computed together]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub max_workers: Option<usize>,
@@ -83,6 +87,7 @@ impl TaskArgs {
         let options = JobsOptions {
             queue,
             files: dir.map(|dir| dir.join("files")),
+            max_queued: self.max_queued_tasks as u64,
             max_workers: self.max_workers,
             lease: self.task_lease,
             retention: self.task_retention,

@@ -59,8 +59,11 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
     let (jobs, remark) = args.tasks.options();
     remark.iter().for_each(|remark| output::note(remark));
     let spans = args.log.otlp_endpoint.clone();
-    let spans = spans.map(|endpoint| OtlpExporter::start(endpoint, &args.log.service_name));
-    let spans = spans.transpose().map_err(CliError::failed)?.map(Arc::new);
+    let spans = spans.map(|endpoint| {
+        let certificates = args.log.otlp_certificate.clone();
+        OtlpExporter::start(endpoint, &args.log.service_name, certificates)
+    });
+    let spans = spans.transpose().map_err(CliError::usage)?.map(Arc::new);
     let options = ServeOptions {
         jobs,
         spans: spans.clone().map(|spans| spans as Arc<dyn SpanSink>),

@@ -1,7 +1,5 @@
 //! `bench`: what it measures, and what it refuses.
 
-use serde_json::Value;
-
 use crate::common::{glm, glm_with_stdin};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{arg, glm, model};
+use crate::common::{self, arg, glm, model};
 
 #[test]
 fn quantize_writes_a_model_that_answers_like_the_one_quantised_while_loading() {

@@ -7,7 +7,7 @@ use std::io::{self, BufRead};
 use serde_json::{Map, Value};
 
 use super::lines::{Line, Lines};
-use crate::openai::{ApiError, Endpoint};
+use crate::openai::{ApiError, Target};
 
 /// Longest line of an input.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
@@ -16,7 +16,7 @@ pub const MAX_LINE_BYTES: usize = 16 << 20;
 #[derive(Debug, PartialEq)]
 pub(crate) struct BatchLine {
     pub(crate) custom_id: String,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Target,
     pub(crate) body: Map<String, Value>,
 }
 
@@ -86,13 +86,13 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a str, ApiEr
     }
 }
 
-fn target(fields: &mut Map<String, Value>) -> Result<(Endpoint, Map<String, Value>), ApiError> {
+fn target(fields: &mut Map<String, Value>) -> Result<(Target, Map<String, Value>), ApiError> {
     let method = text(fields, "method")?;
     if method != "POST" {
         let message = format!("`method` must be `POST`, found `{method}`");
         return Err(ApiError::invalid("method", message));
     }
-    let endpoint = Endpoint::from_path(text(fields, "url")?).map_err(|error| ApiError {
+    let endpoint = Target::from_path(text(fields, "url")?).map_err(|error| ApiError {
         param: Some("url".to_owned()),
         ..error
     })?;

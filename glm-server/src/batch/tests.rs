@@ -200,6 +200,39 @@ fn every_line_has_one_result_in_openais_shape() {
 }
 
 #[test]
+fn embeddings_stand_beside_answers() {
+    let line = |id: &str, body: Value| {
+        let url = "/v1/embeddings";
+        json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string() + "\n"
+    };
+    let text = |n: usize| line(&n.to_string(), json!({"input": format!("text {n}")}));
+    let answer = completion("answer", json!({"prompt": "The sea", "max_tokens": 2})) + "\n";
+    let bad = line("bad", json!({"input": ""})) + &line("none", json!({}));
+    let input = (0..6).map(text).collect::<String>() + &answer + &bad + &text(6);
+    let files = Files::new(input.as_bytes());
+    let end = files.run();
+    assert_eq!((end.lines, end.done, end.errors), (10, 10, 2));
+    assert!(end.prompt_tokens > 7);
+    let results = files.results();
+    for (line, n) in (1..=6).chain([10]).zip(0..) {
+        let result = &results[&line];
+        let body = json!({"input": format!("text {n}")});
+        let direct = crate::openai::embeddings(&ENGINE, body.as_object().unwrap()).unwrap();
+        assert_eq!(
+            (&result["custom_id"], &result["response"]["body"]),
+            (&json!(n.to_string()), &direct)
+        );
+    }
+    for (line, code) in [(8, "invalid_value"), (9, "missing_required_parameter")] {
+        let error = &results[&line]["error"];
+        assert_eq!(
+            (&error["code"], &error["param"]),
+            (&json!(code), &json!("input"))
+        );
+    }
+}
+
+#[test]
 fn a_batch_that_is_done_is_left_alone() {
     let files = Files::new(&mixed());
     files.run();
@@ -246,6 +279,23 @@ fn a_batch_that_is_stopped_goes_on_later() {
     let end = files.run();
     assert!(!end.stopped && end.done == end.lines, "{end:?}");
     assert_eq!(content(files.results()), WHOLE.1);
+}
+
+#[test]
+fn a_batch_of_embeddings_is_stopped_too() {
+    let line = |n: usize| {
+        let body = json!({"input": format!("text {n}")});
+        json!({"custom_id": n.to_string(), "method": "POST", "url": "/v1/embeddings", "body": body})
+            .to_string()
+            + "\n"
+    };
+    let files = Files::new((0..20).map(line).collect::<String>().as_bytes());
+    let run = files.start();
+    let stopper = run.stopper();
+    let end = run.finish(|_| stopper.stop()).unwrap();
+    assert!(end.stopped && end.done < end.lines, "{end:?}");
+    let end = files.run();
+    assert!(!end.stopped && end.done == end.lines, "{end:?}");
 }
 
 #[test]

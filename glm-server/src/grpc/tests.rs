@@ -7,7 +7,7 @@ use axum::middleware::from_fn;
 use axum::routing::post;
 use glm_runtime::testing::FakeModel;
 use glm_runtime::{Engine, EngineHandle};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -25,7 +25,7 @@ use super::proto::{
     Conversation, DetokenizeRequest, EmbedRequest, FinishReason, GenerateEvent, GenerateRequest,
     Message, TokenIds, TokenizeRequest, Tool, tokenize_request,
 };
-use crate::http::{AuthOptions, ServeOptions, Server};
+use crate::http::{AuthOptions, ServeOptions, Server, TlsOptions};
 
 const CALLS: [&str; 2] = [
     "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Rome</arg_value>\n</tool_call>",
@@ -52,8 +52,13 @@ impl Service {
             grpc_port: Some(0),
             ..options
         };
+        let is_encrypted = options.tls.is_some();
         let server = Server::bind("127.0.0.1", 0, options).unwrap();
-        let address = format!("http://{}", server.grpc_address().unwrap());
+        let scheme = match is_encrypted {
+            true => "https",
+            false => "http",
+        };
+        let address = format!("{scheme}://{}", server.grpc_address().unwrap());
         Self {
             server: Some(server),
             address,
@@ -447,4 +452,49 @@ async fn a_message_may_not_be_larger_than_a_body() {
         .unwrap_err();
     assert_eq!(error.code(), Code::OutOfRange, "{error}");
     assert!(client.generate(chat("Hi")).await.is_ok());
+}
+
+#[tokio::test]
+async fn calls_come_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = TlsOptions {
+        certificate: dir.path().join("cert.pem"),
+        key: dir.path().join("key.pem"),
+    };
+    let pair = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let own = pair();
+    std::fs::write(&files.certificate, own.cert.pem()).unwrap();
+    std::fs::write(&files.key, own.signing_key.serialize_pem()).unwrap();
+    let service = Service::start(ServeOptions {
+        tls: Some(files),
+        ..ServeOptions::default()
+    });
+    let connect = async |trusted: &str| {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(trusted))
+            .domain_name("localhost");
+        let endpoint = Endpoint::from_shared(service.address.clone()).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await
+    };
+    let channel = connect(&own.cert.pem()).await.unwrap();
+    let answer = InferenceClient::new(channel.clone())
+        .generate(chat("Hi"))
+        .await;
+    assert_eq!(answer.unwrap().into_inner().text, "Hello, world!");
+    let request = HealthCheckRequest::default();
+    let health = HealthClient::new(channel).check(request).await.unwrap();
+    assert_eq!(health.into_inner().status(), ServingStatus::Serving);
+    // Neither with somebody else's certificate nor without TLS.
+    assert!(connect(&pair().cert.pem()).await.is_err());
+    let plain = service.address.replace("https", "http");
+    let plain = Endpoint::from_shared(plain).unwrap().connect().await;
+    if let Ok(plain) = plain {
+        assert!(
+            InferenceClient::new(plain)
+                .generate(chat("Hi"))
+                .await
+                .is_err()
+        );
+    }
+    service.end().await;
 }

@@ -49,14 +49,30 @@ impl FromRequest<Arc<Service>> for JsonObject {
     }
 }
 
-/// What a request says about its place in line: its priority, and what it will cost, which is not known before its text is.
+/// What a request says about its place in line: how much of the engine it wants, its priority, and what it will cost, which is not known
+/// before its text is.
 fn wish(fields: &Map<String, Value>, num_bytes: usize) -> Wish {
     const BYTES_PER_TOKEN: usize = 4;
     let priority = fields.get("priority").and_then(Value::as_i64);
     Wish {
+        places: sequences(fields),
         priority: priority.unwrap_or(0),
         tokens: (num_bytes / BYTES_PER_TOKEN) as u64,
     }
+}
+
+/// How many sequences are computed for a request: answers to each prompt. What is wrong about these fields is said by others.
+fn sequences(fields: &Map<String, Value>) -> usize {
+    let count = |name| fields.get(name).and_then(Value::as_u64).unwrap_or(1);
+    let answers = count("n").max(count("best_of"));
+    let is_prompt = |value: &Value| value.is_string() || value.is_array();
+    let prompts = match fields.get("prompt") {
+        Some(Value::Array(prompts)) if prompts.iter().all(is_prompt) => prompts.len(),
+        _ => 1,
+    };
+    usize::try_from(answers)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(prompts)
 }
 
 /// A body is what it says: what is packed could be any size unpacked.
@@ -113,4 +129,25 @@ async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
 
 fn not_json(message: String) -> ApiError {
     error(StatusCode::BAD_REQUEST, "invalid_json", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sequences_are_answers_to_each_prompt() {
+        for (fields, expected) in [
+            (json!({"messages": []}), 1),
+            (json!({"messages": [], "n": 3}), 3),
+            (json!({"prompt": "a", "n": 2, "best_of": 5}), 5),
+            (json!({"prompt": ["a", "b"], "n": 2}), 4),
+            (json!({"prompt": [[1], [2], [3]]}), 3),
+            (json!({"prompt": [1, 2, 3]}), 1),
+            (json!({"prompt": "a", "n": "many"}), 1),
+        ] {
+            assert_eq!(sequences(fields.as_object().unwrap()), expected, "{fields}");
+        }
+    }
 }

@@ -70,6 +70,11 @@ impl Caller {
         CURRENT.try_with(Arc::clone).unwrap_or_default()
     }
 
+    /// Does work of this caller's that is no request.
+    pub(super) fn with<F: Future>(self: Arc<Self>, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
+    }
+
     /// Does work of this caller's on a thread that is not its task's.
     pub(super) fn within<T>(self: Arc<Self>, work: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(self, work)
@@ -87,6 +92,11 @@ impl Caller {
     pub(super) fn tenant(&self) -> Tenant {
         let identity = self.identity.get();
         identity.map_or_else(Tenant::default, |identity| identity.tenant.clone())
+    }
+
+    /// The name that its limits are counted by, for what is done for it later.
+    pub(super) fn payer(&self) -> Option<String> {
+        self.identity().map(|identity| identity.name.to_string())
     }
 
     pub(super) fn pays_from(&self, account: Arc<Account>) {

@@ -188,8 +188,8 @@ pub(super) async fn serve(port: Port, speech: Speech, service: Arc<Service>) -> 
     let mut drains = pin!(service.drains());
     let mut drained = pin!(drained(&service, is_shared));
     let mut listener = Some(listener);
-    if is_shared {
-        // Until then whoever else has the port answers, or connections wait.
+    if is_shared && service.options.takes_over {
+        // Until then whoever else has the port answers.
         service.begun().await;
     }
     let cut_off = loop {
@@ -257,4 +257,66 @@ async fn answer(
         .serve_connection(TokioIo::new(socket), handler);
     // A client that breaks off, or breaks the protocol, has been told what there is to tell.
     let _ = watcher.watch(connection.into_owned()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http::tests::{engine, polite, service};
+
+    async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket
+    }
+
+    async fn answer(mut socket: TcpStream) -> String {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn while_the_model_is_loaded_an_inherited_socket_answers_probes_and_has_the_rest_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (service, _) = service(ServeOptions::default());
+        service.share_port();
+        let port = Port {
+            listener,
+            is_shared: true,
+        };
+        let speech = Speech::http(&service);
+        let serving = tokio::spawn(serve(port, speech, Arc::clone(&service)));
+        let waiting = ask(
+            address,
+            "POST",
+            "/v1/completions",
+            r#"{"prompt": "Hi", "max_tokens": 2}"#,
+        )
+        .await;
+        for (path, status, says) in [
+            ("/livez", "200", ""),
+            ("/healthz", "200", "\"phase\":\"starting\""),
+            ("/readyz", "503", ""),
+        ] {
+            let answer = answer(ask(address, "GET", path, "").await).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{answer}"
+            );
+            assert!(answer.contains(says), "{answer}");
+        }
+        service.start(engine(polite()));
+        let answered = answer(waiting).await;
+        assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+        service.drain();
+        assert_eq!(serving.await.unwrap(), 0);
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::auth::{JwtError, KeyError};
 use super::tls::TlsError;
-use crate::jobs::JobsError;
+use crate::jobs::{JobsError, NotTaken, refusal};
 use crate::openai::ApiError;
 
 /// Why the service does not run.
@@ -113,6 +113,22 @@ impl From<ApiError> for Refusal {
         Self {
             error,
             retry_after: None,
+        }
+    }
+}
+
+impl From<NotTaken> for Refusal {
+    fn from(reason: NotTaken) -> Self {
+        match &reason {
+            NotTaken::Full { again, .. } => {
+                let message = reason.to_string();
+                let error = ApiError {
+                    kind: "rate_limit_error",
+                    ..error(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+                };
+                Self::from(error).retry_after(*again)
+            }
+            NotTaken::Store(error) => refusal(error).into(),
         }
     }
 }

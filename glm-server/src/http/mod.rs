@@ -23,6 +23,7 @@ mod health;
 mod limits;
 mod metrics;
 mod options;
+mod profile;
 mod query;
 mod request_id;
 mod routes;

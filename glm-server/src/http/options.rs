@@ -1,5 +1,6 @@
 //! [`ServeOptions`], and those of them that can be changed while it runs: [`LiveOptions`].
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,11 @@ pub struct ServeOptions {
     pub auth: AuthOptions,
     /// Speak TLS. Default: no.
     pub tls: Option<TlsOptions>,
-    /// Listen on the socket that the process was started with, if it was: by systemd, or by a service that it takes over from. It takes
-    /// connections from there when the engine is, and not before, for the probes. When it stops, it takes no new connections at once, and answers what comes over those that it has. Default: no.
+    /// Listen on the socket that the process was started with, if it was: by systemd, or by a service that it takes over from. Until the
+    /// engine is there, probes are answered and other requests wait. When it stops, it takes no new connections at once, and answers what comes over those that it has. Default: no.
     pub inherit_port: bool,
+    /// Another service answers on that socket, until this one has its engine: take no connections from it before. Default: no.
+    pub takes_over: bool,
     /// A port for gRPC on the same host, 0 being any that is free. Default: none.
     #[cfg(feature = "grpc")]
     pub grpc_port: Option<u16>,
@@ -37,6 +40,8 @@ pub struct ServeOptions {
     pub max_waiting_tokens: u64,
     /// Answer `GET /metrics`. Default: yes.
     pub metrics: bool,
+    /// What takes a profile of the heap for `/debug/pprof/heap`, as gzipped protobuf of pprof; it may take its time. Default: nothing does.
+    pub heap_profile: Option<fn() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>>,
     /// Where the spans of requests go. Default: nowhere.
     pub spans: Option<Arc<dyn SpanSink>>,
     /// Write the bodies of requests into the log, prompts and all. Default: no.
@@ -75,12 +80,14 @@ impl Default for ServeOptions {
             auth: AuthOptions::default(),
             tls: None,
             inherit_port: false,
+            takes_over: false,
             #[cfg(feature = "grpc")]
             grpc_port: None,
             live: LiveOptions::default(),
             jobs: JobsOptions::default(),
             stop_on_sigterm: false,
             metrics: true,
+            heap_profile: None,
             spans: None,
             log_bodies: false,
             max_waiting: 1024,

@@ -8,15 +8,13 @@ use glm_runtime::{EngineHandle, MAX_PRIORITY, PendingEmbedding};
 use serde_json::{Map, Value};
 
 use super::answers::Answers;
+use super::caller::Caller;
 use super::health::Health;
 use super::routes::blocking;
 use super::state::Service;
 use crate::jobs::{Runner, Running};
-use crate::openai::{ApiError, Call, EmbeddingCall, Endpoint, Form, Stamp};
+use crate::openai::{ApiError, Call, EmbeddingCall, Form, Stamp, Target};
 use crate::queue::Claimed;
-
-/// The one endpoint that generates nothing.
-const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// Runs tasks for the queue of a service.
 pub(super) struct TaskRunner(Arc<Service>);
@@ -56,7 +54,8 @@ impl Runner for TaskRunner {
         };
         let (path, body) = (task.info.endpoint.clone(), task.body.clone());
         let priority = engine_priority(task.info.priority);
-        Box::pin(async move {
+        let caller = caller(&self.0, task);
+        let answered = async move {
             let asked = {
                 let service = Arc::clone(&service);
                 blocking(move || ask(&service, &path, body, priority)).await??
@@ -65,16 +64,27 @@ impl Runner for TaskRunner {
             match asked {
                 Asked::Answers(answers, form) => {
                     let answers = answers.whole().await?;
-                    Ok(form.response(engine, &stamp, &answers))
+                    Ok::<_, ApiError>(form.response(engine, &stamp, &answers))
                 }
                 Asked::Embeddings(call, pending) => {
+                    Caller::current().prompt(call.num_tokens());
                     let means = try_join_all(pending).await;
                     let means = means.inspect_err(|error| service.note(error))?;
                     Ok(call.response(engine, &means))
                 }
             }
-        })
+        };
+        Box::pin(caller.with(answered))
     }
+}
+
+/// Whose the work on a task is: whoever submitted it pays for its tokens, and the log knows it by its own name.
+fn caller(service: &Service, task: &Claimed) -> Arc<Caller> {
+    let caller = Caller::of_request(task.info.id.to_string().into());
+    if let Some(payer) = &task.info.payer {
+        caller.pays_from(service.accounts.find(payer));
+    }
+    Arc::new(caller)
 }
 
 /// What a task asks for.
@@ -103,15 +113,10 @@ pub(super) fn check(
 }
 
 fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<Wanted, ApiError> {
-    if path == EMBEDDINGS {
-        return Ok(Wanted::Embeddings(EmbeddingCall::read(engine, body)?));
-    }
-    let endpoint = Endpoint::from_path(path).map_err(|error| ApiError {
-        status: 400,
-        param: Some("endpoint".to_owned()),
-        ..error
-    })?;
-    let call = Call::read(engine, endpoint, body)?;
+    let call = match Target::from_field("endpoint", path)? {
+        Target::Answers(endpoint) => Call::read(engine, endpoint, body)?,
+        Target::Embeddings => return Ok(Wanted::Embeddings(EmbeddingCall::read(engine, body)?)),
+    };
     match call.stream {
         true => Err(ApiError::not_supported(
             "stream",

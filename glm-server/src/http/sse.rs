@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -19,13 +20,16 @@ const PACE: Duration = Duration::from_millis(5);
 /// Most events that are made into text at once, for a client that has not read for long.
 const MAX_AT_ONCE: usize = 256;
 
+/// What is done before a chunk goes out.
+pub(super) type Keeping = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A stream of chunks that ends with `[DONE]` where chunks have no names, or with an error. While nothing comes, a comment (or what the
 /// dialect has for it) says every `keep_alive` that the connection is alive; clients ignore it.
 pub(super) fn response(
     answers: Answers,
     chunks: Chunks,
     keep_alive: Duration,
-    watch: impl FnMut(&Value) + Send + 'static,
+    watch: impl FnMut(&Value) -> Option<Keeping> + Send + 'static,
 ) -> Response {
     let ping = match chunks.ping() {
         Some(ping) => event(&ping, true),
@@ -37,6 +41,7 @@ pub(super) fn response(
         ready: VecDeque::new(),
         not_before: Instant::now(),
         watch: Box::new(watch),
+        keeping: None,
     };
     streaming.begin();
     let events = stream::unfold(streaming, |mut streaming| async {
@@ -55,7 +60,8 @@ struct Streaming {
     /// When the engine is asked again.
     not_before: Instant,
     /// Sees every chunk.
-    watch: Box<dyn FnMut(&Value) + Send>,
+    watch: Box<dyn FnMut(&Value) -> Option<Keeping> + Send>,
+    keeping: Option<Keeping>,
 }
 
 impl Streaming {
@@ -69,6 +75,9 @@ impl Streaming {
 
     async fn next(&mut self) -> Option<Event> {
         loop {
+            if let Some(keeping) = self.keeping.take() {
+                keeping.await;
+            }
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
@@ -113,7 +122,9 @@ impl Streaming {
 
     fn say(&mut self, chunks: &[Value], named: bool) {
         for chunk in chunks {
-            (self.watch)(chunk);
+            if let Some(keeping) = (self.watch)(chunk) {
+                self.keeping = Some(keeping);
+            }
             self.ready.push_back(event(chunk, named));
         }
     }

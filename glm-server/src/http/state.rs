@@ -20,6 +20,7 @@ use super::health::{Health, Watch};
 use super::limits::{Accounts, Backlog, Fair};
 use super::metrics::Metrics;
 use super::options::{LiveOptions, ServeOptions};
+use super::profile;
 use super::score::Failures;
 use super::spans::Spans;
 use super::{systemd, tls};
@@ -68,6 +69,7 @@ pub(super) struct Service {
     pub(super) spans: Spans,
     pub(super) failures: Failures,
     pub(super) backlog: Backlog,
+    pub(super) profiles: profile::Turns,
     access: RwLock<Arc<Access>>,
     tls: RwLock<Option<Arc<ServerConfig>>>,
     hands_over: AtomicBool,
@@ -93,6 +95,7 @@ impl Service {
             accounts: Accounts::default(),
             fair: Fair::default(),
             backlog: Backlog::default(),
+            profiles: profile::Turns::default(),
             access: RwLock::default(),
             tls: RwLock::default(),
             hands_over: AtomicBool::new(false),

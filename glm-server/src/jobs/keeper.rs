@@ -104,6 +104,7 @@ impl Jobs {
         if reaped.requeued > 0 {
             self.wake.send_replace(());
         }
+        let before = self.bound.since();
         let backlog = self.store.backlog(model).await?;
         {
             let mut seen = self.observed.lock();
@@ -111,6 +112,7 @@ impl Jobs {
             seen.running = backlog.iter().map(|level| level.running).sum();
             seen.oldest_queued = backlog.iter().filter_map(|level| level.oldest_queued).min();
         }
+        self.bound.counted(before);
         if turn.is_multiple_of(TURNS_PER_PROOF) {
             self.prove(model, now).await?;
             self.contents.prove().await?;

@@ -19,6 +19,7 @@ use crate::queue::{Status, TaskInfo, Timestamp};
 #[derive(Debug)]
 pub(crate) struct TaskMetrics {
     ended: Family<StatusLabels, Counter>,
+    refused: Counter,
     latency: Histogram,
     wait: Histogram,
 }
@@ -34,6 +35,7 @@ impl Default for TaskMetrics {
         let seconds = || Histogram::new(exponential_buckets(0.01, 2.0, 24));
         Self {
             ended: Family::default(),
+            refused: Counter::default(),
             latency: seconds(),
             wait: seconds(),
         }
@@ -45,10 +47,17 @@ impl TaskMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Attempts at tasks that this service has ended, by what the task was then";
         registry.register("task_attempts", help, self.ended.clone());
+        let help = "Tasks that were not taken because as many waited as may";
+        registry.register("tasks_refused", help, self.refused.clone());
         let help = "From submission of a task to its end";
         registry.register("task_latency_seconds", help, self.latency.clone());
         let help = "From submission of a task to its last attempt";
         registry.register("task_queue_time_seconds", help, self.wait.clone());
+    }
+
+    /// A task was not taken: the queue is full.
+    pub(super) fn refused(&self) {
+        self.refused.inc();
     }
 
     /// An attempt has ended, and with it perhaps the task.
@@ -86,6 +95,11 @@ impl Collector for Depth {
                 "tasks_oldest_queued_seconds",
                 "How long the first of the tasks that wait has waited",
                 health.oldest_queued.unwrap_or(0),
+            ),
+            (
+                "tasks_queue_limit",
+                "Tasks that may wait",
+                self.0.options().max_queued,
             ),
         ];
         for (name, help, value) in gauges {

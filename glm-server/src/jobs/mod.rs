@@ -7,10 +7,12 @@
 //! Several services may share a queue. Each takes the tasks of its own model, which is what the pools of the queue are here.
 
 mod batches;
+mod bound;
 mod contents;
 mod error;
 mod files;
 mod keeper;
+mod kept;
 mod metrics;
 mod options;
 mod runner;
@@ -25,6 +27,8 @@ use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
 pub(crate) use self::batches::{Batch, Driver, MAX_DRIVEN, NewBatch, POOL as BATCHES};
+use self::bound::Bound;
+pub(crate) use self::bound::NotTaken;
 use self::contents::Contents;
 pub(crate) use self::contents::Incoming;
 pub use self::error::JobsError;
@@ -60,6 +64,7 @@ pub(crate) struct Jobs {
     /// Tasks that this process has changed.
     changes: broadcast::Sender<TaskId>,
     observed: Observed,
+    bound: Bound,
     metrics: TaskMetrics,
 }
 
@@ -90,6 +95,7 @@ impl Jobs {
             wake: watch::Sender::new(()),
             changes: broadcast::Sender::new(MAX_BEHIND),
             observed: Observed::default(),
+            bound: Bound::default(),
             metrics: TaskMetrics::default(),
         })
     }
@@ -116,7 +122,7 @@ impl Jobs {
         }
     }
 
-    /// Takes a task into the queue. It is on the disk when this answers.
+    /// Takes a task into the queue, however long that is. It is on the disk when this answers.
     ///
     /// # Errors
     /// Those of [`Store::submit`].
@@ -129,6 +135,7 @@ impl Jobs {
     }
 
     async fn submit_all(&self, tasks: Vec<NewTask>) -> Result<Vec<Submitted>, StoreError> {
+        self.bound.submitted(&tasks);
         let submitted = self.store.submit(tasks, Timestamp::now()).await?;
         self.wake.send_replace(());
         Ok(submitted)
@@ -175,6 +182,11 @@ impl Jobs {
             Cancellation::TooLate(_) => {}
         }
         Ok(done)
+    }
+
+    /// Deletes a task of this tenant that has ended, with its result. Answers whether there was one.
+    pub(crate) async fn remove(&self, tenant: &str, id: TaskId) -> Result<bool, StoreError> {
+        self.store.remove(id, Some(tenant)).await
     }
 
     /// Tasks that this process changes from now on.

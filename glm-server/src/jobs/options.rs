@@ -38,6 +38,8 @@ pub struct JobsOptions {
     /// Directory of the contents of files. Services that share a queue must share it too. Default: one of the service's own, which
     /// is removed when the service ends.
     pub files: Option<PathBuf>,
+    /// Most tasks that wait; further ones are refused with 429, and lines of batches stay in their files. Default: 100,000.
+    pub max_queued: u64,
     /// Most tasks that run at a time. Default: as many as the engine computes together.
     pub max_workers: Option<usize>,
     /// How long a task waits for another server when the one that ran it has died. Default: 30 s.
@@ -53,6 +55,7 @@ impl Default for JobsOptions {
         Self {
             queue: QueuePlace::Memory,
             files: None,
+            max_queued: 100_000,
             max_workers: None,
             lease: Duration::from_secs(30),
             retention: Duration::from_hours(30 * 24),

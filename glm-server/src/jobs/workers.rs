@@ -198,6 +198,7 @@ impl Jobs {
                 Ok(status) => {
                     if task.info.pool != BATCHES {
                         self.metrics.ended(&task.info, status, now);
+                        self.bound.ended(std::time::Instant::now());
                     }
                     return;
                 }

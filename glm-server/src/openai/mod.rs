@@ -22,6 +22,7 @@ mod stream;
 mod stream_tests;
 #[cfg(test)]
 mod structured_tests;
+mod target;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -38,6 +39,7 @@ pub use request::{Call, MAX_N, MAX_PROMPTS};
 pub(crate) use response::Dialect;
 pub use response::{Form, Stamp};
 pub use stream::Chunks;
+pub(crate) use target::Target;
 pub(crate) use tokens::TOKENIZE_FIELDS;
 pub use tokens::{detokenize, tokenize};
 
@@ -77,12 +79,15 @@ impl Endpoint {
             .find(|endpoint| endpoint.path() == path);
         found.ok_or_else(|| {
             let problem = match path {
-                "/v1/embeddings" => "is answered at once only, not in batches and tasks yet",
+                Target::EMBEDDINGS => "generates nothing",
                 _ if NOT_YET.contains(&path) => "is not supported yet",
                 _ => "is not an endpoint",
             };
             let known = Self::ALL.map(Self::path).join(", ");
-            ApiError::not_found(format!("`{path}` {problem}; supported: {known}"))
+            ApiError::not_found(format!(
+                "`{path}` {problem}; supported: {known}, {}",
+                Target::EMBEDDINGS
+            ))
         })
     }
 

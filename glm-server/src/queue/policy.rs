@@ -82,6 +82,7 @@ impl Limits {
             ("idempotency_key", &task.idempotency_key),
             ("group", &task.group),
             ("label", &task.label),
+            ("payer", &task.payer),
         ];
         for (field, name) in optional {
             name.as_ref()
@@ -209,6 +210,7 @@ impl Prepared {
                 started: None,
                 finished: None,
                 purge_at: None,
+                payer: task.payer,
             },
         }
     }

@@ -89,6 +89,7 @@ pub(super) trait Row {
             started: self.time("started")?,
             finished: self.time("finished")?,
             purge_at: self.time("purge_at")?,
+            payer: self.optional_text("payer")?,
         })
     }
 

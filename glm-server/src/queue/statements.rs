@@ -10,7 +10,7 @@ use super::{Filter, Paging};
 macro_rules! info {
     () => {
         "task.id AS id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, due, max_retries, status, \
-         attempts, not_before, cancel_requested, error, worker, created, started, finished, purge_at"
+         attempts, not_before, cancel_requested, error, worker, created, started, finished, purge_at, payer"
     };
 }
 

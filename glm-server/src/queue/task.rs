@@ -110,6 +110,8 @@ pub struct NewTask {
     pub label: Option<String>,
     /// How long it is kept after its end; default 30 days.
     pub retention: Duration,
+    /// Whose limits it uses up when it runs; the queue does not ask.
+    pub payer: Option<String>,
 }
 
 impl NewTask {
@@ -127,6 +129,7 @@ impl NewTask {
             group: None,
             label: None,
             retention: Duration::from_hours(30 * 24),
+            payer: None,
         }
     }
 }
@@ -228,6 +231,8 @@ pub struct TaskInfo {
     pub finished: Option<Timestamp>,
     /// From when on it may be deleted.
     pub purge_at: Option<Timestamp>,
+    /// See [`NewTask::payer`].
+    pub payer: Option<String>,
 }
 
 /// A task with everything.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Most bytes of JSON that are kept, of all tenants together.
 const MAX_BYTES: usize = 64 << 20;
 
 /// A response and the conversation before it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stored {
     pub(crate) response: Value,
     pub(crate) items: Vec<Value>,
@@ -23,7 +24,8 @@ impl Stored {
     }
 }
 
-/// The latest responses of each tenant, in memory: they end with the process, and the oldest go when there are too many.
+/// The latest responses of each tenant, for services that keep everything in memory: they end with the process, and the oldest go when there
+/// are too many.
 #[derive(Debug)]
 pub(crate) struct Store {
     kept: Mutex<Kept>,

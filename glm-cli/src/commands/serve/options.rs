@@ -16,6 +16,7 @@ pub fn serve(args: &ServeArgs) -> ServeOptions {
         auth: auth(&args.access),
         tls: tls(&args.access),
         inherit_port: true,
+        takes_over: args.take_over,
         #[cfg(feature = "grpc")]
         grpc_port: args.grpc_port,
         live: live(args),
@@ -24,6 +25,8 @@ pub fn serve(args: &ServeArgs) -> ServeOptions {
             .max_waiting_tokens
             .map_or(u64::MAX, |tokens| tokens as u64),
         metrics: args.log.metrics,
+        #[cfg(feature = "profile")]
+        heap_profile: crate::heap::profile(),
         log_bodies: args.log.log_bodies,
         stop_on_sigterm: true,
         drain_timeout: args.drain_timeout,

@@ -17,11 +17,12 @@ use crate::http::auth::Tenant;
 #[derive(Debug, Clone, Default)]
 pub(in crate::http) struct Fair(Arc<Mutex<Line>>);
 
-/// A place at the engine, until it is dropped.
+/// Places at the engine, until it is dropped.
 #[derive(Debug)]
 pub(in crate::http) struct Turn {
     fair: Fair,
     tenant: Tenant,
+    places: usize,
     /// What was counted when it began, and has not been computed yet.
     prepaid: u64,
 }
@@ -32,13 +33,25 @@ pub(in crate::http) struct Full {
     pub(in crate::http) waiting: usize,
 }
 
-/// What a request that wants a place says about itself.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a request that wants to go in says about itself.
+#[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct Wish {
+    /// Sequences that the engine will compute for it: each takes a place. One that wants more than there are gets all of them.
+    pub(in crate::http) places: usize,
     /// Among the requests of one tenant.
     pub(in crate::http) priority: i64,
     /// Tokens that it will cost at least, roughly.
     pub(in crate::http) tokens: u64,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            places: 1,
+            priority: 0,
+            tokens: 0,
+        }
+    }
 }
 
 impl Fair {
@@ -50,14 +63,14 @@ impl Fair {
         line.next();
     }
 
-    /// Waits for a place. Dropped while it waits, it gives its place in line away.
+    /// Waits until there are places. Dropped while it waits, it gives its place in line away.
     pub(in crate::http) async fn turn(&self, tenant: &Tenant, wish: Wish) -> Result<Turn, Full> {
         let (id, granted) = {
             let mut line = self.lock();
-            if line.has_room() {
+            if line.waiting.is_empty() && line.has_room(wish) {
                 line.come(tenant);
-                line.enter(tenant, wish);
-                return Ok(self.granted(tenant, wish));
+                let places = line.enter(tenant, wish);
+                return Ok(self.granted(tenant, wish, places));
             }
             line.wait(tenant, wish)?
         };
@@ -68,10 +81,10 @@ impl Fair {
             granted,
         };
         // The sender goes away only with its message: the line holds it until then.
-        let _ = (&mut waiting.granted).await;
-        // No more waiting, so leaving the line must not give the place away.
+        let places = (&mut waiting.granted).await.unwrap_or_default();
+        // No more waiting, so leaving the line must not give the places away.
         waiting.id = None;
-        Ok(self.granted(tenant, wish))
+        Ok(self.granted(tenant, wish, places))
     }
 
     /// Requests that wait, and the tokens they will cost.
@@ -80,10 +93,11 @@ impl Fair {
         (line.waiting.len(), line.waiting_tokens())
     }
 
-    fn granted(&self, tenant: &Tenant, wish: Wish) -> Turn {
+    fn granted(&self, tenant: &Tenant, wish: Wish, places: usize) -> Turn {
         Turn {
             fair: self.clone(),
             tenant: tenant.clone(),
+            places,
             prepaid: wish.tokens,
         }
     }
@@ -110,7 +124,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.fair.lock().leave(&self.tenant);
+        self.fair.lock().leave(&self.tenant, self.places);
     }
 }
 
@@ -120,7 +134,8 @@ struct Waiting<'a> {
     tenant: &'a Tenant,
     /// `None` when its turn has come.
     id: Option<u64>,
-    granted: oneshot::Receiver<()>,
+    /// How many places it has got.
+    granted: oneshot::Receiver<usize>,
 }
 
 impl Drop for Waiting<'_> {
@@ -131,9 +146,11 @@ impl Drop for Waiting<'_> {
             Some(at) => {
                 line.waiting.swap_remove(at);
                 line.forget(self.tenant);
+                // It may have kept those behind it from places that it could not use.
+                line.next();
             }
             // Its turn came in the moment it gave up.
-            None => line.leave(self.tenant),
+            None => line.leave(self.tenant, self.granted.try_recv().unwrap_or_default()),
         }
     }
 }
@@ -155,7 +172,7 @@ struct Waiter {
     id: u64,
     tenant: Tenant,
     wish: Wish,
-    grant: oneshot::Sender<()>,
+    grant: oneshot::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -165,20 +182,28 @@ struct Share {
 }
 
 impl Line {
-    fn has_room(&self) -> bool {
-        self.inside < self.places && self.waiting.is_empty()
+    /// Places that a request takes.
+    fn need(&self, wish: Wish) -> usize {
+        wish.places.clamp(1, self.places.max(1))
+    }
+
+    fn has_room(&self, wish: Wish) -> bool {
+        self.inside + self.need(wish) <= self.places
     }
 
     fn waiting_tokens(&self) -> u64 {
         self.waiting.iter().map(|waiter| waiter.wish.tokens).sum()
     }
 
-    /// A request that has come gets a place. Counted at once, so that places that come free together do not all go to one tenant.
-    fn enter(&mut self, tenant: &Tenant, wish: Wish) {
-        self.inside += 1;
+    /// A request that has come gets its places; how many, is answered. Counted at once, so that places that come free together do not all
+    /// go to one tenant.
+    fn enter(&mut self, tenant: &Tenant, wish: Wish) -> usize {
+        let places = self.need(wish);
+        self.inside += places;
         if let Some(share) = self.shares.get_mut(tenant) {
             share.had += wish.tokens;
         }
+        places
     }
 
     /// A request more of this tenant, inside or in line.
@@ -196,7 +221,7 @@ impl Line {
         &mut self,
         tenant: &Tenant,
         wish: Wish,
-    ) -> Result<(Option<u64>, oneshot::Receiver<()>), Full> {
+    ) -> Result<(Option<u64>, oneshot::Receiver<usize>), Full> {
         let tokens = self.waiting_tokens().saturating_add(wish.tokens);
         // One that is larger than the limit by itself may wait alone.
         let too_much = !self.waiting.is_empty() && tokens > self.max_waiting_tokens;
@@ -219,8 +244,8 @@ impl Line {
         Ok((Some(id), granted))
     }
 
-    fn leave(&mut self, tenant: &Tenant) {
-        self.inside -= 1;
+    fn leave(&mut self, tenant: &Tenant, places: usize) {
+        self.inside -= places;
         self.forget(tenant);
         self.next();
     }
@@ -236,9 +261,9 @@ impl Line {
         }
     }
 
-    /// Gives free places to those that wait.
+    /// Gives free places to those that wait. Nobody goes before the first because there is room for less: it would wait for ever.
     fn next(&mut self) {
-        while self.inside < self.places {
+        loop {
             let had =
                 |waiter: &Waiter| self.shares.get(&waiter.tenant).map_or(0, |share| share.had);
             let place = |waiter: &Waiter| (had(waiter), Reverse(waiter.wish.priority), waiter.id);
@@ -246,10 +271,13 @@ impl Line {
             let Some((first, _)) = waiting.min_by_key(|(_, waiter)| place(waiter)) else {
                 return;
             };
+            if !self.has_room(self.waiting[first].wish) {
+                return;
+            }
             let waiter = self.waiting.swap_remove(first);
-            self.enter(&waiter.tenant, waiter.wish);
-            // Whoever has given up meanwhile hands it back: see `Waiting`.
-            let _ = waiter.grant.send(());
+            let places = self.enter(&waiter.tenant, waiter.wish);
+            // Whoever has given up meanwhile hands them back: see `Waiting`.
+            let _ = waiter.grant.send(places);
         }
     }
 }
@@ -306,7 +334,7 @@ mod tests {
         heavy.charge(100);
         let urgent = Wish {
             priority: 5,
-            tokens: 0,
+            ..Wish::default()
         };
         let mut first = waits(&fair, "heavy", Wish::default());
         let mut second = waits(&fair, "heavy", urgent);
@@ -342,8 +370,8 @@ mod tests {
         let fair = open(1, 2);
         let turn = at_once(&fair, "a");
         let large = Wish {
-            priority: 0,
             tokens: 2_000,
+            ..Wish::default()
         };
         let alone = waits(&fair, "a", large);
         assert_eq!(
@@ -365,16 +393,59 @@ mod tests {
         assert_eq!(fair.waiting().0, 1);
     }
 
+    fn wanting(places: usize) -> Wish {
+        Wish {
+            places,
+            ..Wish::default()
+        }
+    }
+
+    #[test]
+    fn each_sequence_takes_a_place_and_nobody_passes_by_who_needs_several() {
+        let fair = open(4, 10);
+        let two = ask(&fair, "a", wanting(2)).ok().unwrap().unwrap();
+        let one = at_once(&fair, "b");
+        let mut three = waits(&fair, "a", wanting(3));
+        let mut small = waits(&fair, "a", Wish::default());
+        assert!(
+            poll(&mut small).is_none(),
+            "a place is free, but not its own"
+        );
+        drop(two);
+        let three = poll(&mut three).unwrap().unwrap();
+        assert!(poll(&mut small).is_none());
+        drop(one);
+        let small = poll(&mut small).unwrap().unwrap();
+        drop(three);
+        // More than there are is all of them.
+        let mut all = waits(&fair, "a", wanting(100));
+        drop(small);
+        let all = poll(&mut all).unwrap().unwrap();
+        let mut next = waits(&fair, "b", Wish::default());
+        drop(all);
+        assert!(poll(&mut next).unwrap().is_ok());
+    }
+
+    #[test]
+    fn who_gives_up_makes_room_for_those_behind() {
+        let fair = open(2, 10);
+        let _one = at_once(&fair, "a");
+        let both = waits(&fair, "a", wanting(2));
+        let mut small = waits(&fair, "a", Wish::default());
+        drop(both);
+        assert!(poll(&mut small).unwrap().is_ok());
+    }
+
     proptest! {
         /// Whatever comes, waits, gives up and ends: no more are inside than there are places, nobody waits beside a free one, and
         /// nothing is left at the end.
         #[test]
-        fn no_place_is_lost(steps in prop::collection::vec((0u8..4, 0usize..8), 1..200)) {
+        fn no_place_is_lost(steps in prop::collection::vec((0u8..4, 0usize..8, 1usize..5), 1..200)) {
             let fair = open(3, 5);
             let (mut inside, mut waiting) = (Vec::<Turn>::new(), Vec::<Asking>::new());
-            for (what, which) in steps {
+            for (what, which, places) in steps {
                 match what {
-                    0 | 1 => match ask(&fair, ["a", "b", "c"][which % 3], Wish::default()) {
+                    0 | 1 => match ask(&fair, ["a", "b", "c"][which % 3], wanting(places)) {
                         Ok(Ok(turn)) => inside.push(turn),
                         Ok(Err(full)) => prop_assert_eq!(full.waiting, 5),
                         Err(asking) => waiting.push(asking),
@@ -390,8 +461,13 @@ mod tests {
                     }
                     None => true,
                 });
-                prop_assert!(inside.len() <= 3);
-                prop_assert!(waiting.is_empty() || inside.len() == 3);
+                let taken: usize = inside.iter().map(|turn| turn.places).sum();
+                prop_assert!(taken <= 3);
+                let line = fair.lock();
+                let needs = line.waiting.iter().map(|waiter| line.need(waiter.wish));
+                prop_assert!(needs.max().is_none_or(|most| taken + most > 3));
+                prop_assert_eq!(taken, line.inside);
+                drop(line);
                 prop_assert_eq!(fair.waiting().0, waiting.len());
             }
             drop((inside, waiting));

@@ -14,12 +14,13 @@ use serde_json::{Map, Value};
 
 use super::files;
 use crate::http::body::JsonObject;
+use crate::http::caller::Caller;
 use crate::http::error::{self, Refusal, error};
 use crate::http::query::{self, Params};
 use crate::http::state::Service;
 use crate::http::tenant::Owner;
 use crate::jobs::{Batch, NewBatch};
-use crate::openai::{ApiError, Endpoint};
+use crate::openai::{ApiError, Target};
 use crate::queue::Paging;
 
 /// Longest list, as at OpenAI's.
@@ -53,11 +54,7 @@ pub(super) async fn create(
     JsonObject(fields): JsonObject,
 ) -> Result<Response, Refusal> {
     let wanted = read(fields)?;
-    let endpoint = Endpoint::from_path(&wanted.endpoint).map_err(|error| ApiError {
-        status: 400,
-        param: Some("endpoint".to_owned()),
-        ..error
-    })?;
+    let endpoint = Target::from_field("endpoint", &wanted.endpoint)?;
     let window = window(&wanted.completion_window)?;
     check_metadata(wanted.metadata.as_ref())?;
     let input = files::find(&service, &tenant, &wanted.input_file_id).await;
@@ -80,6 +77,7 @@ pub(super) async fn create(
         window,
         metadata: wanted.metadata,
         output_expires_after: wanted.output_expires_after.map(expiry).transpose()?,
+        payer: Caller::current().payer(),
     };
     let created = service.jobs()?.create_batch(&tenant, new).await;
     let batch = created.map_err(ApiError::from)?;

@@ -13,7 +13,7 @@ use crate::http::body::JsonObject;
 use crate::http::caller::Caller;
 use crate::http::error::{Refusal, error, json};
 use crate::http::request_id::RequestId;
-use crate::http::sse;
+use crate::http::sse::{self, Keeping};
 use crate::http::state::{Service, unix_now};
 use crate::openai::{ApiError, Call, Chunks, Endpoint, Stamp};
 
@@ -41,15 +41,15 @@ pub(super) async fn answer(
 ) -> Result<Response, Refusal> {
     let engine = service.engine()?.clone();
     let call = blocking(move || Call::read(&engine, endpoint, &body)).await??;
-    answer_call(service, id, call, |_| {}).await
+    answer_call(service, id, call, |_| None).await
 }
 
-/// Answers what has been read; `watch` sees the response, or every chunk of it.
+/// Answers what has been read; `watch` sees the response, or every chunk of it, and may have something done before it goes out.
 pub(super) async fn answer_call(
     service: &Arc<Service>,
     RequestId(id): RequestId,
     call: Call,
-    mut watch: impl FnMut(&Value) + Send + 'static,
+    mut watch: impl FnMut(&Value) -> Option<Keeping> + Send + 'static,
 ) -> Result<Response, Refusal> {
     let stamp = Stamp {
         id: id.to_string(),
@@ -68,7 +68,9 @@ pub(super) async fn answer_call(
     }
     let answers = answers.whole().await?;
     let response = form.response(engine, &stamp, &answers);
-    watch(&response);
+    if let Some(keeping) = watch(&response) {
+        keeping.await;
+    }
     Ok(json(StatusCode::OK, &response))
 }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod dashboard;
+mod debug;
 mod embeddings;
 mod files;
 mod generate;
@@ -73,6 +74,8 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(&service), admission::admit))
         .route("/metrics", get(metrics::metrics))
         .route("/dashboard/events", get(dashboard::events))
+        .route("/debug/pprof/profile", get(debug::cpu))
+        .route("/debug/pprof/heap", get(debug::heap))
         .fallback(unknown)
         .layer(from_fn_with_state(Arc::clone(&service), auth::check));
     let probes = Router::new()

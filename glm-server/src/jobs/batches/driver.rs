@@ -143,6 +143,9 @@ impl Drive {
                 return Ok(());
             };
             let last = *last;
+            if !self.room(batch).await? {
+                return Ok(());
+            }
             let tasks = lines
                 .into_iter()
                 .map(|(number, line)| self.task(batch, number, line));
@@ -157,6 +160,18 @@ impl Drive {
         }
     }
 
+    /// Waits until there is room for tasks, or the time of the batch is over; not if somebody changes how far it is.
+    async fn room(&self, batch: &Batch) -> Result<bool, JobFailure> {
+        while self.jobs.is_full() && seconds(Timestamp::now()) < batch.expires_at {
+            sleep(LAST_LOOK).await;
+            let now = self.jobs.batch(&self.tenant, &self.id).await?;
+            if now.is_none_or(|now| now.status != batch.status) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn task(&self, batch: &Batch, number: u64, line: BatchLine) -> NewTask {
         let left = Timestamp::from_millis(batch.expires_at.cast_signed().saturating_mul(1000));
         let mut task = self
@@ -169,6 +184,7 @@ impl Drive {
         task.idempotency_key = Some(format!("{}/{number}", batch.id));
         task.group = Some(batch.id.clone());
         task.label = Some(line.custom_id);
+        task.payer.clone_from(&batch.payer);
         // Results are needed until the batch ends, which may be long after the task did.
         let window = Duration::from_secs(batch.expires_at.saturating_sub(batch.created_at));
         task.retention = task.retention.max(window + Duration::from_hours(24));

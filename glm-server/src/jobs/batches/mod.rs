@@ -45,6 +45,8 @@ pub(crate) struct NewBatch {
     pub(crate) metadata: Option<Map<String, Value>>,
     /// How long the files of results are kept.
     pub(crate) output_expires_after: Option<Duration>,
+    /// Whose limits its tasks use up.
+    pub(crate) payer: Option<String>,
 }
 
 impl Jobs {
@@ -68,6 +70,7 @@ impl Jobs {
             expires_at: seconds(now.after(new.window)),
             metadata: new.metadata,
             output_seconds: new.output_expires_after.map(|time| time.as_secs()),
+            payer: new.payer,
             ..Batch::default()
         };
         let record = NewRecord::new(KIND, &*batch.id, tenant, json!(batch));

@@ -73,6 +73,8 @@ pub(crate) struct Batch {
     pub(crate) output_seconds: Option<u64>,
     /// The line up to which all lines are tasks.
     pub(crate) submitted: u64,
+    /// Whose limits its tasks use up.
+    pub(crate) payer: Option<String>,
 }
 
 impl Batch {

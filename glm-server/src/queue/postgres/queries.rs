@@ -45,10 +45,10 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
     let ids: Vec<String> = tasks.iter().map(|task| task.info.id.to_string()).collect();
     let found = sqlx::query(
         "INSERT INTO task (id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, level, due, max_retries,
-                           retention, created, status, attempts, not_before, cancel_requested, lease)
+                           retention, created, payer, status, attempts, not_before, cancel_requested, lease)
          SELECT given.*, 'queued', 0, 0, false, 0
          FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]) AS given
+                     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::text[]) AS given
          ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
          RETURNING id",
     )
@@ -65,6 +65,7 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
     .bind(numbers(|task| task.info.max_retries.into()))
     .bind(numbers(|task| task.retention))
     .bind(numbers(|task| task.info.created.as_millis()))
+    .bind(optional(|info| &info.payer))
     .fetch_all(&mut *db)
     .await?;
     let inserted = found.iter().map(|row| row.id("id"));

@@ -5,12 +5,12 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use super::error::Failure;
 use super::{Database, StoreError};
 
-/// The version that this program knows.
-const VERSION: i64 = 1;
+/// What brings the tables from each version to the next; the first from nothing. Never change one: add another.
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema2.sql")];
 /// "GLMQ": those who create the tables take turns by this lock.
 const LOCK: i64 = 0x474c_4d51;
 
-/// Creates the schema and the tables unless they are there.
+/// Creates the schema and the tables unless they are there, and brings them up to date.
 pub(super) async fn prepare(database: &Database, schema: &str) -> Result<(), Failure> {
     let is_name = |name: &str| {
         let mut chars = name.chars();
@@ -42,24 +42,30 @@ pub(super) async fn prepare(database: &Database, schema: &str) -> Result<(), Fai
             .await?;
     }
     let tables = "SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'queue_schema'";
-    if !exists(&mut transaction, tables, schema).await? {
-        sqlx::raw_sql(include_str!("schema.sql"))
-            .execute(&mut *transaction)
-            .await?;
-    }
-    let found: i64 = sqlx::query("SELECT version FROM queue_schema")
-        .fetch_one(&mut *transaction)
-        .await?
-        .try_get("version")?;
-    if found != VERSION {
+    let found = match exists(&mut transaction, tables, schema).await? {
+        true => version(&mut transaction).await?,
+        false => 0,
+    };
+    let Some(missing) = MIGRATIONS.get(found..) else {
         return Err(Failure::Refused(StoreError::NewerSchema {
             at: format!("{} (schema {schema})", database.at),
             found: u32::try_from(found).unwrap_or(u32::MAX),
-            known: VERSION as u32,
+            known: MIGRATIONS.len() as u32,
         }));
+    };
+    for migration in missing {
+        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(())
+}
+
+async fn version(db: &mut PgConnection) -> Result<usize, sqlx::Error> {
+    let found = sqlx::query("SELECT version FROM queue_schema")
+        .fetch_one(db)
+        .await?;
+    let version: i64 = found.try_get("version")?;
+    Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
 async fn exists(db: &mut PgConnection, sql: &'static str, name: &str) -> Result<bool, sqlx::Error> {

@@ -1,5 +1,7 @@
-//! A PostgreSQL of the tests' own: started once in a process, on a socket in a temporary directory, gone when the process ends.
+//! A PostgreSQL of the tests' own: started once in a process, on a socket in a temporary directory and behind TLS on a port of this machine,
+//! gone when the process ends.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -18,8 +20,10 @@ const USER: &str = "postgres";
 /// Makes a cluster, runs it until standard input ends, which is when the tests do, and leaves nothing.
 const RUN: &str = r#"
 set -e
+cp "$2/key.pem" "$2/server.key"
+chmod 600 "$2/server.key"
 "$1/initdb" -D "$2/data" -U glm -A trust -E UTF8 --locale=C --no-sync >"$2/log" 2>&1
-"$1/pg_ctl" -D "$2/data" -w -t 60 -l "$2/log" -o "-k $2 -c listen_addresses='' -c fsync=off -c max_connections=200" start >/dev/null
+"$1/pg_ctl" -D "$2/data" -w -t 60 -l "$2/log" -o "-k $2 -p $3 -c listen_addresses=127.0.0.1 -c ssl=on -c ssl_cert_file=$2/cert.pem -c ssl_key_file=$2/server.key -c fsync=off -c max_connections=200" start >/dev/null
 echo ready
 cat >/dev/null
 "$1/pg_ctl" -D "$2/data" -m immediate stop >/dev/null
@@ -29,6 +33,7 @@ rm -rf "$2"
 #[derive(Debug)]
 struct Server {
     directory: PathBuf,
+    port: u16,
     /// Its standard input is open for as long as the server is to run.
     _child: Child,
 }
@@ -46,10 +51,26 @@ pub(in super::super) fn store(options: PostgresOptions) -> Option<PostgresStore>
 
 /// The database of the server.
 pub(in super::super) fn url() -> Option<String> {
+    let Server {
+        directory, port, ..
+    } = server()?;
+    let socket = directory.to_str().unwrap().replace('/', "%2F");
+    Some(format!("postgres://glm@{socket}:{port}/postgres"))
+}
+
+/// The same behind TLS, without saying whom to trust; and the certificate of the server, for `localhost`.
+pub(super) fn url_with_tls() -> Option<(String, PathBuf)> {
+    let server = server()?;
+    let url = format!(
+        "postgres://glm@localhost:{}/postgres?sslmode=verify-full",
+        server.port
+    );
+    Some((url, server.directory.join("cert.pem")))
+}
+
+fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let server = SERVER.get_or_init(start).as_ref()?;
-    let socket = server.directory.to_str().unwrap().replace('/', "%2F");
-    Some(format!("postgres://glm@{socket}/postgres"))
+    SERVER.get_or_init(start).as_ref()
 }
 
 fn start() -> Option<Server> {
@@ -67,10 +88,17 @@ fn start() -> Option<Server> {
         .tempdir()
         .unwrap()
         .keep();
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(directory.join("cert.pem"), pair.cert.pem()).unwrap();
+    fs::write(directory.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
+    // Free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = port.local_addr().unwrap().port();
     let mut command = as_somebody(&directory);
     let mut child = command
         .args(["sh", "-c", RUN, "sh"])
         .args([&programs, &directory])
+        .arg(port.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -86,6 +114,7 @@ fn start() -> Option<Server> {
     );
     Some(Server {
         directory,
+        port,
         _child: child,
     })
 }

@@ -42,6 +42,32 @@ fn a_server_that_is_not_there_is_said_not_to_be_without_its_password() {
 }
 
 #[test]
+fn the_server_is_reached_through_tls_if_it_is_trusted() {
+    let Some((url, certificate)) = testing::url_with_tls() else {
+        return;
+    };
+    let options = PostgresOptions {
+        schema: "tls".to_owned(),
+        connect_timeout: Duration::from_secs(10),
+        ..PostgresOptions::default()
+    };
+    let trusting = format!("{url}&sslrootcert={}", certificate.display());
+    let store = PostgresStore::open(&trusting, options.clone()).unwrap();
+    let is_encrypted = store.call(|db| {
+        Box::pin(async move {
+            let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+            let row = sqlx::query(ssl).fetch_one(db).await?;
+            Ok(sqlx::Row::try_get::<bool, _>(&row, "ssl")?)
+        })
+    });
+    assert!(wait(is_encrypted).unwrap());
+    wait(store.submit(vec![task()], NOW)).unwrap();
+    // Nobody whom this system trusts has signed it.
+    let error = PostgresStore::open(&url, options).unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+}
+
+#[test]
 fn what_is_no_url_and_no_schema_is_refused() {
     let error = PostgresStore::open("postgres://[", PostgresOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Database { .. }), "{error:?}");

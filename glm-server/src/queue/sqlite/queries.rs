@@ -25,8 +25,8 @@ pub(super) fn submit(db: &Connection, tasks: Vec<Prepared>) -> Result<Vec<Submit
 fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
     let mut insert = db.prepare_cached(
         "INSERT INTO task (id, tenant, endpoint, pool, idempotency_key, task_group, label, priority, level, due, max_retries,
-                           retention, status, attempts, not_before, cancel_requested, lease, created)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'queued', 0, 0, 0, 0, ?13)
+                           retention, status, attempts, not_before, cancel_requested, lease, created, payer)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'queued', 0, 0, 0, 0, ?13, ?14)
          ON CONFLICT (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
     )?;
     let info = &task.info;
@@ -45,6 +45,7 @@ fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
         info.max_retries,
         task.retention,
         info.created.as_millis(),
+        info.payer,
     ])?;
     if inserted == 1 {
         db.prepare_cached("INSERT INTO task_body (task, body) VALUES (?1, ?2)")?

@@ -19,7 +19,7 @@ pub(super) const IN_MEMORY: &str = "memory";
 const APPLICATION_ID: i32 = 0x474c_4d51;
 
 /// What brings a file from the schema of each version to the next; the first from nothing. Never change one: add another.
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// One store at a time is opened in a process: see [`create`].
 static OPENING: Mutex<()> = Mutex::new(());

@@ -91,6 +91,7 @@ fn new_task() -> impl Strategy<Value = NewTask> {
                 idempotency_key: key.map(|key| format!("k{key}")),
                 group: group.map(Into::into),
                 retention,
+                payer: (priority > 0).then(|| "p".to_owned()),
                 ..NewTask::new(tenant, format!("/{endpoint}"), json!({ "body": body }))
             }
         },

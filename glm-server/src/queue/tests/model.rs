@@ -96,6 +96,7 @@ impl Model {
             started: None,
             finished: None,
             purge_at: None,
+            payer: new.payer.clone(),
         };
         let entry = Entry {
             task: Task {

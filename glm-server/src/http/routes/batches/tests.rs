@@ -141,6 +141,51 @@ async fn every_line_is_answered_once() {
 }
 
 #[tokio::test]
+async fn lines_can_ask_for_embeddings() {
+    let working = working(polite(), JobsOptions::default());
+    let path = "/v1/embeddings";
+    let body = |n: usize| json!({"input": [format!("text {n}"), "b"]});
+    let line = |n: usize| {
+        json!({"custom_id": n.to_string(), "method": "POST", "url": path, "body": body(n)})
+            .to_string()
+    };
+    let input = [line(0), line(1), line(2)].join("\n");
+    let file = uploaded(&working.router, &input).await;
+    let (status, batch) = working
+        .create(json!({"input_file_id": file, "endpoint": path}))
+        .await;
+    assert_eq!(status, 200, "{batch}");
+    let batch = working.ended(batch["id"].as_str().unwrap()).await;
+    assert_eq!(
+        batch["request_counts"],
+        json!({"total": 3, "completed": 3, "failed": 0}),
+        "{batch}"
+    );
+    let results = working.results(&batch["output_file_id"]).await;
+    for (n, result) in results.iter().enumerate() {
+        let (_, direct) = ask(&working.router, post(path, body(n).to_string())).await;
+        assert_eq!(result["response"]["body"], direct);
+    }
+}
+
+/// The queue is shorter than the batch, whose lines wait in the file.
+#[tokio::test]
+async fn a_batch_waits_for_room_in_the_queue() {
+    let few = JobsOptions {
+        max_queued: 1,
+        ..JobsOptions::default()
+    };
+    let working = working(polite(), few);
+    let id = working.begin_batch(&lines(600)).await;
+    let batch = working.ended(&id).await;
+    assert_eq!(
+        batch["request_counts"],
+        json!({"total": 600, "completed": 600, "failed": 0}),
+        "{batch}"
+    );
+}
+
+#[tokio::test]
 async fn an_input_that_is_no_batch_fails_and_says_where() {
     let working = working(polite(), JobsOptions::default());
     let chat =

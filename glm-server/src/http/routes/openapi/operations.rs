@@ -174,7 +174,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Answers",
         "Forget a response",
         Success::Json("Deleted"),
-    ),
+    )
+    .errors(&[400, 401, 403, 404, 409, 500, 503]),
     Operation::new(
         Post,
         "/v1/responses/{id}/cancel",
@@ -409,6 +410,25 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Success::Other("text/event-stream"),
     )
     .errors(&[401, 403]),
+    Operation::new(
+        Get,
+        "/debug/pprof/profile",
+        "profileCpu",
+        "Service",
+        "Where the processor spends its time, for pprof; needs the scope admin",
+        Success::Other("application/octet-stream"),
+    )
+    .query(&["seconds"])
+    .errors(&[400, 401, 403, 429, 500, 501]),
+    Operation::new(
+        Get,
+        "/debug/pprof/heap",
+        "profileHeap",
+        "Service",
+        "Who has allocated what, for pprof; needs the scope admin",
+        Success::Other("application/octet-stream"),
+    )
+    .errors(&[401, 403, 500, 501]),
     Operation::new(
         Get,
         "/openapi.json",

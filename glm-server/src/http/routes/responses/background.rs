@@ -1,14 +1,17 @@
 //! Responses that are made in the background: tasks of the durable queue, under the name of a response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use super::super::generate::blocking;
 use super::no_response;
-use crate::http::error::{Refusal, json};
+use crate::http::caller::Caller;
+use crate::http::error::{Refusal, error, json};
 use crate::http::state::Service;
 use crate::jobs::refusal;
 use crate::openai::{ApiError, Endpoint};
@@ -16,6 +19,8 @@ use crate::queue::{Status, Task, TaskId, TaskInfo};
 use crate::responses::{self, Stored, Unanswered};
 
 const PREFIX: &str = "resp_";
+/// How long a client waits that deletes what has to be stopped first.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the body of a task says what the response goes on from: the items themselves are in its input.
 const CONTINUES: &str = "continues";
 const PREVIOUS: &str = "previous_response_id";
@@ -70,7 +75,8 @@ pub(super) async fn submit(
     let model = &service.engine()?.model_info().name;
     let mut task = jobs.new_task(tenant, model, Endpoint::Responses.path());
     task.body = Value::Object(body.clone());
-    let submitted = jobs.submit(task).await.map_err(|error| refusal(&error))?;
+    task.payer = Caller::current().payer();
+    let submitted = jobs.submit_if_room(task).await?;
     let response = unanswered(service, &submitted.task, &body)?.waiting("queued");
     Ok(json(StatusCode::OK, &in_background(response, &body)))
 }
@@ -107,6 +113,30 @@ pub(super) async fn cancel(
     let cancelled = service.jobs()?.cancel(tenant, task_id(id)?).await;
     cancelled.map_err(|error| refusal(&error))?;
     find(service, tenant, id).await
+}
+
+/// Deletes a response that was put there, and stops it first if it has not ended.
+///
+/// # Errors
+/// 404 if there is none of this name; 409 if another service makes it, and has not yet heard that it is to stop.
+pub(super) async fn delete(service: &Service, tenant: &Arc<str>, id: &str) -> Result<(), Refusal> {
+    find(service, tenant, id).await?;
+    let (jobs, task) = (service.jobs()?, task_id(id)?);
+    let mut changes = jobs.changes();
+    let cancelled = jobs.cancel(tenant, task).await;
+    cancelled.map_err(|error| refusal(&error))?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let removed = jobs.remove(tenant, task).await;
+        if removed.map_err(|error| refusal(&error))? {
+            return Ok(());
+        }
+        // Which task it is that has changed shows when this one is looked at again.
+        if timeout_at(until, changes.recv()).await.is_err() {
+            let message = "the response is still being stopped: delete it again in a moment";
+            return Err(error(StatusCode::CONFLICT, "still_running", message).into());
+        }
+    }
 }
 
 fn task_id(id: &str) -> Result<TaskId, ApiError> {

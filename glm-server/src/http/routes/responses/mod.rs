@@ -1,6 +1,7 @@
 //! `/v1/responses`: answers that can be asked for again, and gone on from.
 
 mod background;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,9 @@ use serde_json::{Map, Value, json};
 use super::generate::{self, blocking};
 use crate::http::body::JsonObject;
 use crate::http::error::{self, Refusal};
+use crate::http::query;
 use crate::http::request_id::RequestId;
+use crate::http::sse::Keeping;
 use crate::http::state::Service;
 use crate::http::tenant::Owner;
 use crate::openai::ApiError;
@@ -35,7 +38,7 @@ pub(super) async fn create(
     let call = blocking(move || responses::read_after(&engine, &body, earlier)).await??;
     let kept = call.form.response_form().filter(|form| form.is_stored());
     let Some(form) = kept.cloned() else {
-        return generate::answer_call(&service, id, call, |_| {}).await;
+        return generate::answer_call(&service, id, call, |_| None).await;
     };
     let keeper = Arc::clone(&service);
     let keep = move |said: &Value| {
@@ -45,13 +48,14 @@ pub(super) async fn create(
             false => &said["response"],
         };
         let has_ended = !matches!(response["status"].as_str(), None | Some("in_progress"));
-        if has_ended {
+        has_ended.then(|| -> Keeping {
             let stored = Stored {
                 response: response.clone(),
                 items: form.items().to_vec(),
             };
-            keeper.responses.keep(&tenant, stored);
-        }
+            let (keeper, tenant) = (Arc::clone(&keeper), Arc::clone(&tenant));
+            Box::pin(async move { kept::keep(&keeper, &tenant, stored).await })
+        })
     };
     generate::answer_call(&service, id, call, keep).await
 }
@@ -91,7 +95,7 @@ async fn earlier(
 
 /// One that was kept, or one that is made in the background.
 async fn find(service: &Service, tenant: &Arc<str>, id: &str) -> Result<Arc<Stored>, ApiError> {
-    match service.responses.get(tenant, id) {
+    match kept::find(service, tenant, id).await? {
         Some(stored) => Ok(stored),
         None => background::find(service, tenant, id).await.map(Arc::new),
     }
@@ -121,13 +125,11 @@ pub(super) async fn delete(
     Owner(tenant): Owner,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    if service.responses.delete(&tenant, &id) {
-        let deleted = json!({"id": id, "object": "response.deleted", "deleted": true});
-        return Ok(error::json(StatusCode::OK, &deleted));
+    if !kept::delete(&service, &tenant, &id).await? {
+        background::delete(&service, &tenant, &id).await?;
     }
-    background::find(&service, &tenant, &id).await?;
-    let message = "what was made in the background goes by itself, when its time is over";
-    Err(error::error(StatusCode::BAD_REQUEST, "in_background", message).into())
+    let deleted = json!({"id": id, "object": "response", "deleted": true});
+    Ok(error::json(StatusCode::OK, &deleted))
 }
 
 pub(super) async fn cancel(
@@ -135,7 +137,7 @@ pub(super) async fn cancel(
     Owner(tenant): Owner,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
-    if service.responses.get(&tenant, &id).is_some() {
+    if kept::find(&service, &tenant, &id).await?.is_some() {
         let message = "only responses that are made in the background can be cancelled";
         return Err(error::error(StatusCode::BAD_REQUEST, "not_in_background", message).into());
     }
@@ -152,15 +154,7 @@ pub(super) async fn input_items(
     let stored = find(&service, &tenant, &id).await?;
     let items = stored.items.iter().enumerate().rev();
     let items: Vec<Value> = items.map(|(index, item)| named(item, &id, index)).collect();
-    let name = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
-    let list = json!({
-        "object": "list",
-        "first_id": name(items.first()),
-        "last_id": name(items.last()),
-        "has_more": false,
-        "data": items,
-    });
-    Ok(error::json(StatusCode::OK, &list))
+    Ok(error::json(StatusCode::OK, &query::list(items, false)))
 }
 
 /// An item with an id and a type, which those that clients write may lack.

@@ -5,8 +5,8 @@ use axum::http::Request;
 use serde_json::{Value, json};
 
 use crate::http::tests::{ask, get, polite, post, send, started, text};
-use crate::http::working::{Working, held, working};
-use crate::jobs::JobsOptions;
+use crate::http::working::{Working, begun, held, working};
+use crate::jobs::{JobsOptions, QueuePlace};
 
 const PATH: &str = "/v1/responses";
 
@@ -139,6 +139,62 @@ async fn a_response_is_made_in_the_background() {
 }
 
 #[tokio::test]
+async fn what_is_deleted_while_it_is_made_is_stopped() {
+    let (go, asked, fake) = held();
+    let working = working(fake, JobsOptions::default());
+    let wanted = json!({"background": true, "max_output_tokens": 200});
+    let (_, queued) = ask(&working.router, respond(wanted)).await;
+    let id = queued["id"].as_str().unwrap();
+    begun(asked).await;
+    let (status, deleted) = ask(&working.router, delete(&of(id))).await;
+    assert_eq!((status, &deleted["id"]), (200, &json!(id)), "{deleted}");
+    assert_eq!(ask(&working.router, get(&of(id))).await.0, 404);
+    let task = id.strip_prefix("resp_").unwrap();
+    let path = format!("/v1/tasks/{task}");
+    assert_eq!(ask(&working.router, get(&path)).await.0, 404);
+    drop(go);
+}
+
+#[tokio::test]
+async fn responses_are_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let jobs = JobsOptions {
+        queue: QueuePlace::File(directory.path().join("queue.db")),
+        ..JobsOptions::default()
+    };
+    let first = working(polite(), jobs.clone());
+    let (_, kept) = ask(&first.router, respond(json!({}))).await;
+    let stream = send(&first.router, respond(json!({"stream": true}))).await;
+    let stream = text(stream).await;
+    let last = stream.rsplit("data: ").next().unwrap();
+    let streamed = serde_json::from_str::<Value>(last).unwrap()["response"].clone();
+    let (_, unkept) = ask(&first.router, respond(json!({"store": false}))).await;
+    first.service.drain();
+    first.workers.await.unwrap();
+    drop(first.service);
+
+    let second = working(polite(), jobs);
+    for response in [&kept, &streamed] {
+        let path = of(response["id"].as_str().unwrap());
+        assert_eq!(
+            ask(&second.router, get(&path)).await,
+            (200, response.clone())
+        );
+        let (_, items) = ask(&second.router, get(&format!("{path}/input_items"))).await;
+        assert_eq!(items["data"][0]["content"][0]["text"], "Hi");
+    }
+    let unkept = of(unkept["id"].as_str().unwrap());
+    assert_eq!(ask(&second.router, get(&unkept)).await.0, 404);
+    let next = json!({"input": "And?", "previous_response_id": kept["id"]});
+    let (status, next) = ask(&second.router, respond(next)).await;
+    assert_eq!((status, &next["status"]), (200, &json!("completed")));
+    let path = of(kept["id"].as_str().unwrap());
+    assert_eq!(ask(&second.router, delete(&path)).await.0, 200);
+    assert_eq!(ask(&second.router, get(&path)).await.0, 404);
+    assert_eq!(ask(&second.router, delete(&path)).await.0, 404);
+}
+
+#[tokio::test]
 async fn what_is_made_in_the_background_can_be_cancelled() {
     let (go, asked, fake) = held();
     let working = working(fake, JobsOptions::default());
@@ -153,7 +209,12 @@ async fn what_is_made_in_the_background_can_be_cancelled() {
     );
     drop((go, asked));
     assert_eq!(working.answered(id).await["status"], "cancelled");
-    assert_eq!(ask(&working.router, delete(&of(id))).await.0, 400);
+    let (status, deleted) = ask(&working.router, delete(&of(id))).await;
+    assert_eq!(
+        (status, &deleted["deleted"], &deleted["object"]),
+        (200, &json!(true), &json!("response"))
+    );
+    assert_eq!(ask(&working.router, get(&of(id))).await.0, 404);
     let (_, direct) = ask(&working.router, respond(json!({"max_output_tokens": 2}))).await;
     let path = format!("{}/cancel", of(direct["id"].as_str().unwrap()));
     assert_eq!(

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{parse, view};
 use crate::http::error::{self, Refusal};
@@ -49,13 +49,7 @@ pub(in super::super) async fn list(
     let page = service.jobs()?.list(filter, paging).await;
     let page = page.map_err(|error| refusal(&error))?;
     let tasks: Vec<Value> = page.items.iter().map(view::info).collect();
-    let body = json!({
-        "object": "list",
-        "first_id": page.items.first().map(|task| task.id),
-        "last_id": page.items.last().map(|task| task.id),
-        "has_more": page.has_more,
-        "data": tasks,
-    });
+    let body = query::list(tasks, page.has_more);
     Ok(error::json(StatusCode::OK, &body))
 }
 

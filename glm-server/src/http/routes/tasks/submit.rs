@@ -7,15 +7,17 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::super::blocking;
 use super::view;
 use crate::http::body::JsonObject;
+use crate::http::caller::Caller;
 use crate::http::error::{Refusal, json};
 use crate::http::runner;
 use crate::http::state::Service;
 use crate::http::tenant::Owner;
-use crate::jobs::refusal;
 use crate::openai::ApiError;
 use crate::queue::Timestamp;
 
@@ -66,7 +68,8 @@ pub(in super::super) async fn submit(
     task.max_retries = wanted.max_retries.unwrap_or(task.max_retries);
     task.deadline = deadline;
     task.idempotency_key = key;
-    let submitted = jobs.submit(task).await.map_err(|error| refusal(&error))?;
+    task.payer = Caller::current().payer();
+    let submitted = jobs.submit_if_room(task).await?;
     Ok(json(StatusCode::ACCEPTED, &view::info(&submitted.task)))
 }
 
@@ -100,16 +103,25 @@ fn idempotency_key(field: Option<String>, headers: &HeaderMap) -> Result<Option<
     }
 }
 
-/// A moment in seconds since 1970 that is still to come.
+/// A moment that is still to come: seconds since 1970, or as RFC 3339 has it.
 fn deadline(value: &Value) -> Result<Timestamp, ApiError> {
+    const KINDS: &str =
+        "a number of seconds since 1970, or a time as in RFC 3339, such as `2031-05-17T12:00:00Z`";
     let wrong = |message: &str| {
-        ApiError::invalid("deadline", format!("`deadline` {message}, found {value}"))
+        let message = format!("`deadline` {message} {KINDS}; found {value}");
+        ApiError::invalid("deadline", message)
     };
-    let seconds = value.as_f64();
-    let seconds = seconds.ok_or_else(|| wrong("must be a number of seconds since 1970"))?;
-    let time = Timestamp::from_millis((seconds * 1000.0) as i64);
+    let millis = match value {
+        Value::Number(seconds) => seconds.as_f64().map(|seconds| (seconds * 1000.0) as i64),
+        Value::String(text) => OffsetDateTime::parse(text, &Rfc3339)
+            .ok()
+            .and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()),
+        _ => None,
+    };
+    let millis = millis.ok_or_else(|| wrong("must be"))?;
+    let time = Timestamp::from_millis(millis);
     match time > Timestamp::now() {
         true => Ok(time),
-        false => Err(wrong("has passed: it is a number of seconds since 1970")),
+        false => Err(wrong("has passed; it is")),
     }
 }

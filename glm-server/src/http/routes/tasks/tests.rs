@@ -7,8 +7,9 @@ use axum::http::Request;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::http::tests::{ask, get, polite, post, send};
+use crate::http::tests::{ask, get, polite, post, send, text};
 use crate::http::working::{Working, begun, held, working, working_on};
+use crate::http::{LiveOptions, RateLimits};
 use crate::jobs::{Jobs, JobsOptions, QueuePlace};
 
 impl Working {
@@ -126,6 +127,7 @@ async fn every_dialect_can_be_asked_later() {
 async fn what_could_never_run_is_refused_at_once() {
     let working = working(polite(), JobsOptions::default());
     let past = json!({"deadline": 1_000_000});
+    let past_in_words = json!({"deadline": "1970-01-12T13:46:40Z"});
     for (fields, status, param) in [
         (json!({"endpoint": "/v1/nothing"}), 400, json!("endpoint")),
         (json!({"endpoint": null}), 400, json!("endpoint")),
@@ -144,6 +146,10 @@ async fn what_could_never_run_is_refused_at_once() {
         (json!({"priority": 101}), 400, json!("priority")),
         (json!({"max_retries": 101}), 400, json!("max_retries")),
         (past, 400, json!("deadline")),
+        (past_in_words, 400, json!("deadline")),
+        (json!({"deadline": "tomorrow"}), 400, json!("deadline")),
+        (json!({"deadline": "2031-05-17"}), 400, json!("deadline")),
+        (json!({"deadline": true}), 400, json!("deadline")),
         (
             json!({"idempotency_key": "a\nb"}),
             400,
@@ -159,6 +165,98 @@ async fn what_could_never_run_is_refused_at_once() {
         );
     }
     assert_eq!(working.list("").await["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_deadline_is_seconds_or_a_time_with_its_zone() {
+    let working = working(polite(), JobsOptions::default());
+    for (deadline, seconds) in [
+        (json!(4_000_000_000_u64), 4e9),
+        (json!(4_000_000_000.5), 4_000_000_000.5),
+        (json!("2096-10-02T07:06:40Z"), 4e9),
+        (json!("2096-10-02T09:06:40.25+02:00"), 4_000_000_000.25),
+    ] {
+        let (status, task) = working.submit(json!({"deadline": deadline})).await;
+        assert_eq!(
+            (status, &task["deadline"]),
+            (202, &json!(seconds)),
+            "{deadline}: {task}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn as_many_tasks_wait_as_may() {
+    let (go, _asked, fake) = held();
+    let few = JobsOptions {
+        max_queued: 3,
+        max_workers: Some(1),
+        ..JobsOptions::default()
+    };
+    let working = working(fake, few);
+    let mut taken = Vec::new();
+    let refused = loop {
+        let body = json!({"endpoint": "/v1/completions", "body": {"prompt": "a", "max_tokens": 1}});
+        let response = send(&working.router, post("/v1/tasks", body.to_string())).await;
+        if response.status() != 202 {
+            break response;
+        }
+        taken.push(());
+    };
+    // One may run, and be counted no more.
+    assert!((3..=4).contains(&taken.len()), "{}", taken.len());
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    let background = json!({"input": "Hi", "background": true});
+    let (status, answer) = loop {
+        let request = post("/v1/responses", background.to_string());
+        let (status, answer) = ask(&working.router, request).await;
+        if status != 200 {
+            break (status, answer);
+        }
+    };
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (429, &json!("queue_full"))
+    );
+    let metrics = text(send(&working.router, get("/metrics")).await).await;
+    for line in ["tasks_refused_total 2", "tasks_queue_limit 3"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    drop(go);
+    // There is room again when it has been seen that they have ended.
+    while working.submit(json!({})).await.0 != 202 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn tasks_use_up_the_limits_of_who_submitted_them() {
+    let working = working(polite(), JobsOptions::default());
+    let limited = |tokens: u32| LiveOptions {
+        limits: RateLimits {
+            requests_per_minute: None,
+            tokens_per_minute: Some(tokens),
+        },
+        ..LiveOptions::default()
+    };
+    for task in [
+        json!({"body": {"prompt": "a", "max_tokens": 50, "ignore_eos": true}}),
+        json!({"endpoint": "/v1/embeddings", "body": {"input": "a ".repeat(50)}}),
+    ] {
+        working.service.reload(limited(20)).unwrap();
+        let id = working.submitted(task).await;
+        assert_eq!(working.end(&id).await["status"], "completed");
+        let (status, refused) = working.submit(json!({})).await;
+        assert_eq!(
+            (status, &refused["error"]["type"]),
+            (429, &json!("tokens")),
+            "{refused}"
+        );
+        // Without limits there is no debt.
+        working.service.reload(LiveOptions::default()).unwrap();
+        assert_eq!(working.submit(json!({})).await.0, 202);
+    }
 }
 
 #[tokio::test]

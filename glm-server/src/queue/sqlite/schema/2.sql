@@ -1,0 +1,2 @@
+-- Whose limits a task uses up when it runs.
+ALTER TABLE task ADD COLUMN payer TEXT;
