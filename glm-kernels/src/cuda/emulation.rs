@@ -40,22 +40,6 @@ impl EmulatedCuda {
     pub fn faults(&self) -> CudaFaults {
         CudaFaults(self.driver.faults.clone())
     }
-
-    /// Says that the installed driver is of this version of CUDA, `1000 * major + 10 * minor`.
-    #[must_use]
-    pub fn with_version(mut self, version: u32) -> Self {
-        self.driver.version = version;
-        self
-    }
-
-    /// Says that the devices have this compute capability.
-    #[must_use]
-    pub fn with_compute_capability(mut self, capability: (u32, u32)) -> Self {
-        for device in &mut self.driver.devices {
-            device.compute_capability = capability;
-        }
-        self
-    }
 }
 
 /// Makes emulated devices fail. Clones mean the same devices.

@@ -66,7 +66,7 @@ impl Driver for RealDriver {
         })?;
         let ordinals = 0..usize::try_from(count).unwrap_or(0);
         ordinals
-            .map(|ordinal| Ok(describe(ordinal, device(ordinal)?)?))
+            .map(|ordinal| describe(ordinal, device(ordinal)?))
             .collect()
     }
 
