@@ -74,18 +74,10 @@ impl SequenceSampler {
         self
     }
 
-    /// Chooses the next token. `logits`: `[V]`; they are changed in place.
+    /// Chooses the next token from `allowed`, which is all tokens if `None`. `logits`: `[V]`; they are changed in place.
     ///
     /// # Errors
     /// [`NotFinite`] if the largest logit is not a finite number.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, NotFinite> {
-        self.sample_among(logits, None)
-    }
-
-    /// As [`Self::sample`], but only from `allowed`, which is all tokens if `None`.
-    ///
-    /// # Errors
-    /// As [`Self::sample`].
     pub fn sample_among(
         &mut self,
         logits: &mut [f32],
@@ -114,7 +106,7 @@ impl SequenceSampler {
     /// will draw: both use the same random numbers, so the more alike the models are, the likelier it is right.
     ///
     /// # Errors
-    /// As [`Self::sample`].
+    /// As [`Self::sample_among`].
     pub fn choose(
         &mut self,
         logits: &mut [f32],
@@ -170,6 +162,15 @@ impl SequenceSampler {
         if !self.params.has_limits() {
             let drawn = filter::draw_from_all(logits, self.params.temperature, uniform);
             return drawn.ok_or(NotFinite);
+        }
+        let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
+        Ok(filter::pick(&candidates, uniform))
+    }
+}
+
+#[cfg(test)]
+mod tests;
+);
         }
         let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
         Ok(filter::pick(&candidates, uniform))
