@@ -170,12 +170,3 @@ impl SequenceSampler {
 
 #[cfg(test)]
 mod tests;
-);
-        }
-        let candidates = filter::candidates(logits, &self.params).ok_or(NotFinite)?;
-        Ok(filter::pick(&candidates, uniform))
-    }
-}
-
-#[cfg(test)]
-mod tests;

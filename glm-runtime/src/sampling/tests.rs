@@ -14,7 +14,7 @@ fn draw_many(params: &SamplingParams, logits: &[f32], draws: u64) -> Vec<u32> {
             ..params.clone()
         };
         let id = sampler(params, &[])
-            .sample(&mut logits.to_vec())
+            .sample_among(&mut logits.to_vec(), None)
             .unwrap()
             .id;
         counts[id as usize] += 1;
@@ -25,7 +25,13 @@ fn draw_many(params: &SamplingParams, logits: &[f32], draws: u64) -> Vec<u32> {
 #[test]
 fn greedy_takes_the_first_of_equal_maxima() {
     let mut greedy = sampler(SamplingParams::greedy(), &[]);
-    assert_eq!(greedy.sample(&mut [1.0, 3.0, f32::NAN, 3.0]).unwrap().id, 1);
+    assert_eq!(
+        greedy
+            .sample_among(&mut [1.0, 3.0, f32::NAN, 3.0], None)
+            .unwrap()
+            .id,
+        1
+    );
 }
 
 #[test]
@@ -42,7 +48,7 @@ fn logits_without_a_finite_maximum_are_refused() {
                 ..SamplingParams::default()
             };
             assert_eq!(
-                sampler(params, &[]).sample(&mut logits.clone()),
+                sampler(params, &[]).sample_among(&mut logits.clone(), None),
                 Err(NotFinite)
             );
         }
@@ -176,8 +182,14 @@ fn a_repetition_penalty_changes_the_greedy_choice() {
     };
     let mut sampler = sampler(params, &[]);
     let logits = [1.0f32, 0.9];
-    assert_eq!(sampler.sample(&mut logits.to_vec()).unwrap().id, 0);
-    assert_eq!(sampler.sample(&mut logits.to_vec()).unwrap().id, 1);
+    assert_eq!(
+        sampler.sample_among(&mut logits.to_vec(), None).unwrap().id,
+        0
+    );
+    assert_eq!(
+        sampler.sample_among(&mut logits.to_vec(), None).unwrap().id,
+        1
+    );
 }
 
 #[test]
@@ -191,7 +203,9 @@ fn logprobs_are_the_models_own_whatever_the_sampling() {
             logprobs: Some(2),
             ..SamplingParams::default()
         };
-        let sampled = sampler(params, &[0]).sample(&mut logits.to_vec()).unwrap();
+        let sampled = sampler(params, &[0])
+            .sample_among(&mut logits.to_vec(), None)
+            .unwrap();
         assert_eq!(
             sampled
                 .top_logprobs
@@ -221,7 +235,7 @@ proptest! {
         let params = SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed), ..SamplingParams::default() };
         let run = |engine_seed| {
             let mut sampler = SequenceSampler::new(params.clone(), &[], engine_seed);
-            (0..5).map(|_| sampler.sample(&mut logits.clone()).unwrap().id).collect::<Vec<_>>()
+            (0..5).map(|_| sampler.sample_among(&mut logits.clone(), None).unwrap().id).collect::<Vec<_>>()
         };
         prop_assert_eq!(run(0), run(99));
         let candidates = filter::candidates(&logits, &params).unwrap();
@@ -260,7 +274,9 @@ fn a_bias_moves_logits_and_forbidden_ids_come_back_later() {
             logprobs: Some(1),
             ..SamplingParams::default()
         };
-        let sampled = sampler(params, &[]).sample(&mut logits.to_vec()).unwrap();
+        let sampled = sampler(params, &[])
+            .sample_among(&mut logits.to_vec(), None)
+            .unwrap();
         assert_eq!(sampled.id, 2);
         assert_eq!(sampled.top_logprobs[0].id, 1, "the model's own");
         let params = SamplingParams {
@@ -268,7 +284,7 @@ fn a_bias_moves_logits_and_forbidden_ids_come_back_later() {
             ..SamplingParams::default()
         };
         let mut sampler = sampler(params, &[]).forbidding(vec![1, 2, 99], 2);
-        let ids = [(); 3].map(|()| sampler.sample(&mut logits.to_vec()).unwrap().id);
+        let ids = [(); 3].map(|()| sampler.sample_among(&mut logits.to_vec(), None).unwrap().id);
         assert_eq!(ids, [0, 0, 1]);
     }
 }
