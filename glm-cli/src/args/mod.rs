@@ -80,7 +80,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
-    /// Quantise the weights while loading: q8_0, q4_k, … or a mix, q4_k_m or q5_k_m
+    /// Quantise the weights while loading: q8_0, q4_k, … or a mix, q4_k_m or q5_k_m; on a graphics processor also fp8 or int4
     #[arg(long, value_name = "FORMAT", value_parser = quantization)]
     pub quantize: Option<Quantization>,
 
@@ -635,13 +635,13 @@ pub struct ManArgs {
     pub command: Option<String>,
 }
 
-/// A format, or a mix of them, that this build can produce.
+/// A format, or a mix of them, that this build can produce, if not on every device.
 fn quantization(text: &str) -> Result<Quantization, String> {
     let wanted = text.parse().ok();
-    Quantization::all()
+    Quantization::all_on_cuda()
         .find(|possible| wanted.as_ref() == Some(possible))
         .ok_or_else(|| {
-            let all: Vec<_> = Quantization::all()
+            let all: Vec<_> = Quantization::all_on_cuda()
                 .map(|format| format.to_string())
                 .collect();
             format!("expected one of {}, found `{text}`", all.join(", "))
