@@ -75,7 +75,7 @@ mod tests {
                 let logits = Tensor::from_f32(&device, &row, &[1, row.len()]).unwrap();
                 let token = sample(&logits, &[rule], &Indices::default()).unwrap()[0];
                 let taken = sampler.clone().take(token).unwrap();
-                let drawn = sampler.sample(&mut row).unwrap();
+                let drawn = sampler.sample_among(&mut row, None).unwrap();
                 assert_eq!(taken.id, drawn.id, "{rule:?}");
                 let distance = taken.logprob.unwrap_or(0.0) - drawn.logprob.unwrap_or(0.0);
                 assert!(distance.abs() < 1e-4);
