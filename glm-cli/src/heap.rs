@@ -3,20 +3,17 @@
 //! It keeps none unless the environment says so before the program begins: every release of memory would have to be looked up.
 
 use std::env;
-use std::error::Error;
 
+use glm_server::http::HeapProfile;
 use pprof_alloc::{PPROF_SAMPLE_RATE_ENV, PprofAlloc};
 
 #[global_allocator]
 static ALLOCATOR: PprofAlloc = PprofAlloc::new().with_pprof_sample_rate_from_env(0);
 
-/// What takes a profile of the heap, as gzipped protobuf of pprof.
-pub type Take = fn() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
-
 /// How to take one, if a record is kept.
-pub fn profile() -> Option<Take> {
+pub fn profile() -> Option<HeapProfile> {
     let rate = env::var(PPROF_SAMPLE_RATE_ENV).ok()?;
     let keeps_record = rate.parse::<usize>().is_ok_and(|rate| rate > 0);
-    let take: Take = || Ok(pprof_alloc::generate_pprof()?);
+    let take: HeapProfile = || Ok(pprof_alloc::generate_pprof()?);
     keeps_record.then_some(take)
 }

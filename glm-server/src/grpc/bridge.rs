@@ -262,7 +262,7 @@ mod tests {
         let one = Ok(serde_json::json!(1));
         assert_eq!(
             read(": alive\n\ndata: 1\n\ndata: [DONE]\n\n").await,
-            [one.clone()]
+            std::slice::from_ref(&one)
         );
         for cut in ["data: 1\n\n", "data: 1\n\ndata: [DO"] {
             assert_eq!(read(cut).await, [one.clone(), Err(Code::Unavailable)]);

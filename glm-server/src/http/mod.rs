@@ -47,7 +47,7 @@ mod working;
 pub use auth::{AuthOptions, JwtError, JwtOptions, KeyError, Scope, hash_key, new_key};
 pub use error::ServeError;
 pub use limits::RateLimits;
-pub use options::{LiveOptions, ServeOptions};
+pub use options::{HeapProfile, LiveOptions, ServeOptions};
 pub use score::HealthWeights;
 pub use server::{Reloader, Server, Stopper};
 pub use tls::{TlsError, TlsOptions};

@@ -11,6 +11,9 @@ use super::tls::TlsOptions;
 use crate::jobs::JobsOptions;
 use crate::telemetry::SpanSink;
 
+/// Takes a profile of the heap, as gzipped protobuf of pprof.
+pub type HeapProfile = fn() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+
 /// How the service treats its clients.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -40,8 +43,8 @@ pub struct ServeOptions {
     pub max_waiting_tokens: u64,
     /// Answer `GET /metrics`. Default: yes.
     pub metrics: bool,
-    /// What takes a profile of the heap for `/debug/pprof/heap`, as gzipped protobuf of pprof; it may take its time. Default: nothing does.
-    pub heap_profile: Option<fn() -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>>,
+    /// What takes a profile of the heap for `/debug/pprof/heap`; it may take its time. Default: nothing does.
+    pub heap_profile: Option<HeapProfile>,
     /// Where the spans of requests go. Default: nowhere.
     pub spans: Option<Arc<dyn SpanSink>>,
     /// Write the bodies of requests into the log, prompts and all. Default: no.

@@ -52,6 +52,8 @@ pub(super) fn response(
     Sse::new(events).keep_alive(keep_alive).into_response()
 }
 
+type Watch = Box<dyn FnMut(&Value) -> Option<Keeping> + Send>;
+
 struct Streaming {
     answers: Answers,
     /// `None` when the last event is ready.
@@ -60,7 +62,7 @@ struct Streaming {
     /// When the engine is asked again.
     not_before: Instant,
     /// Sees every chunk.
-    watch: Box<dyn FnMut(&Value) -> Option<Keeping> + Send>,
+    watch: Watch,
     keeping: Option<Keeping>,
 }
 

@@ -142,7 +142,7 @@ pub(super) async fn reap(db: &mut PgConnection, now: Timestamp) -> Result<Reaped
     Ok(Reaped {
         cancelled: change(db, statements::REAP_CANCELLED, at).await?,
         expired: change(db, statements::REAP_EXPIRED, at).await?,
-        failed: change(db, statements::REAP_FAILED, lost.clone()).await?,
+        failed: change(db, statements::REAP_FAILED, lost).await?,
         requeued: change(db, statements::REAP_REQUEUED, lost).await?,
     })
 }
