@@ -41,13 +41,14 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
         .iter()
         .filter(|check| check.status == Status::Wrong)
         .count();
-    match model_error {
-        Some(error) => Err(error),
-        None if failed > 0 => Err(CliError::Failed(format!(
+    match (model_error, failed) {
+        // The model alone: how a command that uses it would end.
+        (Some(error), 1) => Err(error),
+        (None, 0) => Ok(()),
+        _ => Err(CliError::Failed(format!(
             "{failed} of {} checks found something wrong",
             checks.len()
         ))),
-        None => Ok(()),
     }
 }
 
