@@ -91,9 +91,9 @@ fn start() -> Option<Server> {
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(directory.join("cert.pem"), pair.cert.pem()).unwrap();
     fs::write(directory.join("key.pem"), pair.signing_key.serialize_pem()).unwrap();
-    // Free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port();
+    // Free again once the listener is gone, which is at once.
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let port = free.unwrap().port();
     let mut command = as_somebody(&directory);
     let mut child = command
         .args(["sh", "-c", RUN, "sh"])
