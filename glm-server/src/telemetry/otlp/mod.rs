@@ -59,7 +59,10 @@ impl std::str::FromStr for OtlpEndpoint {
         let wrong = || OtlpError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-        if !is_http || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let names_a_host = !authority.host().is_empty()
+            && (authority.port().is_some() || authority.as_str() == authority.host());
+        if !is_http || !names_a_host || uri.query().is_some() {
             return Err(wrong());
         }
         Ok(Self(format!("{}/v1/traces", url.trim_end_matches('/'))))
