@@ -481,9 +481,11 @@ async fn calls_come_over_tls() {
         .generate(chat("Hi"))
         .await;
     assert_eq!(answer.unwrap().into_inner().text, "Hello, world!");
-    let request = HealthCheckRequest::default();
-    let health = HealthClient::new(channel).check(request).await.unwrap();
-    assert_eq!(health.into_inner().status(), ServingStatus::Serving);
+    // Readiness is told to the health service by a task of its own, so soon, but not at once.
+    let mut client = HealthClient::new(channel);
+    while health(&mut client, "").await != ServingStatus::Serving {
+        tokio::task::yield_now().await;
+    }
     // Neither with somebody else's certificate nor without TLS.
     assert!(connect(&pair().cert.pem()).await.is_err());
     let plain = service.address.replace("https", "http");
