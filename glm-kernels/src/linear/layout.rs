@@ -77,23 +77,14 @@ impl Layout {
     /// The layout of `format`; a float format has none, and its answer is not to be used.
     pub const fn of(format: WeightFormat) -> Self {
         use WeightFormat as F;
-        let plain = Self {
-            cols: format.block_len(),
-            sub_block: 32,
-            low: Low::Nibbles,
-            high: High::None,
-            table: false,
-            zero_log2: None,
-            factors: false,
-            minimum: Minimum::None,
-        };
+        let plain = Self::plain(format.block_len());
         let k_quant = Self {
             factors: true,
             minimum: Minimum::Scaled,
             ..plain
         };
         match format {
-            F::Q4_0 => Self {
+            F::Q4_0 | F::Int4 => Self {
                 zero_log2: Some(3),
                 ..plain
             },
@@ -114,10 +105,6 @@ impl Layout {
             F::Q8_0 | F::F32 | F::F16 | F::BF16 => Self {
                 low: Low::Bytes,
                 zero_log2: Some(7),
-                ..plain
-            },
-            F::Int4 => Self {
-                zero_log2: Some(3),
                 ..plain
             },
             F::Fp8 => Self {
@@ -160,6 +147,20 @@ impl Layout {
                 minimum: Minimum::None,
                 ..k_quant
             },
+        }
+    }
+
+    /// Codes of four bits, and a scale for each group of `cols` columns.
+    const fn plain(cols: usize) -> Self {
+        Self {
+            cols,
+            sub_block: 32,
+            low: Low::Nibbles,
+            high: High::None,
+            table: false,
+            zero_log2: None,
+            factors: false,
+            minimum: Minimum::None,
         }
     }
 

@@ -93,14 +93,14 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     }
     let device = x.device();
     device.check_same(OP, "weight", weight.device())?;
+    if let Some(cuda) = device.as_cuda() {
+        return cuda::linear(cuda, x, weight, bias);
+    }
     let _span = device.record(|| {
         let shape = [weight.out_features(), cols];
         let products = tokens as u64 * shape[0] as u64 * shape[1] as u64;
         Work::computing(OP, shape, weight.byte_len(), 2 * products)
     });
-    if let Some(cuda) = device.as_cuda() {
-        return cuda::linear(cuda, x, weight, bias);
-    }
     let mut out = Tensor::empty(device, DType::F32, &[tokens, weight.out_features()])?;
     let (values, bias) = (x.as_f32()?, bias.map(Tensor::as_f32).transpose()?);
     let x = activations(device, values, cols, weight)?;

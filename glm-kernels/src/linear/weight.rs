@@ -461,7 +461,7 @@ impl WeightBuilder {
             }
             Some(cuda) => {
                 let mut packed = cuda.allocate_long_lived(bytes)?;
-                let room = (USED_BYTES / panel_bytes).max(1) * PANEL_ROWS;
+                let room = (USED_BYTES / panel_bytes.max(1)).max(1) * PANEL_ROWS;
                 let mut staged = vec![0; room.min(rows).div_ceil(PANEL_ROWS) * panel_bytes];
                 for batch in batches(batch.min(room)) {
                     let out = &mut staged[..batch.len().div_ceil(PANEL_ROWS) * panel_bytes];

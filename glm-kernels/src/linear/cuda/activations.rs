@@ -46,25 +46,16 @@ impl<'a> Activations<'a> {
         if self.columns.is_multiple_of(8) {
             return Ok((self.x, self.columns));
         }
-        let padded = self.padded_columns();
-        if self.padded.is_none() {
-            let buffer = self.scratch(size_of::<f32>())?;
-            let kernel = self.kernel("linear_float", "linear_pad")?;
-            let config = LaunchConfig::new([self.tokens, padded.div_ceil(256), 1], [256, 1, 1]);
-            let args = [
-                buffer.ptr().into(),
-                self.x.into(),
-                self.columns.into(),
-                padded.into(),
-            ];
-            // SAFETY: the buffer has room for `padded` values of each token.
-            unsafe { self.launch(kernel, config, &args) }?;
-            self.padded = Some(buffer);
-        }
-        Ok((
-            self.padded.as_ref().map_or(self.x, DeviceBuffer::ptr),
-            padded,
-        ))
+        let padded = match self.padded.take() {
+            Some(padded) => padded,
+            None => {
+                let kernel = self.kernel("linear_float", "linear_pad")?;
+                // SAFETY: the kernel writes f32 for 256 columns a block.
+                unsafe { self.converted(kernel, size_of::<f32>(), 256) }?
+            }
+        };
+        let start = self.padded.insert(padded).ptr();
+        Ok((start, self.padded_columns()))
     }
 
     /// Codes and scales.
@@ -115,22 +106,39 @@ impl<'a> Activations<'a> {
     }
 
     pub fn bf16(&mut self) -> Result<DevicePtr, KernelError> {
-        if self.bf16.is_none() {
-            let buffer = self.scratch(2)?;
-            let padded = self.padded_columns();
-            let kernel = self.kernel("linear_gemm", "linear_round_bf16")?;
-            let config = LaunchConfig::new([self.tokens, padded.div_ceil(2048), 1], [256, 1, 1]);
-            let args = [
-                buffer.ptr().into(),
-                self.x.into(),
-                self.columns.into(),
-                padded.into(),
-            ];
-            // SAFETY: the buffer has room for `padded` values of each token.
-            unsafe { self.launch(kernel, config, &args) }?;
-            self.bf16 = Some(buffer);
-        }
-        Ok(self.bf16.as_ref().map_or(DevicePtr(0), DeviceBuffer::ptr))
+        let rounded = match self.bf16.take() {
+            Some(rounded) => rounded,
+            None => {
+                let kernel = self.kernel("linear_gemm", "linear_round_bf16")?;
+                // SAFETY: the kernel writes 16 bits for each of 2048 columns a block.
+                unsafe { self.converted(kernel, 2, 2048) }?
+            }
+        };
+        Ok(self.bf16.insert(rounded).ptr())
+    }
+
+    /// A padded row of each token, element by element what `kernel` makes of the activations.
+    ///
+    /// # Safety
+    /// The kernel takes the result, the activations and their columns, padded and not, and writes `bytes_per_value` bytes for each of the
+    /// `columns_per_block` columns of a block of 256 threads, as far as there are padded ones.
+    unsafe fn converted(
+        &self,
+        kernel: Kernel,
+        bytes_per_value: usize,
+        columns_per_block: u32,
+    ) -> Result<DeviceBuffer, KernelError> {
+        let (buffer, padded) = (self.scratch(bytes_per_value)?, self.padded_columns());
+        let grid = [self.tokens, padded.div_ceil(columns_per_block), 1];
+        let args = [
+            buffer.ptr().into(),
+            self.x.into(),
+            self.columns.into(),
+            padded.into(),
+        ];
+        // SAFETY: the buffer has room for `padded` values of each token; the rest is the caller's promise.
+        unsafe { self.launch(kernel, LaunchConfig::new(grid, [256, 1, 1]), &args) }?;
+        Ok(buffer)
     }
 
     pub fn padded_columns(&self) -> u32 {

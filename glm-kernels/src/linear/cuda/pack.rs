@@ -37,6 +37,9 @@ pub(in crate::linear) fn pack_panel(
     row_bytes: usize,
     panel: &mut [u8],
 ) {
+    if panel.is_empty() {
+        return; // rows without a value, which `finish` refuses
+    }
     panel.fill(0);
     if !format.is_quantized() {
         let stride = panel.len() / PANEL_ROWS;

@@ -299,6 +299,29 @@ fn no_tokens_are_no_work() {
 }
 
 #[test]
+fn rows_without_values_are_an_error_and_no_panic() {
+    let Some((device, _memory)) = emulated_cuda() else {
+        return;
+    };
+    for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+        let mut builder = WeightBuilder::new(&device, 0);
+        builder.push_rows(format, 3, &[]).unwrap();
+        builder.push_rows_quantized(format, 20, &[]).unwrap();
+        let error = builder.finish().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                KernelError::Value {
+                    name: "in_features",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn the_cpu_refuses_what_only_graphics_processors_have() {
     let host = Device::cpu(CpuOptions::default()).unwrap();
     for format in WeightFormat::CUDA_ONLY {
