@@ -3,6 +3,7 @@
 //! arXiv:2209.05433, section 3.1).
 
 use crate::memory::Element;
+use crate::quant::to_e4m3;
 
 /// A number, as it is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,18 +33,7 @@ unsafe impl Element for E4m3 {}
 impl E4m3 {
     /// The nearest number, of two equally near ones the even one; beyond the largest, that.
     pub(crate) fn from_f32(x: f32) -> Self {
-        let (sign, size) = (u8::from(x.is_sign_negative()) << 7, x.abs());
-        Self(if size.is_nan() {
-            0x7f
-        } else if size >= 448.0 {
-            sign | 0x7e
-        } else if size < 1.0 / 64.0 {
-            sign | (size * 512.0).round_ties_even() as u8 // 8 is the smallest normal number
-        } else {
-            let bits = size.to_bits();
-            let rounded = bits + 0x7_ffff + (bits >> 20 & 1);
-            sign | ((rounded >> 20) - (120 << 3)) as u8
-        })
+        Self(if x.is_nan() { 0x7f } else { to_e4m3(x) })
     }
 
     /// The value.

@@ -282,11 +282,7 @@ impl KvLayer {
 
     /// That `op` has no kernel for the type on a graphics processor.
     pub(crate) fn not_on_cuda(&self, op: &'static str) -> KernelError {
-        KernelError::NotOnCuda {
-            op,
-            what: format!("KV cache of type {}", self.dtype),
-            instead: "bf16, f16, fp8 or f32",
-        }
+        not_on_cuda(op, self.dtype)
     }
 
     /// Keys and values on a graphics processor, if they are there.
@@ -443,6 +439,14 @@ impl KvLayer {
     }
 }
 
+fn not_on_cuda(op: &'static str, dtype: KvDType) -> KernelError {
+    KernelError::NotOnCuda {
+        op,
+        what: format!("KV cache of type {dtype}"),
+        instead: "bf16, f16, fp8 or f32",
+    }
+}
+
 impl CudaKv {
     /// Zeros, if the device is a graphics processor.
     fn new(device: &Device, dtype: KvDType, bytes: usize) -> Result<Option<Self>, KernelError> {
@@ -450,11 +454,7 @@ impl CudaKv {
             return Ok(None);
         };
         if dtype == KvDType::Q8_0 {
-            return Err(KernelError::NotOnCuda {
-                op: OP,
-                what: format!("KV cache of type {dtype}"),
-                instead: "bf16, f16, fp8 or f32",
-            });
+            return Err(not_on_cuda(OP, dtype));
         }
         let zeros = || {
             let mut buffer = cuda.allocate_long_lived(bytes)?;

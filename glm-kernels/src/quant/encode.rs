@@ -134,13 +134,13 @@ fn fp8(values: &[f32], out: &mut [u8]) {
     put_f16(&mut out[..2], largest / 1.75);
     let inverse = inverse(f16::from_le_bytes([out[0], out[1]]).to_f32()) * 256.0;
     for (out, value) in out[2..].iter_mut().zip(values) {
-        *out = e4m3(value * inverse);
+        *out = to_e4m3(value * inverse);
     }
 }
 
 /// The nearest 8-bit float, of two as near the even one; what is too large, and what is not a number, becomes the largest.
 #[inline(always)]
-fn e4m3(value: f32) -> u8 {
+pub(crate) fn to_e4m3(value: f32) -> u8 {
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };
     let size = value.abs().min(448.0);
     if size < 0.015625 {

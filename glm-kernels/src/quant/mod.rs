@@ -9,6 +9,7 @@ mod format;
 mod search;
 
 pub(crate) use block::{Block, IQ4_LEVELS, MAX_BLOCK};
+pub(crate) use encode::to_e4m3;
 pub use format::WeightFormat;
 
 use half::{bf16, f16};

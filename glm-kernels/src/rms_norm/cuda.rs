@@ -2,7 +2,7 @@
 //! each operand once. For one token that is 32 KiB at `C` = 4096, so the launch is what takes time.
 
 use super::Norm;
-use crate::cuda::{CudaDevice, LaunchConfig, size_arg};
+use crate::cuda::{CudaDevice, KernelArg, LaunchConfig, size_arg};
 use crate::{DType, KernelError, Tensor};
 
 /// Threads of a block of element by element work.
@@ -26,14 +26,9 @@ pub(super) fn rms_norm(
         out.cuda_ptr_mut(OP, "out", cuda)?.into(),
         size_arg(OP, "columns", columns)?.into(),
     ];
-    let name = if in_vectors(columns) {
-        "rms_norm_vectors"
-    } else {
-        "rms_norm_any"
-    };
-    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    let kernels = ["rms_norm_vectors", "rms_norm_any"];
     // SAFETY: the shapes were checked, and `out` is new and has the shape of `x`.
-    unsafe { cuda.launch(kernel, &config, &args)? };
+    unsafe { launch_rows(cuda, OP, kernels, [rows, columns], &args)? };
     Ok(out)
 }
 
@@ -55,14 +50,9 @@ pub(super) fn add_rms_norm(
         out.cuda_ptr_mut(OP, "out", cuda)?.into(),
         size_arg(OP, "columns", columns)?.into(),
     ];
-    let name = if in_vectors(columns) {
-        "rms_norm_add_vectors"
-    } else {
-        "rms_norm_add_any"
-    };
-    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    let kernels = ["rms_norm_add_vectors", "rms_norm_add_any"];
     // SAFETY: the shapes were checked; `residual` is nobody else's, and `out` is new and has its shape.
-    unsafe { cuda.launch(kernel, &config, &args)? };
+    unsafe { launch_rows(cuda, OP, kernels, [rows, columns], &args)? };
     Ok(out)
 }
 
@@ -86,14 +76,9 @@ pub(super) fn add_normed(
         out.into(), // nor this is used
         size_arg(OP, "columns", columns)?.into(),
     ];
-    let name = if in_vectors(columns) {
-        "rms_norm_add_normed_vectors"
-    } else {
-        "rms_norm_add_normed_any"
-    };
-    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    let kernels = ["rms_norm_add_normed_vectors", "rms_norm_add_normed_any"];
     // SAFETY: the shapes were checked, and `residual` is nobody else's.
-    unsafe { cuda.launch(kernel, &config, &args) }
+    unsafe { launch_rows(cuda, OP, kernels, [rows, columns], &args) }
 }
 
 pub(super) fn add_normed_rms_norm(
@@ -116,14 +101,12 @@ pub(super) fn add_normed_rms_norm(
         out.cuda_ptr_mut(OP, "out", cuda)?.into(),
         size_arg(OP, "columns", columns)?.into(),
     ];
-    let name = if in_vectors(columns) {
-        "rms_norm_add_normed_norm_vectors"
-    } else {
-        "rms_norm_add_normed_norm_any"
-    };
-    let (kernel, config) = (cuda.kernel(MODULE, name)?, rows_config(OP, rows, columns)?);
+    let kernels = [
+        "rms_norm_add_normed_norm_vectors",
+        "rms_norm_add_normed_norm_any",
+    ];
     // SAFETY: the shapes were checked; `residual` is nobody else's, and `out` is new and has its shape.
-    unsafe { cuda.launch(kernel, &config, &args)? };
+    unsafe { launch_rows(cuda, OP, kernels, [rows, columns], &args)? };
     Ok(out)
 }
 
@@ -142,20 +125,28 @@ pub(super) fn add(cuda: &CudaDevice, residual: &mut Tensor, x: &Tensor) -> Resul
     unsafe { cuda.launch(kernel, &config, &args) }
 }
 
-/// Whether the kernels that take four columns at a time do: rows start at multiples of 16 bytes then.
-fn in_vectors(columns: usize) -> bool {
-    columns.is_multiple_of(4)
-}
-
-/// Two vectors a thread: enough loads under way, and few warps to wait for at the barriers. It depends on
-/// `columns` alone, so a row's sum has the same order in every batch.
-fn rows_config(op: &'static str, rows: usize, columns: usize) -> Result<LaunchConfig, KernelError> {
-    let vectors = if in_vectors(columns) {
-        columns / 4
-    } else {
-        columns
+/// Queues a kernel over rows: the first, which takes four columns at a time, if rows start at multiples of
+/// 16 bytes, else the other, which takes any.
+///
+/// Two vectors a thread: enough loads under way, and few warps to wait for at the barriers. Their number
+/// depends on `columns` alone, so a row's sum has the same order in every batch.
+///
+/// # Safety
+/// As [`CudaDevice::launch`], for each of the two and a block for each of `rows`.
+unsafe fn launch_rows(
+    cuda: &CudaDevice,
+    op: &'static str,
+    [in_vectors, any]: [&'static str; 2],
+    [rows, columns]: [usize; 2],
+    args: &[KernelArg],
+) -> Result<(), KernelError> {
+    let (name, vectors) = match columns.is_multiple_of(4) {
+        true => (in_vectors, columns / 4),
+        false => (any, columns),
     };
     let threads = vectors.div_ceil(2).next_multiple_of(32).clamp(32, 1024);
-    let rows = size_arg(op, "rows", rows)?;
-    Ok(LaunchConfig::linear(rows, threads as u32).overlapping())
+    let config = LaunchConfig::linear(size_arg(op, "rows", rows)?, threads as u32);
+    let kernel = cuda.kernel(MODULE, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { cuda.launch(kernel, &config.overlapping(), args) }
 }

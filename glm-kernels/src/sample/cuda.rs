@@ -2,8 +2,8 @@
 //! can be chosen.
 //!
 //! Bytes: 600 KB a row of 151,552 logits, from the second-level cache, read once for the most likely token
-//! alone and three times to draw. One multiprocessor takes about 6 µs for each, and the sort of some
-//! hundreds of tokens 2 µs: 20 µs for up to as many rows as there are multiprocessors.
+//! alone and three times to draw. By that, one multiprocessor should take about 6 µs for each, and some
+//! 2 µs to sort hundreds of tokens: 20 µs for up to as many rows as there are multiprocessors. Not measured.
 
 use super::{OP, SampleRule, SampledToken, mask_of, reference};
 use crate::cuda::{CudaDevice, LaunchConfig, size_arg};

@@ -26,10 +26,10 @@ fn choose(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> Option<u32
         .collect();
     tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let &(best, max) = tokens.first().filter(|(_, max)| max.is_finite())?;
-    if rule.temperature == 0.0 {
-        return Some(best);
-    }
     let units = std::f32::consts::LOG2_E / rule.temperature;
+    if units.is_infinite() {
+        return Some(best); // no temperature, or next to none
+    }
     let weigh = |&(id, logit): &(u32, f32)| {
         let depth = (max - logit) * units;
         let share = (-depth).exp2();

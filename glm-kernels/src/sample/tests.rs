@@ -21,7 +21,7 @@ fn logits(random: &mut Random, len: usize, spread: f32) -> Vec<f32> {
 
 fn rule(random: &mut Random) -> SampleRule {
     SampleRule {
-        temperature: [0.0, 0.3, 1.0, 1.7][random.below(4)],
+        temperature: [0.0, 0.3, 1.0, 1.7, 1e-40][random.below(5)],
         top_k: [0, 0, 1, 7, 40][random.below(5)],
         top_p: [1.0, 0.9, 0.3, 1e-6][random.below(4)],
         min_p: [0.0, 0.0, 0.05, 1.0][random.below(4)],
