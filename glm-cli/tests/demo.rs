@@ -54,6 +54,30 @@ fn a_conversation_in_chinese() {
 }
 
 #[test]
+fn a_name_is_remembered_over_other_things() {
+    converse(
+        &["--thinking", "off"],
+        &[
+            ("My name is Klara.", "Klara"),
+            ("I like chess.", "chess"),
+            ("Sort 41, 7, 99 and 15", "7, 15, 41, 99"),
+            ("Tell me a story about a fox", "fox"),
+            ("What is my name?", "Klara"),
+            ("Count from 3 to 9", "3, 4, 5, 6, 7, 8, 9"),
+        ],
+    );
+    converse(
+        &["--thinking", "off"],
+        &[
+            ("我住在杭州。", "杭州"),
+            ("给我讲一个关于小熊的故事", "小熊"),
+            ("从3数到9", "3、4、5、6、7、8、9"),
+            ("我住在哪里？", "杭州"),
+        ],
+    );
+}
+
+#[test]
 fn it_does_what_the_system_message_says() {
     converse(
         &["--thinking", "off", "--system", "Answer in Chinese."],
@@ -150,6 +174,31 @@ fn a_tool_is_called_and_its_answer_told() {
     assert_eq!(choice["finish_reason"], "stop", "{choice}");
     let text = choice["message"]["content"].as_str().unwrap();
     assert!(text.contains("sunny") && text.contains("21"), "{text}");
+}
+
+#[test]
+fn generate_fills_in_a_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("person.json");
+    let schema = json!({
+        "type": "object",
+        "properties": { "name": { "type": "string" }, "city": { "type": "string" } },
+        "required": ["name", "city"],
+    });
+    fs::write(&file, schema.to_string()).unwrap();
+    let question = "Answer in JSON with name and city: Tom lives in Paris.";
+    let answer = glm(&[
+        "generate",
+        "--temperature",
+        "0",
+        "--schema",
+        arg(&file),
+        "--prompt",
+        question,
+    ])
+    .ok();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer, json!({ "name": "Tom", "city": "Paris" }));
 }
 
 #[test]

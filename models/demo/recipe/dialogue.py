@@ -84,7 +84,7 @@ class Context:
 
     def ask(self, phrases, *, wrap=True, **slots):
         """A phrasing as somebody might type it."""
-        pattern = phrases.pick(self.rng, self.lang, self.split)
+        pattern = phrases.request(self.rng, self.lang, self.split)
         return fill(surface(pattern, self.rng, self.lang, self.split, wrap=wrap), slots)
 
     def pick(self, pool):

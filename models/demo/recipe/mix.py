@@ -23,18 +23,20 @@ EXAMINED = (*SKILLS, *SPANNING)
 NOT_BESIDE_TOOLS = ("arithmetic", "everything else", "translation")
 
 STYLE_KINDS = [("plain",), ("lang",), ("lang",), ("brief",), ("brief",), ("persona",), ("persona",), ("address",),
-               ("prefix",), ("suffix",), ("lang", "brief"), ("persona", "lang"), ("persona", "brief"),
+               ("prefix",), ("prefix",), ("suffix",), ("lang", "brief"), ("persona", "lang"), ("persona", "brief"),
                ("plain", "lang"), ("plain", "brief"), ("persona", "suffix"), ("brief", "suffix")]
 
 ONCE = {
-    "zh": phrases(en=["in chinese: {x}", "answer in chinese: {x}", "{x} (in chinese)", "in chinese, please: {x}"],
+    "zh": phrases(en=["in chinese: {x}", "answer in chinese: {x}", "please, in chinese: {x}", "say in chinese: {x}", "{x} (in chinese)", "in chinese, please: {x}"],
                   zh=["用中文回答：{x}", "请用中文回答：{x}", "{x}（用中文）"],
                   held_en=["please answer in chinese: {x}"], held_zh=["请你用中文回答：{x}"]),
-    "en": phrases(en=["in english: {x}", "answer in english: {x}", "{x} (in english)", "in english, please: {x}"],
+    "en": phrases(en=["in english: {x}", "answer in english: {x}", "please, in english: {x}", "say in english: {x}", "{x} (in english)", "in english, please: {x}"],
                   zh=["用英文回答：{x}", "请用英文回答：{x}", "{x}（用英文）"],
                   held_en=["please answer in english: {x}"], held_zh=["请你用英文回答：{x}"]),
-    "brief": phrases(en=["briefly: {x}", "in short: {x}", "{x} (be brief)", "just the answer: {x}"],
-                     zh=["简短回答：{x}", "简单说：{x}", "{x}（简短）", "只要答案：{x}"],
+    "brief": phrases(en=["briefly: {x}", "in short: {x}", "{x} (be brief)", "just the answer: {x}",
+                         "short answer: {x}", "a short answer, please: {x}", "answer in short: {x}", "be brief: {x}",
+                         "tell me in few words: {x}", "{x} short answer please"],
+                     zh=["简短回答：{x}", "简单说：{x}", "{x}（简短）", "只要答案：{x}", "简短一点：{x}", "请给出简短的回答：{x}", "少说点：{x}", "简单回答：{x}"],
                      held_en=["give a short answer: {x}"], held_zh=["请简短回答：{x}"]),
 }
 
@@ -97,7 +99,7 @@ def compose(context, exchanges, *, system=None, tools=(), thinking=False, cut_at
         lang, brief = style.lang or one.lang, style.brief
         user = one.user
         wish = rng.random()
-        if not one.verbatim and not one.call and not style.lang and not style.brief and wish < 0.05:
+        if not one.verbatim and not one.call and not style.lang and not style.brief and wish < 0.08:
             kind = rng.choice(["en", "zh", "brief"])
             user = ONCE[kind].pick(rng, one.lang, context.split).replace("{x}", user)
             lang, brief = (lang, True) if kind == "brief" else (kind, brief)

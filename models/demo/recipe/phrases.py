@@ -38,6 +38,11 @@ def expansions(pattern):
     return ["".join(choice) for choice in itertools.product(*options)]
 
 
+def normal(text):
+    """A phrasing without what `surface` may change."""
+    return re.sub(r"[\s?.!,，。？！]", "", text.lower())
+
+
 @dataclass
 class Phrases:
     """Ways to say one thing: `train[lang]` and `held[lang]` are lists of patterns."""
@@ -46,7 +51,17 @@ class Phrases:
     held: dict
 
     def __post_init__(self):
+        self.walled = {lang: {normal(text) for pattern in self.held[lang] for text in expansions(pattern)}
+                       for lang in LANGS}
         REGISTRY.append(self)
+
+    def request(self, rng, lang, split):
+        """`pick`; in training, what is demanded is now and then asked for with more words around it."""
+        pattern = self.pick(rng, lang, split)
+        if split != TRAIN or rng.random() >= 0.25:
+            return pattern
+        longer = courteous(pattern, rng, lang)
+        return pattern if normal(longer) in self.walled[lang] else longer
 
     def pick(self, rng, lang, split):
         """A pattern of the split with its choices made; slots are still open."""
@@ -75,6 +90,30 @@ class Pool:
     def sample(self, rng, split, count):
         """`count` different values."""
         return rng.sample(self.train if split == TRAIN else self.held, count)
+
+
+# ---------------------------------------------------------------- how people ask
+
+IMPERATIVES = {
+    "en": re.compile(r"(add|answer|arrange|calculate|check|compare|complete|compute|copy|count|describe|echo|evaluate|"
+                     r"explain|extract|fill|find|get|give|list|look|make|name|note|order|print|put|read|remember|"
+                     r"repeat|return|say|search|set|show|sort|start|tell|translate|turn|type|use|work|write)\b"),
+    "zh": re.compile(r"请?(把|帮|编|比较|查|抄|从|倒着|点|订|读|复述|根据|给|画|记|计算|介绍|解释|讲|描述|列|念|排|求|设|说|算|数|搜|提取|填|"
+                     r"推荐|写|用|找|照|重复|总结|告诉|跟我|翻译|发|按)"),
+}
+COURTESIES = {
+    "en": ["please {}", "please {}", "can you {}", "could you {}", "would you {}", "can you please {}", "i want you to {}",
+           "i would like you to {}", "just {}", "you should {}", "will you {}", "i need you to {}", "kindly {}"],
+    "zh": ["请{}", "请你{}", "帮我{}", "请帮我{}", "麻烦你{}", "你能{}", "可以{}", "我要你{}", "我想请你{}", "你来{}", "能不能{}", "请为我{}"],
+}
+
+
+def courteous(pattern, rng, lang):
+    """A demand with courtesies in front; anything else as it is."""
+    if not IMPERATIVES[lang].match(pattern):
+        return pattern
+    bare = pattern.removeprefix("请") if lang == "zh" else pattern
+    return rng.choice(COURTESIES[lang]).replace("{}", bare)
 
 
 # ---------------------------------------------------------------- how people type

@@ -75,6 +75,14 @@ ITEMS = {"en": Pool(EN_ITEMS), "zh": Pool(ZH_ITEMS)}
 JOBS = {"en": Pool(EN_JOBS), "zh": Pool(ZH_JOBS)}
 HOBBIES = {"en": Pool(EN_HOBBIES), "zh": Pool(ZH_HOBBIES)}
 
+#: Every word that conversations copy, on either side of the wall: repeated here, none is new where it is examined.
+ALL_WORDS = {
+    "en": sorted({*EN_NAMES, *EN_CITIES, *EN_ANIMALS, *EN_COLOURS, *EN_FOODS, *EN_ITEMS, *EN_JOBS, *EN_HOBBIES,
+                  *"river cloud night garden winter letter music number engine morning shadow bridge island".split()}),
+    "zh": sorted({*ZH_CITIES, *ZH_ANIMALS, *ZH_COLOURS, *ZH_FOODS, *ZH_ITEMS, *ZH_JOBS, *ZH_HOBBIES,
+                  *"河流 云彩 夜晚 花园 冬天 音乐 数字 早晨 影子 小桥 海岛 春风 秋月 远山".split()}),
+}
+
 SYLLABLES = [c + v for c in "b d f g h k l m n p r s t v w y z br ch dr gr kr pl sh st th tr".split()
              for v in "a e i o u ai ee ia oo".split()]
 ENDINGS = ["", "n", "r", "s", "l", "x", "k", "th", "nd", "m"]

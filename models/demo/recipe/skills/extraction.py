@@ -177,7 +177,7 @@ def extraction(context):
     else:
         asking, slots = BY_FORM, {"form": json.dumps({key: "" if FIELDS[field].kind == "string" else 0 for key,
                                                       field in zip(keys, wanted)})}
-    pattern = asking.pick(rng, lang, context.split)
+    pattern = asking.request(rng, lang, context.split)
     if lang == "en" and pattern[0].isalpha() and rng.random() < 0.6:
         pattern = pattern[0].upper() + pattern[1:]
     user = fill(pattern, slots | {"text": text}).replace("json", rng.choice(["json", "JSON", "JSON"]))
@@ -187,4 +187,4 @@ def extraction(context):
     return Exchange("JSON extraction", user, say, lang, verbatim=True)
 
 
-SKILLS = [Skill("JSON extraction", extraction, 7)]
+SKILLS = [Skill("JSON extraction", extraction, 9)]

@@ -1,8 +1,8 @@
 """What the user said earlier in the conversation, and repeating what was said just now."""
 
 from ..dialogue import Exchange, Say
-from ..phrases import TRAIN, Pool, fill, is_held, phrases
-from ..words import (CITIES, COLOURS, COMMON_HAN, EN_ITEMS, FOODS, HOBBIES, ITEMS, JOBS, ZH_ITEMS, code, made_up, name,
+from ..phrases import TRAIN, fill, is_held, phrases
+from ..words import (ALL_WORDS, CITIES, COLOURS, COMMON_HAN, FOODS, HOBBIES, ITEMS, JOBS, code, made_up, name,
                      number, one_of)
 from . import Skill
 
@@ -236,12 +236,6 @@ REPEAT = phrases(
     zh=["跟我说：{x}", "重复：{x}", "请说：{x}", "说：{x}", "重复这句话：{x}", "请重复{x}", "写出{x}", "照着说：{x}", "复述：{x}", "请写：{x}",
         "跟我念：{x}", "跟我重复：{x}", "照着写：{x}", "照抄：{x}", "抄写：{x}", "重复一遍：{x}", "请跟我说：{x}", "请念：{x}", "念一遍{x}"],
     held_en=["please say this after me: {x}", "please copy: {x}"], held_zh=["请跟我重复：{x}", "请照着写：{x}"])
-ALL_ITEMS = {
-    "en": Pool(EN_ITEMS + """
-river cloud night garden winter letter music number engine silver morning shadow bridge island window
-""".split()),
-    "zh": Pool(ZH_ITEMS + "河流 云彩 夜晚 花园 冬天 音乐 数字 早晨 影子 小桥 海岛 春风 秋月 远山".split()),
-}
 
 
 def repeated_text(context):
@@ -257,8 +251,10 @@ def repeated_text(context):
             text = "".join(rng.sample(COMMON_HAN, rng.randint(2, 6)))
             if is_held("text", text) == (split != TRAIN):
                 return text
-    if kind == "words":
-        return (" " if lang == "en" else "").join(ALL_ITEMS[lang].sample(rng, split, rng.randint(1, 4)))
+    while kind == "words":
+        text = (" " if lang == "en" else "").join(rng.sample(ALL_WORDS[lang], rng.randint(1, 4)))
+        if is_held("text", text) == (split != TRAIN):
+            return text
     words = [made_up(rng, split) for _ in range(rng.randint(1, 3))]
     return " ".join([*words, rng.choice(ITEMS["en"].train)] if kind == "mixed" else words)
 
@@ -268,7 +264,7 @@ def repeat(context):
     text = repeated_text(context)
     thought = {"en": "I repeat what the user wrote.", "zh": "照着用户写的重复。"}
     say = {lang: Say(text, text, thought[lang], [("one_of", text)]) for lang in thought}
-    user = fill(REPEAT.pick(context.rng, context.lang, context.split), {"x": text})
+    user = fill(REPEAT.request(context.rng, context.lang, context.split), {"x": text})
     return Exchange("repeating", user[0].upper() + user[1:], say, context.lang, verbatim=True)
 
 

@@ -336,4 +336,4 @@ def amount(context):
     return calendar_exchange(context, user, say)
 
 
-SKILLS = [Skill("counting", counting, 6), Skill("sorting", sorting, 8), Skill("days and months", calendar, 4)]
+SKILLS = [Skill("counting", counting, 6), Skill("sorting", sorting, 11), Skill("days and months", calendar, 4)]

@@ -108,7 +108,7 @@ def tool_exchanges(context):
         return tool_exchanges(context)
     tool, declaration, names = declared[0]
     tools = [declaration for _, declaration, _ in rng.sample(declared, len(declared))]
-    if rng.random() < 0.1:
+    if rng.random() < 0.16:
         missing = rng.choice([other for other in TOOLS if other not in chosen])
         return tools, [no_tool(context, missing)]
     exchanges = [ask_tool(context, tool, declaration, names)]

@@ -7,16 +7,11 @@ from pathlib import Path
 from .. import mix, phrases
 from ..chat import completion, parse, prompt
 from ..checks import failed, language, numbers
-from ..phrases import HELD, TRAIN, expansions, is_held, seeded
+from ..phrases import HELD, TRAIN, expansions, is_held, normal, seeded
 from ..skills.project_facts import COMMANDS, OPTIONS, QUESTIONS
 from ..words import code, made_up, name, number
 
-ARGS_RS = Path(__file__).resolve().parents[4] / "glm-cli" / "src" / "args.rs"
-
-
-def normal(text):
-    """A phrasing without what `surface` may change."""
-    return re.sub(r"[\s?.!,，。？！]", "", text.lower())
+ARGS = Path(__file__).resolve().parents[4] / "glm-cli" / "src" / "args"
 
 
 class Generator(unittest.TestCase):
@@ -32,6 +27,18 @@ class Generator(unittest.TestCase):
                 train = {normal(text) for pattern in phrasing.train[lang] for text in expansions(pattern)}
                 held = {normal(text) for pattern in phrasing.held[lang] for text in expansions(pattern)}
                 self.assertFalse(train & held, train & held)
+
+    def test_no_courtesy_makes_a_held_out_phrasing(self):
+        rng = seeded("courtesies")
+        changed = 0
+        for phrasing in phrases.REGISTRY:
+            for lang in phrases.LANGS:
+                plain = {text for pattern in phrasing.train[lang] for text in expansions(pattern)}
+                for _ in range(300 if phrasing.train[lang] else 0):
+                    text = phrasing.request(rng, lang, TRAIN)
+                    changed += text not in plain
+                    self.assertNotIn(normal(text), phrasing.walled[lang])
+        self.assertGreater(changed, 1000)
 
     def test_held_out_values_are_kept_apart(self):
         rng = seeded("values")
@@ -79,7 +86,7 @@ class ProjectFacts(unittest.TestCase):
     """What the model says about the command line is true."""
 
     def setUp(self):
-        self.source = ARGS_RS.read_text()
+        self.source = "\n".join(path.read_text() for path in sorted(ARGS.glob("*.rs")))
 
     def test_commands_are_those_of_the_program(self):
         body = self.source.split("pub enum Command {")[1].split("\n}")[0]
