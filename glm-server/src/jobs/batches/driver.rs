@@ -52,9 +52,18 @@ impl Runner for Driver {
             id: text("batch"),
         };
         Box::pin(async move {
-            drive.to_its_end().await?;
+            drive.to_its_end().await.map_err(later)?;
             Ok(Value::Null)
         })
+    }
+}
+
+/// What the queue is told of a batch that cannot go on: to try again after a pause, as often as it takes. Given back unharmed (503) it would
+/// be claimed again at once, and a disk that is full is no emptier by then.
+pub(super) fn later(failure: JobFailure) -> ApiError {
+    ApiError {
+        status: 500,
+        ..failure.into()
     }
 }
 
@@ -82,6 +91,8 @@ impl Drive {
                 BatchStatus::Finalizing => {
                     let written = results::write(self, &batch).await?;
                     let next = match written.expired {
+                        // Its input was gone before all of it had been read.
+                        _ if !batch.errors.is_empty() => BatchStatus::Failed,
                         true => BatchStatus::Expired,
                         false => BatchStatus::Completed,
                     };
@@ -107,10 +118,7 @@ impl Drive {
                 let endpoint = batch.endpoint.clone();
                 blocking(move || check(input, &endpoint)).await?
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let message = format!("the file {} is not there any more", batch.input_file_id);
-                Err(vec![whole("file_not_found", message)])
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(vec![gone(batch)]),
             Err(error) => return Err(error.into()),
         };
         let now = seconds(Timestamp::now());
@@ -130,17 +138,24 @@ impl Drive {
 
     /// Makes tasks of the lines that are none yet.
     async fn submit(&self, batch: &Batch) -> Result<(), JobFailure> {
-        if batch.submitted >= batch.total {
+        if batch.all_submitted {
             return Ok(());
         }
-        let mut input = self.input(batch).await?;
+        let mut input = match self.input(batch).await {
+            // Somebody has deleted it since it was looked at: what are tasks by now are all that there will be.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_gone = |batch: &mut Batch| batch.errors = vec![gone(batch)];
+                return self.change(is_gone).await;
+            }
+            input => input?,
+        };
         let mut done = batch.submitted;
         loop {
             let read = move || chunk(&mut input, done).map(|chunk| (input, chunk));
             let (rest, lines) = blocking(read).await?;
             input = rest;
             let Some((last, _)) = lines.last() else {
-                return Ok(());
+                return self.change(|batch| batch.all_submitted = true).await;
             };
             let last = *last;
             if !self.room(batch).await? {
@@ -261,6 +276,12 @@ fn whole(code: &str, message: String) -> BatchError {
         param: None,
         line: None,
     }
+}
+
+/// What is said of a batch whose input has been deleted.
+fn gone(batch: &Batch) -> BatchError {
+    let message = format!("the file {} is not there any more", batch.input_file_id);
+    whole("file_not_found", message)
 }
 
 /// How many requests there are, or what is wrong with them.

@@ -7,6 +7,8 @@
 mod driver;
 mod record;
 mod results;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -73,6 +73,9 @@ pub(crate) struct Batch {
     pub(crate) output_seconds: Option<u64>,
     /// The line up to which all lines are tasks.
     pub(crate) submitted: u64,
+    /// There are no more lines behind that one.
+    #[serde(default)]
+    pub(crate) all_submitted: bool,
     /// Whose limits its tasks use up.
     pub(crate) payer: Option<String>,
 }
