@@ -704,6 +704,24 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_queue_has_a_directory_of_its_own_for_files() {
+        let files = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Serve(args) => args.tasks.options().0.files,
+            _ => None,
+        };
+        let expected = |name| Some(PathBuf::from("s").join(name));
+        for (queue, name) in [
+            ("", "files"),
+            (" --queue memory", "files-memory"),
+            #[cfg(feature = "postgres")]
+            (" --queue postgres://h/d", "files-postgres"),
+        ] {
+            let line = format!("glm-cli serve --state-dir s{queue}");
+            assert_eq!(files(&line), expected(name), "{line}");
+        }
+    }
+
+    #[test]
     fn commands_that_answer_take_a_way_to_guess() {
         let guess = |line: &str| {
             let args = match Cli::try_parse_from(line.split(' ')).ok()?.command {

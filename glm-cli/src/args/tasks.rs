@@ -78,15 +78,18 @@ impl TaskArgs {
     /// What the service is told, and what the user should know about it.
     pub fn options(&self) -> (JobsOptions, Option<String>) {
         let (dir, remark) = self.directory();
-        let queue = match (&self.queue, &dir) {
-            (Some(QueueChoice::Memory), _) | (None, None) => QueuePlace::Memory,
+        // A queue deletes files that it does not know, so those of another one are not in the same place.
+        let (queue, files) = match (&self.queue, &dir) {
+            (Some(QueueChoice::Memory), _) | (None, None) => (QueuePlace::Memory, "files-memory"),
             #[cfg(feature = "postgres")]
-            (Some(QueueChoice::Postgres(url)), _) => QueuePlace::Postgres(url.clone()),
-            (None, Some(dir)) => QueuePlace::File(dir.join("queue.db")),
+            (Some(QueueChoice::Postgres(url)), _) => {
+                (QueuePlace::Postgres(url.clone()), "files-postgres")
+            }
+            (None, Some(dir)) => (QueuePlace::File(dir.join("queue.db")), "files"),
         };
         let options = JobsOptions {
             queue,
-            files: dir.map(|dir| dir.join("files")),
+            files: dir.map(|dir| dir.join(files)),
             max_queued: self.max_queued_tasks as u64,
             max_workers: self.max_workers,
             lease: self.task_lease,

@@ -35,8 +35,8 @@ impl fmt::Debug for QueuePlace {
 pub struct JobsOptions {
     /// Where tasks are kept. Default: in memory.
     pub queue: QueuePlace,
-    /// Directory of the contents of files. Services that share a queue must share it too. Default: one of the service's own, which
-    /// is removed when the service ends.
+    /// Directory of the contents of files. Services that share a queue must share it too, and others must not: a queue deletes files that it
+    /// does not know. Default: one of the service's own, which is removed when the service ends.
     pub files: Option<PathBuf>,
     /// Most tasks that wait; further ones are refused with 429, and lines of batches stay in their files. Default: 100,000.
     pub max_queued: u64,
