@@ -19,8 +19,9 @@ pub struct Run {
     window: Window<Asked>,
     /// Lines whose embeddings are computed, in the order of the input.
     embeddings: VecDeque<Embedding>,
-    /// How many of them are computed at a time.
+    /// How many of them are computed at a time, and how many tokens they may have together for one more to be read.
     max_embeddings: usize,
+    max_embedding_tokens: usize,
     seed: Option<u64>,
     /// Index of the first entry of [`Batch::done`] whose line is still to come.
     next_done: usize,
@@ -43,6 +44,7 @@ struct Asked {
 struct Embedding {
     line: u64,
     custom_id: String,
+    tokens: usize,
     call: EmbeddingCall,
     pending: Vec<PendingEmbedding>,
 }
@@ -66,14 +68,13 @@ enum Read {
 impl Run {
     pub(super) fn new(batch: Batch, engine: &EngineHandle, options: BatchOptions) -> Self {
         let window = Window::new(engine, options.window);
+        let in_flight = options.window.in_flight;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             engine: engine.clone(),
             window,
-            max_embeddings: options
-                .window
-                .in_flight
-                .unwrap_or(2 * engine.max_num_seqs()),
+            max_embeddings: in_flight.unwrap_or(2 * engine.max_num_seqs()).max(1),
+            max_embedding_tokens: options.window.look_ahead_tokens.max(1),
             embeddings: VecDeque::new(),
             seed: options.seed,
             next_done: 0,
@@ -96,7 +97,7 @@ impl Run {
     pub fn finish(mut self, mut on_result: impl FnMut(&Progress)) -> Result<Progress, BatchError> {
         let mut at_end = false;
         loop {
-            while !at_end && self.window.has_room() && self.embeddings.len() < self.max_embeddings {
+            while !at_end && self.window.has_room() && !self.embeds_enough() {
                 match self.read()? {
                     None => at_end = true,
                     Some(Read::Done) => {}
@@ -120,7 +121,7 @@ impl Run {
                     }
                 }
             }
-            let is_full = self.embeddings.len() >= self.max_embeddings;
+            let is_full = self.embeds_enough();
             let answered = self.window.next();
             if self.window.is_stopped() {
                 break;
@@ -143,6 +144,13 @@ impl Run {
         let progress = &mut self.batch.progress;
         progress.stopped = self.window.is_stopped();
         Ok(*progress)
+    }
+
+    /// Whether as many embeddings are computed as may.
+    fn embeds_enough(&self) -> bool {
+        let tokens = self.embeddings.iter().map(|embedding| embedding.tokens);
+        self.embeddings.len() >= self.max_embeddings
+            || tokens.sum::<usize>() >= self.max_embedding_tokens
     }
 
     /// Reads a line of the input.
@@ -233,6 +241,7 @@ impl Run {
         Ok(Read::Embedding(Embedding {
             line,
             custom_id: custom_id.to_owned(),
+            tokens: call.num_tokens(),
             call,
             pending,
         }))
@@ -248,7 +257,7 @@ impl Run {
         let request_id = self.request_id(asked.line);
         let result = match means {
             Ok(means) => {
-                self.batch.progress.prompt_tokens += asked.call.num_tokens() as u64;
+                self.batch.progress.prompt_tokens += asked.tokens as u64;
                 let body = asked.call.response(&self.engine, &means);
                 BatchResult::answer(asked.line, &asked.custom_id, request_id, body)
             }

@@ -74,10 +74,22 @@ impl Files {
     }
 }
 
+fn line(url: &str, custom_id: &str, body: Value) -> String {
+    json!({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).to_string()
+}
+
 fn completion(custom_id: &str, body: Value) -> String {
-    let line =
-        json!({"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": body});
-    line.to_string()
+    line("/v1/completions", custom_id, body)
+}
+
+fn embedding(custom_id: &str, body: Value) -> String {
+    line("/v1/embeddings", custom_id, body) + "\n"
+}
+
+/// Lines that ask for so many embeddings.
+fn embeddings(count: usize) -> String {
+    let one = |n: usize| embedding(&n.to_string(), json!({"input": format!("text {n}")}));
+    (0..count).map(one).collect()
 }
 
 /// Good lines and bad ones, with every kind of line end.
@@ -201,14 +213,10 @@ fn every_line_has_one_result_in_openais_shape() {
 
 #[test]
 fn embeddings_stand_beside_answers() {
-    let line = |id: &str, body: Value| {
-        let url = "/v1/embeddings";
-        json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string() + "\n"
-    };
-    let text = |n: usize| line(&n.to_string(), json!({"input": format!("text {n}")}));
     let answer = completion("answer", json!({"prompt": "The sea", "max_tokens": 2})) + "\n";
-    let bad = line("bad", json!({"input": ""})) + &line("none", json!({}));
-    let input = (0..6).map(text).collect::<String>() + &answer + &bad + &text(6);
+    let bad = embedding("bad", json!({"input": ""})) + &embedding("none", json!({}));
+    let last = embedding("6", json!({"input": "text 6"}));
+    let input = embeddings(6) + &answer + &bad + &last;
     let files = Files::new(input.as_bytes());
     let end = files.run();
     assert_eq!((end.lines, end.done, end.errors), (10, 10, 2));
@@ -282,14 +290,24 @@ fn a_batch_that_is_stopped_goes_on_later() {
 }
 
 #[test]
+fn embeddings_are_computed_however_few_may_be_at_a_time() {
+    for (in_flight, look_ahead_tokens) in [(Some(0), 1 << 20), (None, 0)] {
+        let window = WindowOptions {
+            in_flight,
+            look_ahead_tokens,
+            ..WindowOptions::default()
+        };
+        let options = BatchOptions { seed: None, window };
+        let files = Files::new(embeddings(5).as_bytes());
+        let run = files.open().unwrap().start(&ENGINE, options);
+        let end = run.finish(|_| {}).unwrap();
+        assert_eq!((end.done, end.errors), (5, 0), "{window:?}");
+    }
+}
+
+#[test]
 fn a_batch_of_embeddings_is_stopped_too() {
-    let line = |n: usize| {
-        let body = json!({"input": format!("text {n}")});
-        json!({"custom_id": n.to_string(), "method": "POST", "url": "/v1/embeddings", "body": body})
-            .to_string()
-            + "\n"
-    };
-    let files = Files::new((0..20).map(line).collect::<String>().as_bytes());
+    let files = Files::new(embeddings(20).as_bytes());
     let run = files.start();
     let stopper = run.stopper();
     let end = run.finish(|_| stopper.stop()).unwrap();
