@@ -83,10 +83,7 @@ impl Parts {
             None => Vec::new(),
         };
         self.pushed += 1;
-        if events
-            .iter()
-            .any(|event| matches!(event, AnswerEvent::Reasoning(_)))
-        {
+        if has_thoughts(&events) {
             self.thought = self.pushed;
         }
         self.steps(events)
@@ -176,6 +173,12 @@ impl Parts {
         }
         Some(Step::End(part))
     }
+}
+
+/// Whether some of what a token says is thought.
+pub(crate) fn has_thoughts(events: &[AnswerEvent]) -> bool {
+    let is_thought = |event: &AnswerEvent| matches!(event, AnswerEvent::Reasoning(_));
+    events.iter().any(is_thought)
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use glm_core::chat::{AnswerCall, AnswerParser};
+use glm_core::chat::{Answer, AnswerCall, AnswerParser};
 use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer, Usage};
 use serde_json::{Map, Value, json};
 
 use super::echo::Echo;
 use crate::anthropic::MessageForm;
-use crate::parts::Parts;
+use crate::parts::has_thoughts;
 use crate::responses::ResponseForm;
 
 /// What a response says about itself.
@@ -64,6 +64,15 @@ pub(super) struct Chat {
     pub(super) include_reasoning: bool,
 }
 
+/// An answer of the engine, and what it says.
+struct Said<'a> {
+    completion: &'a Completion,
+    /// Taken apart, if it is one to a chat.
+    answer: Answer,
+    /// Tokens up to the last one of its thoughts.
+    thought_tokens: usize,
+}
+
 impl Form {
     /// The body of a response: `answers` to the first prompt, then to the second, and so on.
     pub fn response(&self, engine: &EngineHandle, stamp: &Stamp, answers: &[Completion]) -> Value {
@@ -84,8 +93,10 @@ impl Form {
             Shape::Text => "text_completion",
         };
         let tokenizer = engine.tokenizer().ok();
-        let choice = |(index, answer)| self.choice(index, answer, stamp, tokenizer);
-        let choices: Vec<_> = self.best(answers).into_iter().enumerate().collect();
+        let choice = |(index, said)| self.choice(index, said, stamp, tokenizer);
+        let said: Vec<Said<'_>> = answers.iter().map(|answer| self.said(answer)).collect();
+        let thought_tokens = said.iter().map(|said| said.thought_tokens).sum();
+        let choices = self.best(said).into_iter().enumerate();
         let mut usages: Vec<_> = answers.iter().map(|a| a.finished.usage).collect();
         if self.echo.as_ref().is_some_and(|echo| !echo.continues) {
             usages
@@ -97,8 +108,8 @@ impl Form {
             "object": object,
             "created": stamp.created,
             "model": self.model(engine),
-            "choices": choices.into_iter().map(choice).collect::<Vec<_>>(),
-            "usage": self.usage(&usages, answers.iter().map(|a| self.thought_tokens(a)).sum()),
+            "choices": choices.map(choice).collect::<Vec<_>>(),
+            "usage": self.usage(&usages, thought_tokens),
             "system_fingerprint": null,
         })
     }
@@ -132,32 +143,54 @@ impl Form {
         self.adapter.as_ref().unwrap_or(&engine.model_info().name)
     }
 
-    /// The answers of the response: of those to each prompt the best.
-    fn best<'a>(&self, answers: &'a [Completion]) -> Vec<&'a Completion> {
-        let best = answers.chunks(self.asked).flat_map(|answers| {
-            let mut answers: Vec<_> = answers.iter().collect();
-            if self.asked > self.n {
-                answers.sort_by(|a, b| mean_logprob(b).total_cmp(&mean_logprob(a)));
+    /// Takes an answer apart.
+    fn said<'a>(&self, completion: &'a Completion) -> Said<'a> {
+        let mut said = Said {
+            completion,
+            answer: Answer::default(),
+            thought_tokens: 0,
+        };
+        if let Shape::Chat(chat) = &self.shape {
+            let mut parser = AnswerParser::clone(&chat.parser);
+            for (index, token) in completion.tokens.iter().enumerate() {
+                let events = parser.push(&token.text);
+                if has_thoughts(&events) {
+                    said.thought_tokens = index + 1;
+                }
+                said.answer.extend(events);
             }
-            answers.truncate(self.n);
-            answers
-        });
-        best.collect()
+            said.answer.extend(parser.finish());
+        }
+        said
+    }
+
+    /// The answers of the response: of those to each prompt the best.
+    fn best<'a>(&self, mut said: Vec<Said<'a>>) -> Vec<Said<'a>> {
+        if self.asked > self.n {
+            let likely = |said: &Said<'_>| mean_logprob(said.completion);
+            for of_prompt in said.chunks_mut(self.asked) {
+                of_prompt.sort_by(|a, b| likely(b).total_cmp(&likely(a)));
+            }
+        }
+        let said = said.into_iter().enumerate();
+        let best = said.filter(|(index, _)| index % self.asked < self.n);
+        best.map(|(_, said)| said).collect()
     }
 
     fn choice(
         &self,
         index: usize,
-        answer: &Completion,
+        said: Said<'_>,
         stamp: &Stamp,
         tokenizer: Option<&Tokenizer>,
     ) -> Value {
+        let answer = said.completion;
         let logprobs = self
             .logprobs
             .then(|| self.logprobs(self.without_end(answer, tokenizer), 0, tokenizer));
         match &self.shape {
             Shape::Chat(chat) => {
-                let (message, calls) = chat.message(&answer.text, stamp, index);
+                let (message, calls) = chat.message(said.answer, stamp, index);
                 json!({
                     "index": index,
                     "message": message,
@@ -253,18 +286,6 @@ impl Form {
         self.stop_token_ids.contains(&id) || tokenizer.is_some_and(|t| t.is_special(id))
     }
 
-    /// Tokens of an answer up to the last one of its thoughts.
-    fn thought_tokens(&self, answer: &Completion) -> usize {
-        match self.shape {
-            Shape::Chat(_) => {
-                let mut parts = Parts::new(self.parser(), false);
-                parts.whole(answer.tokens.iter().map(|token| token.text.as_str()));
-                parts.thought_tokens()
-            }
-            Shape::Text => 0,
-        }
-    }
-
     /// A prompt is counted once, however many answers it has. `thought_tokens`: of all answers.
     pub(super) fn usage(&self, answers: &[Usage], thought_tokens: usize) -> Value {
         let of_prompts = || answers.iter().step_by(self.asked);
@@ -290,8 +311,7 @@ impl Form {
 
 impl Chat {
     /// The message of a choice, and whether it calls tools.
-    fn message(&self, text: &str, stamp: &Stamp, choice: usize) -> (Value, bool) {
-        let answer = AnswerParser::clone(&self.parser).parse(text);
+    fn message(&self, answer: Answer, stamp: &Stamp, choice: usize) -> (Value, bool) {
         let mut message = json!({"role": "assistant", "content": answer.content, "refusal": null});
         if let Some(reasoning) = answer.reasoning.filter(|_| self.include_reasoning) {
             message["reasoning_content"] = reasoning.into();

@@ -1,13 +1,11 @@
 //! Forms of answers, tools, and the best of several answers: from the body to the engine and back.
 
-use glm_runtime::{
-    BeamOptions, Completion, EarlyStopping, FinishReason, Finished, GenerateOptions, Grammar,
-    Timings, Usage,
-};
+use glm_runtime::{BeamOptions, EarlyStopping, FinishReason, GenerateOptions, Grammar};
 use serde_json::{Value, json};
 
 use super::tests::{ENGINE, answer, chat, completion};
 use super::*;
+use crate::testing::{answer_of, stamp};
 
 fn grammar(fields: Value) -> Option<Grammar> {
     chat(fields).unwrap().requests[0].options.grammar.clone()
@@ -43,21 +41,8 @@ fn with_tools(fields: Value) -> Value {
 
 /// The answer of the model to `call`, were it this text.
 fn answered(call: &Call, text: &str, reason: FinishReason) -> Value {
-    let answer = Completion {
-        text: text.to_owned(),
-        tokens: Vec::new(),
-        finished: Finished {
-            reason,
-            stop_string: None,
-            usage: Usage::default(),
-            timings: Timings::default(),
-        },
-    };
-    let stamp = Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    };
-    call.form.response(&ENGINE, &stamp, &[answer])["choices"][0].clone()
+    let answer = answer_of(&[text.to_owned()], reason);
+    call.form.response(&ENGINE, &stamp(), &[answer])["choices"][0].clone()
 }
 
 #[test]

@@ -41,10 +41,6 @@ pub(super) fn answer(call: Call) -> Value {
     let Call {
         requests, n, form, ..
     } = call;
-    let stamp = Stamp {
-        id: "7".to_owned(),
-        created: 1,
-    };
     let answered = batch::answers(
         &ENGINE,
         [Job {
@@ -55,7 +51,7 @@ pub(super) fn answer(call: Call) -> Value {
     )
     .next()
     .unwrap();
-    form.response(&ENGINE, &stamp, &answered.answers.unwrap())
+    form.response(&ENGINE, &stamp(), &answered.answers.unwrap())
 }
 
 #[test]
