@@ -52,7 +52,7 @@ fn completion_of(pieces: &[String], reason: FinishReason) -> Completion {
 /// The chunks of answers that come side by side, a token of each in turn.
 fn stream(call: &Call, answers: &[Completion]) -> Vec<Value> {
     let mut chunks = Chunks::new(&ENGINE, call.form.clone(), stamp(), answers.len());
-    let mut all = Vec::new();
+    let mut all = chunks.begin();
     let longest = answers.iter().map(|a| a.tokens.len()).max().unwrap_or(0);
     for at in 0..=longest {
         for (index, answer) in answers.iter().enumerate() {
@@ -297,7 +297,7 @@ fn a_model_streams_what_it_says_at_once() {
             requests, n, form, ..
         } = chat(body).unwrap();
         let mut chunks = Chunks::new(&ENGINE, form, stamp(), n);
-        let mut all = Vec::new();
+        let mut all = chunks.begin();
         for (index, events) in ENGINE
             .submit_n(requests[0].clone(), n)
             .unwrap()
