@@ -39,6 +39,8 @@ impl Failure {
                 at,
                 detail: source.to_string(),
             },
+            // Its texts have no NUL; names that are written down have been checked, those that are asked for have not.
+            (Some("22021"), _) => StoreError::ControlCharacters { field: "name" },
             (Some("53100"), _) => StoreError::Full { at },
             (Some("25006" | "42501"), _) => StoreError::ReadOnly { at },
             // Connections, and what the operator of the server does to it (classes 08, 53 and 57).

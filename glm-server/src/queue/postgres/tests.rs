@@ -83,6 +83,16 @@ fn what_is_no_url_and_no_schema_is_refused() {
 }
 
 #[test]
+fn names_that_it_cannot_hold_are_refused_where_they_are_asked_for() {
+    let Some(store) = testing::store(PostgresOptions::default()) else {
+        return;
+    };
+    let error = wait(store.record("file", "a\0b", None)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
+    assert_eq!(wait(store.record("file", "a", None)).unwrap(), None);
+}
+
+#[test]
 fn tables_of_a_newer_version_are_refused() {
     let Some(store) = testing::store(PostgresOptions::default()) else {
         return;

@@ -133,6 +133,8 @@ pub(super) async fn delete(service: &Service, tenant: &Arc<str>, id: &str) -> Re
         }
         // Which task it is that has changed shows when this one is looked at again.
         if timeout_at(until, changes.recv()).await.is_err() {
+            // Unless somebody else has deleted it meanwhile.
+            find(service, tenant, id).await?;
             let message = "the response is still being stopped: delete it again in a moment";
             return Err(error(StatusCode::CONFLICT, "still_running", message).into());
         }

@@ -85,7 +85,7 @@ impl Watched {
                         return Some(self.say(&info, state).await);
                     }
                 }
-                // It has been deleted, which comes long after its end.
+                // It has been deleted: some time after its end, or by its owner.
                 Ok(None) => return None,
                 Err(error) => return Some(self.fail(&error)),
             }
