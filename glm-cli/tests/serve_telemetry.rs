@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::service::{Service, completion};
 use common::{arg, command, glm};
+use flate2::read::GzDecoder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -187,45 +188,49 @@ fn take(mut socket: TcpStream) -> (String, Vec<u8>) {
     (head, body)
 }
 
+/// So many spans as a collector gets them, of what the environment of the service says.
+fn received(collector: &TcpListener, count: usize) -> Vec<Vec<u8>> {
+    let mut spans = Vec::new();
+    // They may come in several requests.
+    while spans.len() < count {
+        let (head, packed) = take(collector.accept().unwrap().0);
+        assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+        for line in [
+            "content-type: application/x-protobuf",
+            "content-encoding: gzip",
+            "api-key: secret one",
+        ] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line}: {head}");
+        }
+        let mut body = Vec::new();
+        GzDecoder::new(&*packed).read_to_end(&mut body).unwrap();
+        let resource_spans = field(&body, 1);
+        let resource = fields(&field(&resource_spans, 1));
+        for (name, value) in [("service.name", "mine"), ("zone", "a")] {
+            let says = |(number, attribute): &(u64, Vec<u8>)| {
+                *number == 1
+                    && field(attribute, 1) == name.as_bytes()
+                    && field(&field(attribute, 2), 1) == value.as_bytes()
+            };
+            assert!(resource.iter().any(says), "{name}: {resource:x?}");
+        }
+        let scope_spans = fields(&field(&resource_spans, 2)).into_iter();
+        let found = scope_spans.filter(|(number, _)| *number == 2);
+        spans.extend(found.map(|(_, span)| span));
+    }
+    spans
+}
+
 #[test]
 fn spans_of_a_request_reach_a_collector() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", collector.local_addr().unwrap());
-    let receiving = thread::spawn(move || {
-        let mut spans = Vec::new();
-        // They may come in several requests.
-        while spans.len() < 4 {
-            let (head, body) = take(collector.accept().unwrap().0);
-            assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
-            assert!(
-                head.contains("content-type: application/x-protobuf\r\n"),
-                "{head}"
-            );
-            assert!(head.contains("api-key: secret one\r\n"), "{head}");
-            let resource_spans = field(&body, 1);
-            let resource = fields(&field(&resource_spans, 1));
-            for (name, value) in [("service.name", "mine"), ("zone", "a")] {
-                let says = |(number, attribute): &(u64, Vec<u8>)| {
-                    *number == 1
-                        && field(attribute, 1) == name.as_bytes()
-                        && field(&field(attribute, 2), 1) == value.as_bytes()
-                };
-                assert!(resource.iter().any(says), "{name}: {resource:x?}");
-            }
-            let scope_spans = fields(&field(&resource_spans, 2));
-            spans.extend(
-                scope_spans
-                    .into_iter()
-                    .filter(|(number, _)| *number == 2)
-                    .map(|(_, span)| span),
-            );
-        }
-        spans
-    });
+    let receiving = thread::spawn(move || received(&collector, 4));
     let mut command = command(&["serve", "--port", "0", "--service-name", "mine"]);
     command
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
         .env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret%20one")
+        .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
         .env("OTEL_RESOURCE_ATTRIBUTES", "zone=a");
     let service = Service::start_with(command);
     let response = service.ask(
