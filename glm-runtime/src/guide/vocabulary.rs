@@ -64,28 +64,28 @@ impl Vocabulary {
         limits.max_lexer_states = MAX_LEXER_STATES;
         limits.verbose_errors = false;
         let ids = 0..size as u32;
-        let ender = |id| {
+        let (mut thought_enders, mut closers) = (Vec::new(), Vec::new());
+        for id in ids.clone() {
             let bytes = tokenizer.token_bytes(id);
-            thinking::may_end_a_thought_too_late(&bytes).then_some((id, bytes))
-        };
-        let closer = |id| {
-            let bytes = tokenizer.token_bytes(id);
-            let may_close =
-                tokenizer.kind_of(id) != TokenKind::Unused && thinking::may_close(&bytes);
-            may_close.then_some((id, bytes))
-        };
+            if thinking::may_close(&bytes) && tokenizer.kind_of(id) != TokenKind::Unused {
+                closers.push((id, bytes.clone()));
+            }
+            if thinking::may_end_a_thought_too_late(&bytes) {
+                thought_enders.push((id, bytes));
+            }
+        }
         let is_line_end = |&id: &u32| matches!(&words[id as usize][..], b"\n" | b"\n\n");
         Ok(Self {
             tokenizer: tokenizer.clone(),
             size,
             eos_token_ids,
             parsers,
-            line_ends: ids.clone().filter(is_line_end).collect(),
+            line_ends: ids.filter(is_line_end).collect(),
             think: tokenizer
                 .token_to_id(thinking::OPEN)
                 .filter(|&id| is_added(tokenizer, id)),
-            thought_enders: ids.clone().filter_map(ender).collect(),
-            closers: ids.filter_map(closer).collect(),
+            thought_enders,
+            closers,
         })
     }
 
