@@ -185,7 +185,7 @@ pub(crate) fn kv_bytes_per_token(config: &DenseConfig, dtype: KvDType) -> u64 {
 
 /// The widest moment of a step in f32: the MLP's `[T, 2F]` and `[T, F]` beside residual and norm `[T, C]`, or q, k and v;
 /// and one row of logits for each of as many sequences as a step has at most in practice.
-fn activation_bytes(config: &DenseConfig, tokens: usize) -> u64 {
+pub(crate) fn activation_bytes(config: &DenseConfig, tokens: usize) -> u64 {
     const LOGIT_ROWS: u64 = 64;
     let heads = config.num_attention_heads + 2 * config.num_key_value_heads;
     let mlp = 3 * config.intermediate_size as u64;

@@ -1,6 +1,6 @@
 //! Opening and loading a draft model beside the model it guesses for.
 
-use glm_core::{Checkpoint, LoadError, Tokenizer};
+use glm_core::{Checkpoint, DenseConfig, LoadError, Tokenizer};
 use glm_kernels::Device;
 
 use super::EngineOptions;
@@ -50,20 +50,25 @@ impl OpenedDraft {
         }))
     }
 
-    /// Bytes of its weights.
-    pub(super) fn weight_bytes(&self) -> u64 {
-        weight_bytes(&self.source, self.quantize, None)
+    /// What it is.
+    pub(super) fn config(&self) -> &DenseConfig {
+        self.source.config().dense()
+    }
+
+    /// Bytes of its weights on `device`.
+    pub(super) fn weight_bytes(&self, device: &Device) -> u64 {
+        weight_bytes(&self.source, self.quantize, Some(device))
     }
 
     /// Bytes of its KV cache, which holds as many tokens as its target's.
     pub(super) fn kv_bytes(&self, sizes: &Sizes) -> u64 {
         let tokens = (sizes.num_blocks * BLOCK_SIZE) as u64;
-        kv_bytes_per_token(self.source.config().dense(), sizes.kv_dtype).saturating_mul(tokens)
+        kv_bytes_per_token(self.config(), sizes.kv_dtype).saturating_mul(tokens)
     }
 
     /// Most tokens of a text that it has not seen in a step: as many as take it as long as a few prompt tokens take the model.
-    fn max_num_prefill_tokens(&self, sizes: &Sizes, target_bytes: u64) -> usize {
-        let times_smaller = (target_bytes / self.weight_bytes().max(1)).max(1);
+    fn max_num_prefill_tokens(&self, device: &Device, sizes: &Sizes, target_bytes: u64) -> usize {
+        let times_smaller = (target_bytes / self.weight_bytes(device).max(1)).max(1);
         let times_smaller = usize::try_from(times_smaller).unwrap_or(usize::MAX);
         let tokens = sizes.scheduler.max_num_prefill_tokens;
         let tokens = tokens.min(UNMEASURED_PREFILL_TOKENS);
@@ -87,7 +92,7 @@ impl OpenedDraft {
             model,
             sizes.kv_dtype,
             sizes.num_blocks,
-            self.max_num_prefill_tokens(sizes, target_bytes),
+            self.max_num_prefill_tokens(device, sizes, target_bytes),
         )?)
     }
 }

@@ -17,8 +17,8 @@ use crate::memory::{Bytes, available_on, kv_bytes_per_token};
 const DEFAULT_CONTEXTS: usize = 4;
 /// The share of the memory beside the weights that the cache takes at most when no size is asked for.
 const DEFAULT_SHARE: u64 = 4;
-/// Tenths of a graphics processor's memory beside the weights that the cache takes when no size is asked for: nobody else is expected
-/// there, and what is left is for activations.
+/// Tenths of a graphics processor's memory beside the weights that the cache takes at most when no size is asked for: nobody else is
+/// expected there, and what is left is for activations.
 const CUDA_TENTHS: u64 = 9;
 /// Slots are counted in 32 bits.
 const MAX_BLOCKS: usize = u32::MAX as usize / BLOCK_SIZE;
@@ -52,14 +52,26 @@ pub enum KvBudgetReason {
     Contexts,
     /// A quarter of the free memory, which holds fewer than four.
     Memory,
-    /// Nine tenths of a graphics processor's free memory.
+    /// Nine tenths of a graphics processor's free memory, or what activations leave of it if that is less; a draft model's cache takes its
+    /// part of them.
     DeviceMemory,
     /// One full context: less would be of no use, whatever memory says.
     OneContext,
 }
 
+/// What lies in the memory beside the cache.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside<'a> {
+    /// Bytes of weights, and of what else is allocated once.
+    pub(super) weights: u64,
+    /// Bytes of activations of the largest step.
+    pub(super) activations: u64,
+    /// A draft model, whose cache holds as many tokens.
+    pub(super) draft: Option<&'a DenseConfig>,
+}
+
 impl KvBudget {
-    /// The size that was asked for, in tokens, or the one that memory allows beside `weights` bytes of weights.
+    /// The size that was asked for, in tokens, or the one that memory allows.
     ///
     /// # Errors
     /// [`BuildError::Option`] unless a whole context fits.
@@ -69,18 +81,19 @@ impl KvBudget {
         asked: Option<usize>,
         dtype: Option<KvDType>,
         max_model_len: usize,
-        weights: u64,
+        beside: Beside<'_>,
     ) -> Result<Self, BuildError> {
-        let budget = |blocks, free_bytes, reason| {
-            let dtype = dtype.unwrap_or_else(|| auto_kv_dtype(config, device, blocks * BLOCK_SIZE));
-            Self {
-                blocks,
-                block_tokens: BLOCK_SIZE,
-                bytes_per_token: kv_bytes_per_token(config, dtype),
-                max_model_len,
-                free_bytes,
-                reason,
-            }
+        let bytes_per_token = |of: &DenseConfig, blocks: usize| {
+            let auto = || auto_kv_dtype(config, device, blocks * BLOCK_SIZE);
+            kv_bytes_per_token(of, dtype.unwrap_or_else(auto))
+        };
+        let budget = |blocks, free_bytes, reason| Self {
+            blocks,
+            block_tokens: BLOCK_SIZE,
+            bytes_per_token: bytes_per_token(config, blocks),
+            max_model_len,
+            free_bytes,
+            reason,
         };
         let one = blocks_for(max_model_len);
         if let Some(tokens) = asked {
@@ -95,13 +108,14 @@ impl KvBudget {
             };
         }
         let most = one * DEFAULT_CONTEXTS;
-        let free = available_on(device).map(|bytes| bytes.saturating_sub(weights));
-        let block_bytes = budget(most, None, KvBudgetReason::Contexts)
-            .bytes_per_token
-            .max(1)
-            * BLOCK_SIZE as u64;
+        let free = available_on(device).map(|bytes| bytes.saturating_sub(beside.weights));
+        let block_bytes = bytes_per_token(config, most).max(1) * BLOCK_SIZE as u64;
         if let (Some(_), Some(bytes)) = (device.cuda_info(), free) {
-            let blocks = usize::try_from(bytes / 10 * CUDA_TENTHS / block_bytes);
+            // Buffers are a little larger than what is asked for.
+            let activations = beside.activations.saturating_add(beside.activations / 4);
+            let room = (bytes / 10 * CUDA_TENTHS).min(bytes.saturating_sub(activations));
+            let draft = beside.draft.map_or(0, |draft| bytes_per_token(draft, most));
+            let blocks = usize::try_from(room / (block_bytes + draft * BLOCK_SIZE as u64));
             let blocks = blocks.unwrap_or(usize::MAX).min(MAX_BLOCKS);
             return Ok(match blocks > one {
                 true => budget(blocks, free, KvBudgetReason::DeviceMemory),
@@ -130,7 +144,8 @@ impl KvBudget {
         let quantize = checked_quantization(options, &device)?;
         let weights = weight_bytes(source, quantize, Some(&device))
             .saturating_add(swap_beside_weights(&device, options));
-        let (_, budget) = Sizes::decide(source.config().dense(), &device, options, weights)?;
+        let config = source.config().dense();
+        let (_, budget) = Sizes::decide(config, &device, options, weights, None)?;
         Ok(budget)
     }
 
@@ -184,16 +199,45 @@ impl fmt::Display for KvBudget {
 mod tests {
     use super::*;
     use glm_core::ModelConfig;
-    use glm_kernels::CpuOptions;
+    use glm_kernels::{CpuOptions, CudaOptions, EmulatedCuda};
     use std::path::Path;
 
-    fn decide(asked: Option<usize>, weights: u64) -> Result<KvBudget, BuildError> {
+    fn config() -> ModelConfig {
         let json = r#"{"model_type":"glm4","vocab_size":64,"hidden_size":32,"intermediate_size":32,"num_hidden_layers":1,
             "num_attention_heads":2,"num_key_value_heads":1,"head_dim":16,"max_position_embeddings":4096}"#;
-        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        ModelConfig::from_json(json, Path::new("config.json")).unwrap()
+    }
+
+    fn decide(asked: Option<usize>, weights: u64) -> Result<KvBudget, BuildError> {
         let device = Device::cpu(CpuOptions::default()).unwrap();
         let dtype = Some(KvDType::F16);
-        KvBudget::decide(config.dense(), &device, asked, dtype, 100, weights)
+        let beside = Beside {
+            weights,
+            ..Beside::default()
+        };
+        KvBudget::decide(config().dense(), &device, asked, dtype, 100, beside)
+    }
+
+    #[test]
+    fn a_device_has_room_for_activations_and_for_the_cache_of_a_draft_model() {
+        let (cuda, config) = (EmulatedCuda::idle(1, 1 << 20), config());
+        let device = cuda.open(CudaOptions::default()).unwrap();
+        let blocks = |beside| {
+            let budget = KvBudget::decide(config.dense(), &device, None, None, 100, beside);
+            budget.unwrap().blocks
+        };
+        // A block takes 16 tokens of 2 * 16 values of 2 bytes, 1 KiB.
+        assert_eq!(blocks(Beside::default()), 921);
+        let draft = Beside {
+            draft: Some(config.dense()),
+            ..Beside::default()
+        };
+        assert_eq!(blocks(draft), 460);
+        let activations = Beside {
+            activations: 512 << 10,
+            ..Beside::default()
+        };
+        assert_eq!(blocks(activations), 384);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use glm_kernels::{CpuOptions, CudaOptions, Device, KvDType};
 
 use super::draft::OpenedDraft;
 use super::handle::Front;
-use super::kv_budget::KvBudget;
+use super::kv_budget::{Beside, KvBudget};
 use super::limits::Limits;
 use super::prefix_cache::{KvSource, PrefixCacheKeeper};
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
@@ -22,7 +22,7 @@ use crate::guide::{GuideFactory, MaskThreads};
 use crate::kv::{BLOCK_SIZE, BlockAllocator, KvPool, auto_kv_dtype};
 use crate::load::{Loaded, ModelSource, Quantization, TensorSpec, WeightLoader, weight_bytes};
 use crate::lora::{AdapterError, AdapterRegistry, packed_bytes};
-use crate::memory::{EstimateOptions, MemoryEstimate, available_on};
+use crate::memory::{EstimateOptions, MemoryEstimate, activation_bytes, available_on};
 use crate::models::{CausalLm, Glm, Glm4};
 use crate::profile::Profiler;
 use crate::sampling::SamplingParams;
@@ -71,15 +71,18 @@ impl Engine {
         if let Some(fake) = &options.fake {
             return Self::with_fake(fake, (model, &source), text, device.host(), options);
         }
-        let adapters = adapter_bytes(options, source.config())?;
+        let adapters = adapter_bytes(options, source.config(), &device)?;
         let draft = OpenedDraft::open(options, &source, text.tokenizer.as_ref())?;
-        let draft_weights = draft.as_ref().map_or(0, OpenedDraft::weight_bytes);
+        let draft_weights = draft
+            .as_ref()
+            .map_or(0, |draft| draft.weight_bytes(&device));
         let own_weights = weight_bytes(&source, quantize, Some(&device)).saturating_add(adapters);
         let weights = own_weights
             .saturating_add(draft_weights)
             .saturating_add(swap_beside_weights(&device, options));
         let config = source.config().dense();
-        let (sizes, kv_budget) = Sizes::decide(config, &device, options, weights)?;
+        let draft_config = draft.as_ref().map(OpenedDraft::config);
+        let (sizes, kv_budget) = Sizes::decide(config, &device, options, weights, draft_config)?;
         let draft_kv = draft.as_ref().map_or(0, |draft| draft.kv_bytes(&sizes));
         sizes
             .estimate(source.config(), &device, weights.saturating_add(draft_kv))
@@ -141,7 +144,7 @@ impl Engine {
         options: &EngineOptions,
     ) -> Result<Self, BuildError> {
         let config = FakeModel::config(source.config().dense());
-        let (mut sizes, kv_budget) = Sizes::decide(&config, &device, options, 0)?;
+        let (mut sizes, kv_budget) = Sizes::decide(&config, &device, options, 0, None)?;
         // What such a model computes in a step must not depend on how busy a test's machine is.
         sizes.scheduler.max_step_time.get_or_insert(Duration::MAX);
         let eos = eos_token_ids(source);
@@ -219,6 +222,7 @@ impl Sizes {
         device: &Device,
         options: &EngineOptions,
         weights: u64,
+        draft: Option<&DenseConfig>,
     ) -> Result<(Self, KvBudget), BuildError> {
         let max_num_seqs =
             at_least_one("max_num_seqs", options.max_num_seqs, DEFAULT_MAX_NUM_SEQS)?;
@@ -240,13 +244,18 @@ impl Sizes {
                 found: "0".to_owned(),
             });
         }
+        let beside = Beside {
+            weights,
+            activations: activation_bytes(config, max_num_batched_tokens),
+            draft,
+        };
         let kv_budget = KvBudget::decide(
             config,
             device,
             options.kv_cache_tokens,
             options.kv_dtype,
             max_model_len,
-            weights,
+            beside,
         )?;
         let scheduler = SchedulerConfig {
             // Every running sequence decodes in every step, so a step has room for as many.
@@ -359,11 +368,15 @@ pub(super) fn swap_beside_weights(device: &Device, options: &EngineOptions) -> u
 }
 
 /// Bytes of memory that the adapters to be loaded will take. What is wrong with them is said here, before the weights are read.
-fn adapter_bytes(options: &EngineOptions, model: &ModelConfig) -> Result<u64, BuildError> {
+fn adapter_bytes(
+    options: &EngineOptions,
+    model: &ModelConfig,
+    device: &Device,
+) -> Result<u64, BuildError> {
     let mut bytes: u64 = 0;
     for (_, path) in &options.adapters {
         let adapter = Adapter::open(path, model).map_err(AdapterError::from)?;
-        bytes = bytes.saturating_add(packed_bytes(&adapter));
+        bytes = bytes.saturating_add(packed_bytes(&adapter, device));
     }
     Ok(bytes)
 }
@@ -418,52 +431,11 @@ impl Front {
         loaded: &Loaded,
         quantize: Option<Quantization>,
     ) -> Self {
+        let info = model_info(source, &text, device, (sizes, kv_budget), loaded, quantize);
         let TextSide {
             tokenizer,
             chat_format,
         } = text;
-        let config = source.config().dense();
-        let mut load_notes = source
-            .checkpoint()
-            .map(|c| c.warnings().to_vec())
-            .unwrap_or_default();
-        load_notes.extend(fallback_notes(loaded, quantize));
-        let mut formats: Vec<_> = loaded
-            .formats
-            .iter()
-            .map(|(f, &bytes)| (f.name().to_owned(), bytes))
-            .collect();
-        formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-        let info = ModelInfo {
-            name: source.name().to_owned(),
-            asked_as: String::new(),
-            architecture: source.config().architecture().to_owned(),
-            parameters: loaded.parameters,
-            weight_bytes: loaded.bytes,
-            weight_bytes_per_step: loaded.bytes - loaded.untied_embedding_bytes,
-            linear_layers: linear_layers(config),
-            layer_operations: 2 * layer_weights(source),
-            head_operations: 2 * (config.vocab_size * config.hidden_size) as u64,
-            formats,
-            kv_dtype: sizes.kv_dtype.name().to_owned(),
-            kv_bytes_per_token: kv_budget.bytes_per_token,
-            kv_capacity_tokens: kv_budget.tokens(),
-            kv_budget,
-            max_model_len: sizes.scheduler.max_model_len,
-            hidden_size: config.hidden_size,
-            vocab_size: config.vocab_size,
-            device: device.name(),
-            device_bandwidth_gb_s: device
-                .cuda_info()
-                .map(|info| info.memory_bandwidth as f64 / 1e9),
-            threads: device.num_threads(),
-            has_tokenizer: tokenizer.is_some(),
-            note: source
-                .checkpoint()
-                .and_then(Checkpoint::note)
-                .map(str::to_owned),
-            load_notes,
-        };
         let limits = Limits {
             model: info.name.clone(),
             vocab_size: info.vocab_size,
@@ -491,6 +463,59 @@ impl Front {
             guides,
             adapters: AdapterRegistry::new(device, source.config()),
         }
+    }
+}
+
+/// What was loaded, and how; what it was asked for as is added by whoever was asked.
+fn model_info(
+    source: &ModelSource,
+    text: &TextSide,
+    device: &Device,
+    (sizes, kv_budget): (&Sizes, KvBudget),
+    loaded: &Loaded,
+    quantize: Option<Quantization>,
+) -> ModelInfo {
+    let config = source.config().dense();
+    let mut load_notes = source
+        .checkpoint()
+        .map(|c| c.warnings().to_vec())
+        .unwrap_or_default();
+    load_notes.extend(fallback_notes(loaded, quantize));
+    let mut formats: Vec<_> = loaded
+        .formats
+        .iter()
+        .map(|(f, &bytes)| (f.name().to_owned(), bytes))
+        .collect();
+    formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+    ModelInfo {
+        name: source.name().to_owned(),
+        asked_as: String::new(),
+        architecture: source.config().architecture().to_owned(),
+        parameters: loaded.parameters,
+        weight_bytes: loaded.bytes,
+        weight_bytes_per_step: loaded.bytes - loaded.untied_embedding_bytes,
+        linear_layers: linear_layers(config),
+        layer_operations: 2 * layer_weights(source),
+        head_operations: 2 * (config.vocab_size * config.hidden_size) as u64,
+        formats,
+        kv_dtype: sizes.kv_dtype.name().to_owned(),
+        kv_bytes_per_token: kv_budget.bytes_per_token,
+        kv_capacity_tokens: kv_budget.tokens(),
+        kv_budget,
+        max_model_len: sizes.scheduler.max_model_len,
+        hidden_size: config.hidden_size,
+        vocab_size: config.vocab_size,
+        device: device.name(),
+        device_bandwidth_gb_s: device
+            .cuda_info()
+            .map(|info| info.memory_bandwidth as f64 / 1e9),
+        threads: device.num_threads(),
+        has_tokenizer: text.tokenizer.is_some(),
+        note: source
+            .checkpoint()
+            .and_then(Checkpoint::note)
+            .map(str::to_owned),
+        load_notes,
     }
 }
 

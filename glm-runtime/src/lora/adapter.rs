@@ -111,8 +111,8 @@ impl LoraAdapter {
     }
 }
 
-/// Bytes of memory that an adapter's matrices will take.
-pub(crate) fn packed_bytes(adapter: &Adapter) -> u64 {
+/// Bytes of memory that an adapter's matrices will take on `device`.
+pub(crate) fn packed_bytes(adapter: &Adapter, device: &Device) -> u64 {
     let tensors = adapter.modules().iter().flat_map(|module| {
         let a_is_transposed = module.projection == Projection::Embedding;
         [
@@ -123,8 +123,8 @@ pub(crate) fn packed_bytes(adapter: &Adapter) -> u64 {
     let bytes = |(tensor, is_transposed): (TensorData<'_>, bool)| {
         let packed = format(&tensor).ok().zip(rows_and_columns(&tensor));
         let packed = packed.and_then(|(format, (rows, columns))| match is_transposed {
-            true => Weight::packed_bytes(format, columns, rows),
-            false => Weight::packed_bytes(format, rows, columns),
+            true => Weight::packed_bytes_on(device, format, columns, rows),
+            false => Weight::packed_bytes_on(device, format, rows, columns),
         });
         packed.unwrap_or(usize::MAX) as u64
     };

@@ -104,7 +104,7 @@ impl AdapterRegistry {
             return Err(taken());
         }
         let adapter = Adapter::open(path, &self.model)?;
-        check_memory(name, &self.device, packed_bytes(&adapter))?;
+        check_memory(name, &self.device, packed_bytes(&adapter, &self.device))?;
         let id = AdapterId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let entry = Entry {
             adapter: Arc::new(LoraAdapter::load(id, name, &adapter, &self.device)?),
