@@ -84,7 +84,10 @@ impl Streaming {
                 return Some(event);
             }
             self.chunks.as_ref()?;
-            tokio::time::sleep_until(self.not_before).await;
+            if self.not_before > Instant::now() {
+                // Not for a moment that is over: that would last until the clock's next tick.
+                tokio::time::sleep_until(self.not_before).await;
+            }
             let mut next = Some(self.answers.next().await);
             // What there is besides goes with it.
             while let Some(said) = next {

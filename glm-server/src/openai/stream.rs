@@ -43,7 +43,7 @@ impl Chunks {
     /// The chunks that come before any answer.
     pub fn begin(&mut self) -> Vec<Value> {
         match &mut self.0 {
-            Voice::OpenAi(_) => Vec::new(),
+            Voice::OpenAi(chunks) => chunks.begin(),
             Voice::Messages(events) => events.begin(),
             Voice::Response(events) => events.begin(),
         }
@@ -107,8 +107,6 @@ struct Choice {
     index: usize,
     /// Takes the answer to a chat apart.
     parser: Option<AnswerParser>,
-    /// There has been a chunk.
-    begun: bool,
     /// It calls a tool.
     calls: bool,
     /// Tokens whose log-probabilities are in no chunk yet.
@@ -139,7 +137,6 @@ impl OpenAi {
                 Shape::Chat(chat) => Some(AnswerParser::clone(&chat.parser)),
                 Shape::Text => None,
             },
-            begun: false,
             calls: false,
             unsaid: Vec::new(),
             offset: 0,
@@ -155,26 +152,31 @@ impl OpenAi {
         }
     }
 
+    /// Who speaks, for each answer to a chat.
+    fn begin(&self) -> Vec<Value> {
+        let chats = self.choices.iter().filter(|choice| choice.parser.is_some());
+        chats
+            .map(|choice| {
+                let role = json!({"role": "assistant", "content": ""});
+                self.piece(choice.index, ("delta", role), None, None)
+            })
+            .collect()
+    }
+
     fn push(&mut self, answer: usize, event: Event) -> Result<Vec<Value>, EngineError> {
-        let role = self.choices[answer].begin();
         let said = match event {
             Event::Failed(error) => return Err(error),
             Event::Token(token) => self.token(answer, token),
             Event::Finished(finished) => self.end(answer, &finished),
         };
-        let mut deltas: Vec<_> = role.into_iter().chain(said.deltas).collect();
+        let mut deltas = said.deltas;
         let last = deltas.pop();
-        let chunk =
-            |(field, delta): Delta, logprobs: Option<Value>, finish_reason: Option<&str>| {
-                self.chunk(json!([{
-                    "index": answer,
-                    field: delta,
-                    "logprobs": logprobs,
-                    "finish_reason": finish_reason,
-                }]))
-            };
-        let mut chunks: Vec<_> = deltas.into_iter().map(|d| chunk(d, None, None)).collect();
-        chunks.extend(last.map(|delta| chunk(delta, said.logprobs, said.finish_reason)));
+        let others = deltas.into_iter();
+        let mut chunks: Vec<_> = others
+            .map(|delta| self.piece(answer, delta, None, None))
+            .collect();
+        chunks
+            .extend(last.map(|delta| self.piece(answer, delta, said.logprobs, said.finish_reason)));
         Ok(chunks)
     }
 
@@ -232,6 +234,22 @@ impl OpenAi {
         Some(chunk)
     }
 
+    /// A chunk of one answer.
+    fn piece(
+        &self,
+        answer: usize,
+        (field, delta): Delta,
+        logprobs: Option<Value>,
+        finish_reason: Option<&str>,
+    ) -> Value {
+        self.chunk(json!([{
+            "index": answer,
+            field: delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }]))
+    }
+
     fn chunk(&self, choices: Value) -> Value {
         let object = match self.form.shape {
             Shape::Chat(_) => "chat.completion.chunk",
@@ -253,13 +271,6 @@ impl OpenAi {
 }
 
 impl Choice {
-    /// The chunk that comes before any other: who speaks.
-    fn begin(&mut self) -> Option<Delta> {
-        let is_first = !std::mem::replace(&mut self.begun, true);
-        (is_first && self.parser.is_some())
-            .then(|| ("delta", json!({"role": "assistant", "content": ""})))
-    }
-
     /// The log-probabilities of the next tokens of the text.
     fn logprobs(
         &mut self,
