@@ -139,10 +139,13 @@ impl Nvrtc {
                 self.symbol(&format!("nvrtcGet{what}"))?;
             let mut size = 0;
             let code = size_of(program, &raw mut size);
+            if code != 0 {
+                return Err(format!("nvrtcGet{what}Size failed with code {code}"));
+            }
             let mut bytes = vec![0; size];
-            match (code, get(program, bytes.as_mut_ptr().cast())) {
-                (0, 0) => Ok(bytes),
-                codes => Err(format!("nvrtcGet{what} failed with codes {codes:?}")),
+            match get(program, bytes.as_mut_ptr().cast()) {
+                0 => Ok(bytes),
+                code => Err(format!("nvrtcGet{what} failed with code {code}")),
             }
         }
     }

@@ -51,7 +51,7 @@ impl Allocation {
     }
 
     fn address(&self) -> u64 {
-        self.start.addr() as u64 + GUARD as u64
+        self.start.expose_provenance() as u64 + GUARD as u64
     }
 
     /// Whether nobody wrote outside.
