@@ -89,6 +89,7 @@ checks() {
 
 measurements() {
     step "bf16, one stream" bench --prompt-tokens 512 --gen-tokens 128 --batch 1 --depth 0,2048 --profile
+    GLM_CUDA_GRAPHS=off step "bf16, one stream, kernel by kernel" bench --prompt-tokens 512 --gen-tokens 128 --batch 1 --depth 0,2048
     [[ -z ${QUICK:-} ]] || return 0
     step "bf16, streams at 2k" bench --prompt-tokens 512 --gen-tokens 64 --batch 8,64,256 --depth 2048
     step "bf16, prompt of 8k" bench --prompt-tokens 8192 --gen-tokens 1 --batch 1

@@ -1,7 +1,7 @@
 //! The whole numbers of a step: token ids, positions, slots, block tables.
 
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::KernelError;
 use crate::cuda::{CudaDevice, DeviceBuffer, DevicePtr};
@@ -35,7 +35,24 @@ pub struct Indices {
 struct Packed {
     values: Vec<u32>,
     /// What was copied to a device, and its address, which stays.
-    copy: Mutex<Option<DeviceBuffer>>,
+    copy: Mutex<Option<Arc<DeviceBuffer>>>,
+    /// What operations found out before they used the lists.
+    checked: Mutex<Vec<(Range<usize>, Bound)>>,
+}
+
+/// What the numbers of a list are, so that a kernel may use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    /// All below this.
+    Below(usize),
+    /// What they are, and no others.
+    Same,
+}
+
+/// Lists as they were when launches were recorded that use them.
+pub(crate) struct Layout {
+    values: Vec<u32>,
+    bounds: Vec<(Range<usize>, Bound)>,
 }
 
 impl Indices {
@@ -51,7 +68,7 @@ impl Indices {
         });
         let packed = Arc::new(Packed {
             values,
-            copy: Mutex::default(),
+            ..Packed::default()
         });
         ranges.map(|range| Self::part(&packed, range))
     }
@@ -86,10 +103,95 @@ impl Indices {
                 let values = &self.packed.values;
                 let mut buffer = cuda.allocate(size_of_val(values.as_slice()))?;
                 buffer.copy_in(0, bytes_of(values))?;
-                copy.insert(buffer).ptr()
+                copy.insert(Arc::new(buffer)).ptr()
             }
         };
         Ok(start.offset(self.range.start * size_of::<u32>()))
+    }
+
+    /// Bytes that the list takes together with those that were packed with it.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        size_of_val(self.packed.values.as_slice())
+    }
+
+    /// Copies the list, and those that were packed with it, to `place`, where kernels find them from now on.
+    ///
+    /// # Errors
+    /// [`KernelError::Shared`] while other lists are there, [`KernelError::Index`] if there is no room; the device's.
+    pub(crate) fn place(&self, place: &mut Arc<DeviceBuffer>) -> Result<(), KernelError> {
+        let op = "Indices::place";
+        let buffer = Arc::get_mut(place).ok_or(KernelError::Shared { op })?;
+        buffer.copy_in(0, bytes_of(&self.packed.values))?;
+        let mut copy = self
+            .packed
+            .copy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *copy = Some(Arc::clone(place));
+        Ok(())
+    }
+
+    /// An error unless all numbers of this list, which the operation `op` calls `name`, are below `len`.
+    ///
+    /// # Errors
+    /// [`KernelError::Index`].
+    pub(crate) fn check_below(
+        &self,
+        op: &'static str,
+        name: &'static str,
+        len: usize,
+    ) -> Result<(), KernelError> {
+        if self.max.is_none_or(|max| (max as usize) < len) {
+            self.checked(Bound::Below(len));
+            return Ok(());
+        }
+        let index = self.iter().find(|number| **number as usize >= len);
+        Err(KernelError::Index {
+            op,
+            name,
+            index: index.map_or(0, |index| *index as usize),
+            len,
+        })
+    }
+
+    /// Notes what an operation has found out about the numbers: if its launches are recorded, they are repeated with
+    /// such numbers only.
+    pub(crate) fn checked(&self, bound: Bound) {
+        let found = (self.range.clone(), bound);
+        let mut checked = self.lock_checked();
+        if !checked.contains(&found) {
+            checked.push(found);
+        }
+    }
+
+    /// What was found out about the list and those that were packed with it.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            values: self.packed.values.clone(),
+            bounds: self.lock_checked().clone(),
+        }
+    }
+
+    fn lock_checked(&self) -> MutexGuard<'_, Vec<(Range<usize>, Bound)>> {
+        self.packed
+            .checked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Layout {
+    /// Whether all that was found out is true of `lists` and those that were packed with it.
+    pub(crate) fn fits(&self, lists: &Indices) -> bool {
+        let values = &lists.packed.values;
+        let holds = |(range, bound): &(Range<usize>, Bound)| {
+            let list = &values[range.clone()];
+            match bound {
+                Bound::Below(end) => list.iter().all(|value| (*value as usize) < *end),
+                Bound::Same => *list == self.values[range.clone()],
+            }
+        };
+        values.len() == self.values.len() && self.bounds.iter().all(holds)
     }
 }
 
@@ -104,8 +206,11 @@ impl Deref for Indices {
 impl From<Vec<u32>> for Indices {
     fn from(values: Vec<u32>) -> Self {
         let range = 0..values.len();
-        let copy = Mutex::default();
-        Self::part(&Arc::new(Packed { values, copy }), range)
+        let packed = Packed {
+            values,
+            ..Packed::default()
+        };
+        Self::part(&Arc::new(packed), range)
     }
 }
 

@@ -227,6 +227,20 @@ impl Tensor {
         })
     }
 
+    /// The f32 elements in `buffer`, of which there are as many as `shape` says.
+    pub(crate) fn on_cuda(
+        device: &Device,
+        buffer: DeviceBuffer,
+        shape: &[usize],
+    ) -> Result<Self, KernelError> {
+        Ok(Self {
+            device: device.clone(),
+            dtype: DType::F32,
+            shape: Shape::new(shape)?,
+            memory: Arc::new(Memory::Cuda(buffer)),
+        })
+    }
+
     /// Where the tensor lives.
     pub fn device(&self) -> &Device {
         &self.device

@@ -138,6 +138,103 @@ fn blocks_are_found_again_and_swapped_out_and_in() {
     }
 }
 
+/// Answers of many lengths, that of the second beyond position 128: (tokens of the prompt, tokens of the answer).
+const ANSWERS: [(u32, usize); 6] = [(5, 6), (120, 20), (40, 14), (3, 10), (9, 26), (17, 3)];
+
+fn answer_all(engine: &mut Engine) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let prompt = |seed: u32, len: u32| (0..len).map(move |i| (seed * 17 + i * i * 5 + i) % 300);
+    let prompts: Vec<Vec<u32>> = (0..)
+        .zip(ANSWERS)
+        .map(|(seed, (len, _))| prompt(seed, len).collect())
+        .collect();
+    let first = prompts.iter().zip(ANSWERS).map(|(prompt, (_, tokens))| {
+        let options = GenerateOptions {
+            max_tokens: Some(tokens),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        let request = Request::new(prompt.as_slice()).with_options(options);
+        engine.submit(request).unwrap().0
+    });
+    let first = first.collect::<Vec<_>>()[0];
+    let tokens = common::run(engine);
+    let of = |request| {
+        let own = tokens.iter().filter(move |(id, ..)| *id == request);
+        own.map(|(_, token, _)| *token).collect()
+    };
+    (first..)
+        .zip(prompts)
+        .map(|(request, prompt)| (prompt, of(request)))
+        .collect()
+}
+
+#[test]
+fn decoding_is_recorded_and_repeated_and_its_tokens_are_the_same() {
+    let mut cpu = on_cpu("tiny-glm4");
+    for (kind, device) in devices() {
+        for kv_dtype in [KvDType::BF16, KvDType::F32] {
+            let engine = open(&tiny("tiny-glm4"), &device).max_model_len(256);
+            let engine = engine.kv_cache_tokens(1024).kv_dtype(kv_dtype);
+            let mut engine = engine.build_engine().unwrap();
+            for (at, (prompt, tokens)) in answer_all(&mut engine).iter().enumerate() {
+                assert_eq!(tokens.len(), ANSWERS[at].1, "{kind} {at}");
+                assert_greedy(&format!("{kind} {at}"), &mut cpu, prompt, tokens);
+            }
+            let stats = engine.stats();
+            assert_eq!(stats.graph_error, None, "{kind}");
+            let off = std::env::var("GLM_CUDA_GRAPHS").is_ok_and(|value| value == "off");
+            assert!(off || stats.graph_steps > 6, "{kind}: {stats:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_recorded_is_computed_all_the_same() {
+    let Some(cuda) = EmulatedCuda::new(1, MEMORY) else {
+        return;
+    };
+    cuda.faults().refuse_captures(true);
+    let device = cuda.open(options()).unwrap();
+    let engine = open(&tiny("tiny-glm4"), &device).max_model_len(256);
+    let mut engine = engine.kv_cache_tokens(1024).build_engine().unwrap();
+    let mut cpu = on_cpu("tiny-glm4");
+    for (prompt, tokens) in answer_all(&mut engine) {
+        assert_greedy("refused", &mut cpu, &prompt, &tokens);
+    }
+    let stats = engine.stats();
+    assert_eq!((cuda.faults().captures(), stats.graph_steps), (1, 0));
+    let error = stats.graph_error.unwrap();
+    assert!(error.contains("previous error during capture"), "{error}");
+}
+
+#[test]
+fn a_device_that_is_lost_while_it_repeats_a_step_fails_its_requests() {
+    let Some(cuda) = EmulatedCuda::new(1, MEMORY) else {
+        return;
+    };
+    let device = cuda.open(options()).unwrap();
+    let mut engine = open(&tiny("tiny-glm4"), &device).build_engine().unwrap();
+    let options = GenerateOptions {
+        max_tokens: Some(50),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let request = Request::new(&[1, 2, 3][..]).with_options(options);
+    engine.submit(request).unwrap();
+    while engine.has_work() && engine.stats().graph_steps < 2 {
+        engine.step();
+    }
+    cuda.faults().break_after(3);
+    let failed = match &engine.step()[..] {
+        [SeqEvent::Failed(_, error)] => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(failed.contains("cuda:0 is lost"), "{failed}");
+    assert!(!engine.has_work());
+    let stats = engine.stats();
+    assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
+}
+
 #[test]
 fn a_lost_device_fails_its_requests_and_holds_nothing() {
     let cuda = EmulatedCuda::idle(1, MEMORY);

@@ -1,9 +1,12 @@
 //! A device that kernels run on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 
-use super::driver::{Driver, FunctionHandle, KernelArg, LaunchConfig, MemoryInfo, ModuleHandle};
+use super::driver::{
+    Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig, MemoryInfo, ModuleHandle,
+};
 use super::memory::{DeviceAllocator, DeviceBuffer};
 use super::session::Session;
 use crate::{AllocatorStats, CpuOptions, CudaError, DeviceInfo, KernelError};
@@ -29,6 +32,8 @@ const MIN_DRIVER_VERSION: u32 = 12_000;
 pub(crate) struct CudaDevice {
     session: Arc<Session>,
     allocator: Arc<DeviceAllocator>,
+    /// Threads whose buffers come from an arena.
+    in_arenas: Mutex<Vec<InArena>>,
     loaded: Mutex<Loaded>,
     /// Whether `linear`'s kernel for Hopper gives the right products here, once that was tried.
     pub(crate) runs_wgmma: OnceLock<bool>,
@@ -38,6 +43,21 @@ pub(crate) struct CudaDevice {
 struct Loaded {
     modules: HashMap<&'static str, ModuleHandle>,
     kernels: HashMap<(&'static str, &'static str), Kernel>,
+}
+
+/// A thread that records a step, or is about to.
+#[derive(Clone)]
+struct InArena {
+    thread: ThreadId,
+    arena: Arc<DeviceAllocator>,
+    /// Whether the arena may ask the driver for more.
+    grows: bool,
+}
+
+/// Launches that were recorded.
+pub(crate) struct Graph {
+    session: Arc<Session>,
+    handle: GraphHandle,
 }
 
 /// A kernel that is loaded.
@@ -80,6 +100,7 @@ impl CudaDevice {
         Ok(Self {
             allocator: Arc::new(DeviceAllocator::new(Arc::clone(&session), limit)),
             session,
+            in_arenas: Mutex::default(),
             loaded: Mutex::default(),
             runs_wgmma: OnceLock::new(),
         })
@@ -111,7 +132,84 @@ impl CudaDevice {
     /// # Errors
     /// [`KernelError::DeviceMemory`] if there is no room, [`KernelError::DeviceLost`].
     pub(crate) fn allocate(&self, bytes: usize) -> Result<DeviceBuffer, KernelError> {
-        self.allocator.allocate(bytes)
+        let Some(InArena { arena, grows, .. }) = self.in_arena() else {
+            return self.allocator.allocate(bytes);
+        };
+        if !grows {
+            let cached = arena.allocate_cached(bytes);
+            return cached.ok_or_else(|| CudaError::OutOfMemory { bytes }.into());
+        }
+        match arena.allocate(bytes) {
+            Err(KernelError::DeviceMemory { .. }) => {
+                self.allocator.release_cached();
+                arena.allocate(bytes)
+            }
+            buffer => buffer,
+        }
+    }
+
+    /// The arena of this thread, if it has one now.
+    fn in_arena(&self) -> Option<InArena> {
+        let all = self.lock_arenas();
+        if all.is_empty() {
+            return None; // nearly always, and it need not be asked which thread this is
+        }
+        let thread = thread::current().id();
+        all.iter().find(|other| other.thread == thread).cloned()
+    }
+
+    fn lock_arenas(&self) -> MutexGuard<'_, Vec<InArena>> {
+        self.in_arenas
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory for steps that are recorded.
+    pub(crate) fn new_arena(&self) -> Arc<DeviceAllocator> {
+        Arc::new(self.allocator.new_arena())
+    }
+
+    /// Runs a step whose buffers come from `arena`, so that it has all that the same step asks for when it is
+    /// recorded.
+    ///
+    /// # Errors
+    /// The step's.
+    pub(crate) fn rehearse<T>(
+        &self,
+        arena: &Arc<DeviceAllocator>,
+        step: impl FnOnce() -> Result<T, KernelError>,
+    ) -> Result<T, KernelError> {
+        let _entered = self.enter(arena, true);
+        step()
+    }
+
+    /// Records the launches of a step that was rehearsed, instead of making them.
+    ///
+    /// # Errors
+    /// The step's; [`KernelError::Cuda`] if it does something that cannot be recorded, or needs more memory than
+    /// there is in the arena.
+    pub(crate) fn record<T>(
+        &self,
+        arena: &Arc<DeviceAllocator>,
+        step: impl FnOnce() -> Result<T, KernelError>,
+    ) -> Result<(T, Graph), KernelError> {
+        let _entered = self.enter(arena, false);
+        let (made, handle) = self.session.record(step)?;
+        let session = Arc::clone(&self.session);
+        Ok((made, Graph { session, handle }))
+    }
+
+    fn enter(&self, arena: &Arc<DeviceAllocator>, grows: bool) -> Entered<'_> {
+        let thread = thread::current().id();
+        self.lock_arenas().push(InArena {
+            thread,
+            arena: Arc::clone(arena),
+            grows,
+        });
+        Entered {
+            device: self,
+            thread,
+        }
     }
 
     /// A buffer of unspecified content for what stays, such as weights.
@@ -146,21 +244,27 @@ impl CudaDevice {
         module: &'static str,
         name: &'static str,
     ) -> Result<Kernel, KernelError> {
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = loaded.kernels.get(&(module, name)) {
+        if let Some(kernel) = self.loaded().kernels.get(&(module, name)) {
             return Ok(*kernel);
         }
-        let handle = match loaded.modules.get(module) {
-            Some(handle) => *handle,
+        // Not under the lock: the driver's calls wait for a thread that records, which asks for kernels too.
+        let known = self.loaded().modules.get(module).copied();
+        let handle = match known {
+            Some(handle) => handle,
             None => self.session.call(|context| context.load_module(module))?,
         };
-        loaded.modules.insert(module, handle);
         let function = self
             .session
             .call(|context| context.function(handle, name))?;
         let kernel = Kernel { function };
+        let mut loaded = self.loaded();
+        loaded.modules.insert(module, handle);
         loaded.kernels.insert((module, name), kernel);
         Ok(kernel)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a kernel. A launch without blocks or threads does nothing.
@@ -192,5 +296,44 @@ impl CudaDevice {
     /// [`KernelError::DeviceLost`].
     pub(crate) fn synchronize(&self) -> Result<(), KernelError> {
         self.session.call(|context| context.synchronize())
+    }
+}
+
+/// A thread is in an arena until this is dropped.
+struct Entered<'a> {
+    device: &'a CudaDevice,
+    thread: ThreadId,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let thread = self.thread;
+        self.device
+            .lock_arenas()
+            .retain(|other| other.thread != thread);
+    }
+}
+
+impl Graph {
+    /// Makes the launches.
+    ///
+    /// # Errors
+    /// [`KernelError::Cuda`] if the driver refuses, [`KernelError::DeviceLost`].
+    ///
+    /// # Safety
+    /// What was promised of each launch ([`CudaDevice::launch`]) holds still.
+    pub(crate) unsafe fn launch(&self) -> Result<(), KernelError> {
+        // SAFETY: the caller's promise.
+        self.session
+            .call(|context| unsafe { context.launch_graph(self.handle) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // Where the device is lost, the graph is gone with its context.
+        let _ = self
+            .session
+            .call(|context| context.destroy_graph(self.handle));
     }
 }

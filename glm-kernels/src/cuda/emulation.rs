@@ -57,7 +57,27 @@ impl CudaFaults {
         self.0.set_out_of_memory(on);
     }
 
-    /// Kernels that were launched.
+    /// From here on launches cannot be recorded, or they can again.
+    pub fn refuse_captures(&self, on: bool) {
+        self.0.refuse_captures(on);
+    }
+
+    /// How often launches were recorded, with success or without.
+    pub fn captures(&self) -> u64 {
+        self.0.captures()
+    }
+
+    /// How often recorded launches were repeated.
+    pub fn replays(&self) -> u64 {
+        self.0.replays()
+    }
+
+    /// Recorded launches that are kept.
+    pub fn graphs(&self) -> u64 {
+        self.0.graphs()
+    }
+
+    /// Kernels that were launched, repeated ones included.
     pub fn launches(&self) -> u64 {
         self.0.launches()
     }

@@ -6,6 +6,9 @@
 //!
 //! A block may be handed out again while kernels that use it are still queued, because whatever the next
 //! owner asks for is queued behind them.
+//!
+//! Launches that are recorded have their addresses for good. So their buffers come from an allocator of their
+//! own, an arena, that gives nothing back to the driver before all of it is given up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,8 +25,11 @@ const ALIGNMENT: usize = 256;
 /// Requests after which a block that none of them took counts as idle: some ten steps of a model.
 const IDLE_REQUESTS: u64 = 4096;
 
-/// Slabs are as large as this, or as what does not fit in one. The driver gives out pages of 2 MiB.
+/// Slabs are as large as this where there is room. The driver gives out pages of 2 MiB.
 const SLAB: usize = 64 << 20;
+
+/// What is as large as this has memory of its own: what it left of a slab would be lost.
+const OWN_MEMORY: usize = SLAB / 8;
 
 /// Memory of the driver's; freed when the last block of it is gone.
 struct DriverMemory {
@@ -96,9 +102,14 @@ impl State {
 
     fn take_free(&mut self, capacity: usize) -> Option<Block> {
         let block = self.free.take(capacity)?;
+        Some(self.taken(block))
+    }
+
+    /// Counts a block that was free.
+    fn taken(&mut self, block: Block) -> Block {
         self.stats.cached_bytes -= block.capacity;
         self.count_live(block.capacity);
-        Some(block)
+        block
     }
 
     /// Takes out what came back before request `since`.
@@ -121,8 +132,10 @@ pub(crate) struct DeviceAllocator {
     session: Arc<Session>,
     /// The most bytes to take from the driver.
     limit: u64,
-    /// Bytes that the driver gave and that were not given back.
+    /// Bytes that the driver gave and that were not given back, those of arenas included.
     reserved: Arc<AtomicU64>,
+    /// Whether it is an arena.
+    keeps: bool,
     state: Mutex<State>,
 }
 
@@ -132,6 +145,18 @@ impl DeviceAllocator {
             session,
             limit,
             reserved: Arc::default(),
+            keeps: false,
+            state: Mutex::default(),
+        }
+    }
+
+    /// An allocator under the same limit that keeps what it has until it is told to release it.
+    pub(crate) fn new_arena(&self) -> Self {
+        Self {
+            session: Arc::clone(&self.session),
+            limit: self.limit,
+            reserved: Arc::clone(&self.reserved),
+            keeps: true,
             state: Mutex::default(),
         }
     }
@@ -144,6 +169,7 @@ impl DeviceAllocator {
             state.requests += 1;
             match state.take_free(capacity) {
                 Some(block) => (Some(block), Vec::new()),
+                None if self.keeps => (None, Vec::new()),
                 None => {
                     let since = state.requests.saturating_sub(IDLE_REQUESTS);
                     (None, state.take_older(since))
@@ -158,6 +184,27 @@ impl DeviceAllocator {
         Ok(self.buffer(block, bytes, Reuse::Cache))
     }
 
+    /// A buffer of memory that was given back, so without a call of the driver.
+    pub(crate) fn allocate_cached(self: &Arc<Self>, bytes: usize) -> Option<DeviceBuffer> {
+        let capacity = bucket_size(bytes.max(ALIGNMENT))?;
+        let block = self.lock().take_free(capacity)?;
+        Some(self.buffer(block, bytes, Reuse::Cache))
+    }
+
+    /// The buffer of `bytes` bytes that was at `start`, if nobody else has it now.
+    pub(crate) fn allocate_again(
+        self: &Arc<Self>,
+        start: DevicePtr,
+        bytes: usize,
+    ) -> Option<DeviceBuffer> {
+        let mut state = self.lock();
+        let is = |block: &Block| block.start == start && block.capacity >= bytes;
+        let block = state.free.take_that(is)?;
+        let block = state.taken(block);
+        drop(state);
+        Some(self.buffer(block, bytes, Reuse::Cache))
+    }
+
     /// A buffer of unspecified content for what stays, such as weights: side by side with the last such
     /// buffer, and not kept when it is dropped.
     pub(crate) fn allocate_long_lived(
@@ -166,6 +213,10 @@ impl DeviceAllocator {
     ) -> Result<DeviceBuffer, KernelError> {
         let capacity = bytes.max(1).checked_next_multiple_of(ALIGNMENT);
         let capacity = capacity.ok_or_else(|| self.no_room(bytes))?;
+        if capacity >= OWN_MEMORY {
+            let block = self.new_block(capacity, bytes)?;
+            return Ok(self.buffer(block, bytes, Reuse::Release));
+        }
         let cut = {
             let mut state = self.lock();
             let block = state.slab.cut(capacity);
@@ -210,10 +261,8 @@ impl DeviceAllocator {
     }
 
     fn new_slab(&self, capacity: usize, bytes: usize) -> Result<Block, KernelError> {
-        let memory = match self.reserve(capacity.max(SLAB), bytes) {
-            Err(KernelError::DeviceMemory { .. }) if capacity < SLAB => {
-                self.reserve(capacity, bytes)?
-            }
+        let memory = match self.reserve(SLAB, bytes) {
+            Err(KernelError::DeviceMemory { .. }) => self.reserve(capacity, bytes)?,
             memory => memory?,
         };
         let mut slab = Slab {
@@ -234,7 +283,7 @@ impl DeviceAllocator {
     /// Memory from the driver; where there is none, what is cached is given up first.
     fn reserve(&self, capacity: usize, bytes: usize) -> Result<Arc<DriverMemory>, KernelError> {
         match self.ask(capacity, bytes) {
-            Err(KernelError::DeviceMemory { .. }) => {
+            Err(KernelError::DeviceMemory { .. }) if !self.keeps => {
                 self.release_cached();
                 self.ask(capacity, bytes)
             }

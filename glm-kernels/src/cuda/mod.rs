@@ -8,6 +8,7 @@
 //!   fenced, and every call says so.
 //! - `memory`: buffers on the device and the caching allocator behind them.
 //! - `device`: [`CudaDevice`], the above together with the kernels that were loaded.
+//! - `graphs`: [`Graphs`], steps that are recorded once and repeated.
 //! - `sources`: the text of the kernels; `pack`: what it was compiled to beforehand; `nvrtc`: NVIDIA's
 //!   compiler, for devices that the pack has nothing for.
 //!
@@ -34,6 +35,7 @@ pub(crate) mod driver;
 )]
 pub(crate) mod emulation;
 mod error;
+mod graphs;
 mod memory;
 #[cfg(feature = "cuda")]
 mod nvrtc;
@@ -49,6 +51,7 @@ pub(crate) use device::{CudaDevice, Kernel};
 pub use driver::{DeviceInfo, MemoryInfo};
 pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
 pub use error::CudaError;
+pub use graphs::Graphs;
 pub(crate) use memory::DeviceBuffer;
 pub use report::CudaReport;
 

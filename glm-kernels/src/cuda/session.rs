@@ -1,8 +1,9 @@
 //! An open device, and what becomes of its errors.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::thread::{self, ThreadId};
 
-use super::driver::{Context, DeviceInfo};
+use super::driver::{Context, DeviceInfo, GraphHandle};
 use crate::{CudaError, KernelError};
 
 /// A context and whether it still works.
@@ -10,10 +11,17 @@ use crate::{CudaError, KernelError};
 /// Some errors break a context for good, for example an access out of bounds: whatever is asked of the
 /// driver afterwards fails too, and may say something else. So the first one is kept, the driver is not
 /// asked again, and every caller hears what happened.
+///
+/// While a thread records launches, those of others wait: what they ask of the stream would become a part of
+/// the recording.
 pub(crate) struct Session {
     context: Box<dyn Context>,
     info: DeviceInfo,
     lost: OnceLock<String>,
+    /// Shared by calls, and a recording's alone.
+    gate: RwLock<()>,
+    /// The thread that records, whose own calls are not held up.
+    recorder: Mutex<Option<ThreadId>>,
 }
 
 impl Session {
@@ -22,6 +30,8 @@ impl Session {
             context,
             info,
             lost: OnceLock::new(),
+            gate: RwLock::new(()),
+            recorder: Mutex::default(),
         }
     }
 
@@ -46,6 +56,9 @@ impl Session {
         if self.lost.get().is_some() {
             return Err(self.device_lost());
         }
+        let recorder = *self.recorder();
+        let records = recorder.is_some_and(|recorder| recorder == thread::current().id());
+        let _gate = (!records).then(|| self.gate.read().unwrap_or_else(PoisonError::into_inner));
         call(&*self.context).map_err(|error| match error {
             CudaError::Lost { .. } => {
                 self.lost.get_or_init(|| error.to_string());
@@ -55,10 +68,63 @@ impl Session {
         })
     }
 
+    /// Records the launches of `work` instead of making them.
+    ///
+    /// # Errors
+    /// Those of `work`, or why they could not be recorded.
+    pub(crate) fn record<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, KernelError>,
+    ) -> Result<(T, GraphHandle), KernelError> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let recording = Recording::begin(self)?;
+        let made = work()?;
+        Ok((made, recording.end()?))
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn device_lost(&self) -> KernelError {
         KernelError::DeviceLost {
             device: self.name(),
             reason: self.lost.get().cloned().unwrap_or_default(),
         }
+    }
+}
+
+/// A recording that is under way; it ends with this, whatever happens.
+struct Recording<'a> {
+    session: &'a Session,
+    open: bool,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(session: &'a Session) -> Result<Self, KernelError> {
+        *session.recorder() = Some(thread::current().id());
+        let mut recording = Self {
+            session,
+            open: false,
+        };
+        session.call(|context| context.begin_capture())?;
+        recording.open = true;
+        Ok(recording)
+    }
+
+    fn end(mut self) -> Result<GraphHandle, KernelError> {
+        self.open = false;
+        self.session.call(|context| context.end_capture())
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            let graph = self.session.call(|context| context.end_capture());
+            // What was recorded of work that failed is of no use.
+            let _ = graph.map(|graph| self.session.call(|context| context.destroy_graph(graph)));
+        }
+        *self.session.recorder() = None;
     }
 }

@@ -14,21 +14,14 @@ const OP: &str = "embed";
 /// [`KernelError::Index`] for an id that the table does not have.
 pub fn embed(table: &Weight, ids: &Indices) -> Result<Tensor, KernelError> {
     let (vocab_size, hidden_size) = (table.out_features(), table.in_features());
-    if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
-        return Err(KernelError::Index {
-            op: OP,
-            name: "token id",
-            index: *id as usize,
-            len: vocab_size,
-        });
+    ids.check_below(OP, "token id", vocab_size)?;
+    if let Some(cuda) = table.device().as_cuda() {
+        return cuda_rows(cuda, table, ids);
     }
     let _span = table.device().record(|| {
         let row = table.byte_len() / vocab_size + hidden_size * size_of::<f32>();
         Work::moving(OP, ids.len() * row)
     });
-    if let Some(cuda) = table.device().as_cuda() {
-        return cuda_rows(cuda, table, ids);
-    }
     let mut out = Tensor::empty(table.device(), DType::F32, &[ids.len(), hidden_size])?;
     let failure = OnceLock::new();
     table

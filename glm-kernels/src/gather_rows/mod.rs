@@ -15,14 +15,7 @@ const OP: &str = "gather_rows";
 /// [`KernelError::Index`] for a row that it does not have.
 pub fn gather_rows(x: &Tensor, rows: &Indices) -> Result<Tensor, KernelError> {
     let (len, columns) = x.dims2(OP, "x")?;
-    if let Some(row) = rows.iter().find(|row| **row as usize >= len) {
-        return Err(KernelError::Index {
-            op: OP,
-            name: "row",
-            index: *row as usize,
-            len,
-        });
-    }
+    rows.check_below(OP, "row", len)?;
     if let Some(cuda) = x.device().as_cuda() {
         x.expect_dtype(OP, DType::F32)?;
         return cuda::gather_rows(cuda, x, rows, columns);

@@ -66,6 +66,14 @@ impl<B: HasCapacity> FreeBlocks<B> {
         Some(free.block)
     }
 
+    /// The block that is the one.
+    pub(crate) fn take_that(&mut self, is: impl Fn(&B) -> bool) -> Option<B> {
+        self.buckets.iter_mut().find_map(|blocks| {
+            let at = blocks.iter().position(|free| is(&free.block))?;
+            Some(blocks.remove(at).block)
+        })
+    }
+
     pub(crate) fn put(&mut self, block: B, since: u64) {
         let index = bucket_index(block.capacity());
         if self.buckets.len() <= index {

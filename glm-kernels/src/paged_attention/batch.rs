@@ -1,5 +1,6 @@
 //! Which queries a step has and where their keys and values are.
 
+use crate::indices::Bound;
 use crate::{Indices, KernelError, KvLayer};
 
 use super::OP;
@@ -73,10 +74,29 @@ impl AttnBatch {
                 found,
             });
         }
-        (0..count).map(|index| self.sequence(index, kv)).collect()
+        let room = self.max_blocks_per_seq.saturating_mul(kv.block_size());
+        self.query_start.checked(Bound::Same);
+        self.context_lens
+            .checked(Bound::Below(room.saturating_add(1)));
+        // Nearly always; and then the tables need not be walked through in every layer.
+        let blocks_are_there = self
+            .block_tables
+            .check_below(OP, "block", kv.num_blocks())
+            .is_ok();
+        if !blocks_are_there {
+            self.block_tables.checked(Bound::Same);
+        }
+        (0..count)
+            .map(|index| self.sequence(index, kv, blocks_are_there))
+            .collect()
     }
 
-    fn sequence(&self, index: usize, kv: &KvLayer) -> Result<Sequence<'_>, KernelError> {
+    fn sequence(
+        &self,
+        index: usize,
+        kv: &KvLayer,
+        blocks_are_there: bool,
+    ) -> Result<Sequence<'_>, KernelError> {
         let (first_token, end) = (
             self.query_start[index] as usize,
             self.query_start[index + 1] as usize,
@@ -108,10 +128,8 @@ impl AttnBatch {
                 found: row.len(),
             });
         };
-        if let Some(block) = block_table
-            .iter()
-            .find(|block| **block as usize >= kv.num_blocks())
-        {
+        let is_missing = |block: &&u32| **block as usize >= kv.num_blocks();
+        if !blocks_are_there && let Some(block) = block_table.iter().find(is_missing) {
             return Err(KernelError::Index {
                 op: OP,
                 name: "block",

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{Random, assert_close, devices};
-use crate::{Device, KvDType, Pairing, RopeAngles, rope_store_kv};
+use crate::{Device, Graphs, Indices, KvDType, Pairing, RopeAngles, rope_store_kv};
 
 const DTYPES: [KvDType; 5] = KvDType::ALL;
 
@@ -116,6 +116,31 @@ impl Case {
             .unwrap()
             .to_f32_vec()
             .unwrap()
+    }
+
+    /// The queries, where they stay.
+    pub(super) fn queries(&self) -> Tensor {
+        let shape = [self.q.len() / self.dims.q_len(), self.dims.q_len()];
+        Tensor::from_f32(self.kv.device(), &self.q, &shape).unwrap()
+    }
+
+    /// What the queries make of the first positions of the contexts, so many of each: by themselves, and in a step that `graphs`
+    /// repeats.
+    pub(super) fn run_twice(&self, q: &Tensor, lens: &[u32], graphs: &mut Graphs) -> [Vec<f32>; 2] {
+        let tables = &self.batch.block_tables[..];
+        let lists = [&self.batch.query_start[..], lens, tables];
+        let [query_start, context_lens, block_tables] = Indices::pack(lists);
+        let batch = AttnBatch {
+            query_start,
+            context_lens,
+            block_tables,
+            ..self.batch
+        };
+        let attend = || paged_attention(q, &self.kv, &batch, self.dims, scale(self.dims));
+        let key = Some([lens.len(), batch.max_blocks_per_seq]);
+        let alone = attend().unwrap().to_f32_vec().unwrap();
+        let repeated = graphs.run(key, &batch.context_lens, attend).unwrap();
+        [alone, repeated.to_f32_vec().unwrap()]
     }
 
     /// The definition in f64, from the stored keys and values.

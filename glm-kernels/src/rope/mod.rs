@@ -276,7 +276,7 @@ fn check(
     qkv: &Tensor,
     dims: AttnDims,
     angles: &RopeAngles,
-    slot_mapping: &[u32],
+    slot_mapping: &Indices,
     kv: &KvLayer,
 ) -> Result<(), KernelError> {
     let tokens = slot_mapping.len();
@@ -299,18 +299,7 @@ fn check(
             rule: "at most head_dim",
         });
     }
-    match slot_mapping
-        .iter()
-        .find(|slot| **slot as usize >= kv.num_slots())
-    {
-        Some(slot) => Err(KernelError::Index {
-            op: OP,
-            name: "slot",
-            index: *slot as usize,
-            len: kv.num_slots(),
-        }),
-        None => Ok(()),
-    }
+    slot_mapping.check_below(OP, "slot", kv.num_slots())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From logits to tokens: on the device where it can draw for every request of a step, and otherwise here.
 
-use glm_kernels::{Indices, KernelError, SampledToken, Tensor, sample};
+use glm_kernels::{Indices, KernelError, SampleRule, SampledToken, Tensor, sample};
 
 use super::{Active, Engine};
 use crate::scheduler::StepPlan;
@@ -28,9 +28,12 @@ impl Engine {
             let active = self.requests.get(&seq).filter(|active| active.is_plain());
             (0..=draft.len() as u64).map(move |ahead| active?.sampler.device_rule(ahead))
         });
-        let Some(rules) = rules.collect::<Option<Vec<_>>>() else {
+        let Some(mut rules) = rules.collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
+        // Of rows that a step was filled up with nobody takes the token.
+        let rows = logits.shape().first().copied();
+        rules.resize(rows.unwrap_or(0), SampleRule::default());
         sample(logits, &rules, &Indices::default()).map(Some)
     }
 }

@@ -10,6 +10,7 @@
 mod draft;
 mod drawing;
 mod embedding;
+mod graphs;
 mod handle;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleaving;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use drawing::Row;
 pub use embedding::PendingEmbedding;
-use glm_kernels::{Device, KernelError, Work};
+use glm_kernels::{Device, Graphs, KernelError, Work};
 pub use handle::EngineHandle;
 use handle::Front;
 pub use kv_budget::{KvBudget, KvBudgetReason};
@@ -46,7 +47,7 @@ pub(crate) use stream::PartialCompletion;
 pub use stream::{Completion, Events, RequestStream};
 
 use crate::error::EngineError;
-use crate::forward::ForwardBatch;
+use crate::forward::{DecodeShape, ForwardBatch};
 use crate::guide::{Guide, MaskThreads, ThoughtLimit};
 use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
@@ -68,6 +69,8 @@ pub struct Engine {
     device: Device,
     model: Box<dyn CausalLm>,
     kv: KvPool,
+    /// Steps that a graphics processor has recorded, over these weights and this cache.
+    graphs: Graphs,
     /// Host memory for the blocks of preempted sequences.
     swap_store: Option<SwapStore>,
     blocks: BlockAllocator,
@@ -352,15 +355,26 @@ impl Engine {
     /// The forward pass and the next tokens of each of [`StepPlan::sampled`].
     fn run(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
         self.copy_blocks(plan)?;
-        let mut batch = ForwardBatch::new(self.scheduler.tokens(plan));
+        let chunks = self.scheduler.tokens(plan);
+        let shape = self.recorded_shape(plan);
+        let mut batch = match shape {
+            Some(shape) => ForwardBatch::filled_up(chunks, shape, self.kv.spare()),
+            None => ForwardBatch::new(chunks),
+        };
         batch.adapters = self.adapter_rows(plan, &batch);
+        let ids = &batch.token_ids;
         if batch.logit_rows.is_empty() {
-            self.model
-                .hidden_states(&batch, &mut self.kv, &mut |_| {})?;
+            let (model, kv) = (&self.model, &mut self.kv);
+            let forward = || model.hidden_states(&batch, kv, &mut |_| {});
+            self.graphs.run(None, ids, forward)?;
+            // Nobody waits for a result; but what the step took is to be learnt, and what is wrong with it is its own.
+            self.device.synchronize()?;
             return Ok(Vec::new());
         }
         let (guided, guides) = self.take_guides(plan);
-        let forward = || self.model.forward(&batch, &mut self.kv);
+        let (model, kv, graphs) = (&self.model, &mut self.kv, &mut self.graphs);
+        let key = shape.map(DecodeShape::key);
+        let forward = || graphs.run(key, ids, || model.forward(&batch, kv));
         let (logits, guides) = self.mask_threads.prepare_during(guides, forward);
         self.give_back(&guided, guides);
         let logits = logits?; // [S, V]
@@ -553,6 +567,8 @@ impl Engine {
             drafted_tokens: speculated.drafted,
             accepted_tokens: speculated.accepted,
             drafter_failures: speculated.failures,
+            graph_steps: self.graphs.repeated(),
+            graph_error: self.graphs.error().map(str::to_owned),
             ..self.counters.clone()
         }
     }

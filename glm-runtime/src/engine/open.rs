@@ -9,7 +9,7 @@ use glm_core::{
     Adapter, ChatFormat, Checkpoint, DenseConfig, GenerationConfig, LoadError, ModelConfig,
     Tokenizer,
 };
-use glm_kernels::{CpuOptions, CudaOptions, Device, KvDType};
+use glm_kernels::{CpuOptions, CudaOptions, Device, Graphs, KvDType};
 
 use super::draft::OpenedDraft;
 use super::handle::Front;
@@ -174,6 +174,7 @@ impl Engine {
     ) -> Result<Self, BuildError> {
         Ok(Self {
             kv: KvPool::new(&device, model.config(), sizes.kv_dtype, sizes.num_blocks)?,
+            graphs: Graphs::new(&device),
             blocks: BlockAllocator::new(sizes.num_blocks as u32),
             blocks_of_looks: 0,
             scheduler: Scheduler::new(sizes.scheduler),

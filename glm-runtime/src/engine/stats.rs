@@ -24,6 +24,10 @@ pub struct EngineStats {
     pub adapter_bytes: u64,
     /// Forward passes.
     pub steps: u64,
+    /// Those of them that a graphics processor repeated as it had recorded them.
+    pub graph_steps: u64,
+    /// Why it records none any more, if something went wrong with that; the engine goes on without.
+    pub graph_error: Option<String>,
     /// Prompt tokens computed, recomputed ones included.
     pub prefill_tokens: u64,
     /// Tokens looked up in the prefix cache: those of requests that began, or began again after a preemption.

@@ -13,10 +13,12 @@ const F32_LIMIT: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct KvPool {
     layers: Vec<KvLayer>,
+    num_blocks: usize,
 }
 
 impl KvPool {
-    /// Room for `num_blocks` blocks in every layer of a model with this config.
+    /// Room for `num_blocks` blocks in every layer of a model with this config; on a graphics processor also for
+    /// [`Self::spare`].
     ///
     /// # Errors
     /// [`KernelError`] if the device cannot allocate it.
@@ -26,11 +28,12 @@ impl KvPool {
         dtype: KvDType,
         num_blocks: usize,
     ) -> Result<Self, KernelError> {
+        let spare = usize::from(device.cuda_info().is_some());
         let layer = |_| {
             KvLayer::new(
                 device,
                 dtype,
-                num_blocks,
+                num_blocks + spare,
                 BLOCK_SIZE,
                 config.num_key_value_heads,
                 config.head_dim,
@@ -40,7 +43,14 @@ impl KvPool {
             layers: (0..config.num_hidden_layers)
                 .map(layer)
                 .collect::<Result<_, _>>()?,
+            num_blocks,
         })
+    }
+
+    /// A block that no sequence ever has, on graphics processors only: there go the keys and values of the tokens that a step is
+    /// filled up with.
+    pub(crate) fn spare(&self) -> BlockId {
+        BlockId(self.num_blocks as u32)
     }
 
     /// The bytes of a block over all layers.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::emulated::Emulator;
 use super::host_memory::HostMemory;
 use super::{
-    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, KernelArg, LaunchConfig, MemoryInfo,
-    ModuleHandle,
+    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig,
+    MemoryInfo, ModuleHandle,
 };
 use crate::CudaError;
 
@@ -24,8 +24,12 @@ struct Plan {
     /// Whether the context is broken.
     broken: AtomicBool,
     out_of_memory: AtomicBool,
+    refuses_captures: AtomicBool,
     launches: AtomicU64,
     calls: AtomicU64,
+    captures: AtomicU64,
+    replays: AtomicU64,
+    graphs: AtomicU64,
 }
 
 impl Faults {
@@ -39,7 +43,27 @@ impl Faults {
         self.0.out_of_memory.store(on, Ordering::SeqCst);
     }
 
-    /// Kernels that were launched.
+    /// From here on nothing that was written down can be used, or it can again.
+    pub(crate) fn refuse_captures(&self, on: bool) {
+        self.0.refuses_captures.store(on, Ordering::SeqCst);
+    }
+
+    /// How often launches were written down, with success or without.
+    pub(crate) fn captures(&self) -> u64 {
+        self.0.captures.load(Ordering::SeqCst)
+    }
+
+    /// How often what was written down was done.
+    pub(crate) fn replays(&self) -> u64 {
+        self.0.replays.load(Ordering::SeqCst)
+    }
+
+    /// What is written down and not forgotten yet.
+    pub(crate) fn graphs(&self) -> u64 {
+        self.0.graphs.load(Ordering::SeqCst)
+    }
+
+    /// Kernels that were launched, those of what was written down included.
     pub(crate) fn launches(&self) -> u64 {
         self.0.launches.load(Ordering::SeqCst)
     }
@@ -141,6 +165,9 @@ struct State {
     next_handle: u64,
     modules: HashMap<u64, &'static str>,
     functions: HashMap<u64, Function>,
+    /// What is being written down.
+    capture: Option<Vec<Node>>,
+    graphs: HashMap<u64, Arc<[Node]>>,
 }
 
 impl State {
@@ -156,9 +183,74 @@ struct Function {
     name: String,
 }
 
+/// What can be written down.
+enum Node {
+    Launch {
+        function: Function,
+        config: LaunchConfig,
+        args: Vec<KernelArg>,
+    },
+    Fill {
+        to: DevicePtr,
+        value: u8,
+        bytes: usize,
+    },
+}
+
 impl FakeContext {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call that cannot be written down.
+    fn call(&self, call: &'static str) -> Result<(), CudaError> {
+        self.faults.call(call)?;
+        if self.lock().capture.is_some() {
+            let reason = "launches are being written down".to_owned();
+            return Err(CudaError::Call { call, reason });
+        }
+        Ok(())
+    }
+
+    /// Does it, or writes it down.
+    ///
+    /// # Safety
+    /// As for [`Context::launch`].
+    unsafe fn take(&self, node: Node) -> Result<(), CudaError> {
+        if let Some(capture) = &mut self.lock().capture {
+            capture.push(node);
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.run(&node) }
+    }
+
+    /// # Safety
+    /// As for [`Context::launch`].
+    unsafe fn run(&self, node: &Node) -> Result<(), CudaError> {
+        let (function, config, args) = match node {
+            Node::Launch {
+                function,
+                config,
+                args,
+            } => (function, config, args),
+            Node::Fill { to, value, bytes } => {
+                let to = self.memory.range("fill", *to, *bytes)?;
+                // SAFETY: the range was checked.
+                unsafe { to.write_bytes(*value, *bytes) };
+                return Ok(());
+            }
+        };
+        self.faults.launch()?;
+        let Some(emulator) = &self.emulator else {
+            return Ok(());
+        };
+        // SAFETY: the caller's promise.
+        unsafe { emulator.launch(function.module, &function.name, config, args) }?;
+        self.memory.check().map_err(|error| CudaError::Lost {
+            call: "launch",
+            reason: format!("{} {config:?}: {error}", function.name),
+        })
     }
 }
 
@@ -169,7 +261,7 @@ impl Context for FakeContext {
     }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePtr, CudaError> {
-        self.faults.call("allocate")?;
+        self.call("allocate")?;
         if self.faults.0.out_of_memory.load(Ordering::SeqCst) {
             return Err(CudaError::OutOfMemory { bytes });
         }
@@ -177,12 +269,12 @@ impl Context for FakeContext {
     }
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), CudaError> {
-        self.faults.call("free")?;
+        self.call("free")?;
         self.memory.free(ptr)
     }
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
-        self.faults.call("copy_in")?;
+        self.call("copy_in")?;
         let to = self.memory.range("copy_in", to, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
@@ -190,7 +282,7 @@ impl Context for FakeContext {
     }
 
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
-        self.faults.call("copy_out")?;
+        self.call("copy_out")?;
         let from = self.memory.range("copy_out", from, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
@@ -199,14 +291,12 @@ impl Context for FakeContext {
 
     unsafe fn fill(&self, to: DevicePtr, value: u8, bytes: usize) -> Result<(), CudaError> {
         self.faults.call("fill")?;
-        let to = self.memory.range("fill", to, bytes)?;
-        // SAFETY: the range was checked.
-        unsafe { to.write_bytes(value, bytes) };
-        Ok(())
+        // SAFETY: the caller's promise.
+        unsafe { self.take(Node::Fill { to, value, bytes }) }
     }
 
     fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
-        self.faults.call("load_module")?;
+        self.call("load_module")?;
         if let Some(emulator) = &self.emulator {
             emulator.load(module)?;
         }
@@ -254,19 +344,60 @@ impl Context for FakeContext {
             });
         }
         self.faults.call("launch")?;
-        self.faults.launch()?;
-        let Some(emulator) = &self.emulator else {
-            return Ok(());
+        let node = Node::Launch {
+            function,
+            config: *config,
+            args: args.to_vec(),
         };
         // SAFETY: the caller's promise.
-        unsafe { emulator.launch(function.module, &function.name, config, args) }?;
-        self.memory.check().map_err(|error| CudaError::Lost {
-            call: "launch",
-            reason: format!("{} {config:?}: {error}", function.name),
-        })
+        unsafe { self.take(node) }
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {
-        self.faults.call("synchronize")
+        self.call("synchronize")
+    }
+
+    fn begin_capture(&self) -> Result<(), CudaError> {
+        self.call("begin_capture")?;
+        self.lock().capture = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphHandle, CudaError> {
+        self.faults.call("end_capture")?;
+        self.faults.0.captures.fetch_add(1, Ordering::SeqCst);
+        let mut state = self.lock();
+        let nodes = state.capture.take();
+        let refused = self.faults.0.refuses_captures.load(Ordering::SeqCst);
+        let Some(nodes) = nodes.filter(|_| !refused) else {
+            return Err(CudaError::Call {
+                call: "end_capture",
+                reason: "operation failed due to a previous error during capture".to_owned(),
+            });
+        };
+        let handle = state.handle();
+        state.graphs.insert(handle, nodes.into());
+        self.faults.0.graphs.fetch_add(1, Ordering::SeqCst);
+        Ok(GraphHandle(handle))
+    }
+
+    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), CudaError> {
+        self.call("launch_graph")?;
+        let found = self.lock().graphs.get(&graph.0).cloned();
+        let nodes = found.ok_or_else(|| CudaError::Call {
+            call: "launch_graph",
+            reason: "invalid handle".to_owned(),
+        })?;
+        self.faults.0.replays.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller's promise.
+        nodes.iter().try_for_each(|node| unsafe { self.run(node) })
+    }
+
+    fn destroy_graph(&self, graph: GraphHandle) -> Result<(), CudaError> {
+        self.call("destroy_graph")?;
+        if self.lock().graphs.remove(&graph.0).is_some() {
+            self.faults.0.graphs.fetch_sub(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 }

@@ -93,6 +93,23 @@ pub(crate) trait Context: Send + Sync {
 
     /// Waits until all is done.
     fn synchronize(&self) -> Result<(), CudaError>;
+
+    /// From here on launches and fills are written down instead of done. Copies to and from the host, waiting, memory and
+    /// modules cannot be asked for until [`Context::end_capture`]; nobody else may use the context meanwhile.
+    fn begin_capture(&self) -> Result<(), CudaError>;
+
+    /// Ends what [`Context::begin_capture`] began, and gives what was written down. If it fails, nothing is, and the
+    /// context goes on as before.
+    fn end_capture(&self) -> Result<GraphHandle, CudaError>;
+
+    /// Does what was written down.
+    ///
+    /// # Safety
+    /// What was promised of its launches holds still.
+    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), CudaError>;
+
+    /// Forgets what was written down, once the stream is done with it. The handle is not used afterwards.
+    fn destroy_graph(&self, graph: GraphHandle) -> Result<(), CudaError>;
 }
 
 /// An address in a device's memory.
@@ -118,6 +135,8 @@ handles!(
     ModuleHandle,
     /// A kernel.
     FunctionHandle,
+    /// Launches that were written down.
+    GraphHandle,
 );
 
 /// An argument of a kernel. Its size must be that of the kernel's parameter: there is no conversion.

@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{self, CUresult};
 
 use super::{
-    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, KernelArg, LaunchConfig, MemoryInfo,
-    ModuleHandle,
+    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig,
+    MemoryInfo, ModuleHandle,
 };
 use crate::CudaError;
 use crate::cuda::pack;
@@ -23,6 +24,9 @@ const STAGING_BYTES: usize = 8 << 20;
 
 /// A block gets so much dynamic shared memory without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
+
+/// The first version of CUDA whose graphs know kernels that begin before the one before them has ended.
+const OVERLAPS_IN_GRAPHS: u32 = 12_030;
 
 /// The driver of this machine.
 pub(super) struct RealDriver {
@@ -83,6 +87,8 @@ impl Driver for RealDriver {
             context,
             stream: ptr::null_mut(),
             info,
+            version: self.version,
+            capturing: AtomicBool::new(false),
             loaded: Mutex::default(),
             staging: Mutex::default(),
         };
@@ -158,6 +164,9 @@ struct RealContext {
     context: sys::CUcontext,
     stream: sys::CUstream,
     info: DeviceInfo,
+    version: u32,
+    /// Whether launches are written down at the moment.
+    capturing: AtomicBool,
     loaded: Mutex<Loaded>,
     staging: Mutex<Option<Staging>>,
 }
@@ -193,6 +202,16 @@ impl RealContext {
         check("cuCtxSetCurrent", unsafe {
             sys::cuCtxSetCurrent(self.context)
         })
+    }
+
+    /// As [`Self::enter`], for what cannot be written down: a copy from the host would be made again from memory that
+    /// is gone by then, and the driver refuses the rest.
+    fn enter_for(&self, call: &'static str) -> Result<(), CudaError> {
+        if self.capturing.load(Ordering::Relaxed) {
+            let reason = "launches are being written down".to_owned();
+            return Err(CudaError::Call { call, reason });
+        }
+        self.enter()
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -247,7 +266,7 @@ impl Context for RealContext {
     }
 
     fn allocate(&self, bytes: usize) -> Result<DevicePtr, CudaError> {
-        self.enter()?;
+        self.enter_for("cuMemAlloc")?;
         let mut start = 0;
         // SAFETY: `start` is valid for a write.
         match check("cuMemAlloc", unsafe {
@@ -259,13 +278,13 @@ impl Context for RealContext {
     }
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), CudaError> {
-        self.enter()?;
+        self.enter_for("cuMemFree")?;
         // SAFETY: the caller's promise; the driver waits for what uses the memory.
         check("cuMemFree", unsafe { sys::cuMemFree_v2(ptr.0) })
     }
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
-        self.enter()?;
+        self.enter_for("cuMemcpyHtoDAsync")?;
         // SAFETY: the caller's promise. Pageable memory has been read when the call returns: the driver
         // copies it to memory of its own first.
         check("cuMemcpyHtoDAsync", unsafe {
@@ -274,18 +293,20 @@ impl Context for RealContext {
     }
 
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
-        self.enter()?;
+        self.enter_for("cuMemcpyDtoHAsync")?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        if staging.is_none() {
-            let mut start = ptr::null_mut();
-            // SAFETY: `start` is valid for a write.
-            check("cuMemHostAlloc", unsafe {
-                sys::cuMemHostAlloc(&raw mut start, STAGING_BYTES, 0)
-            })?;
-            *staging = Some(Staging(start.cast()));
-        }
-        let Some(Staging(staging)) = *staging else {
-            return Ok(());
+        let staging = match &*staging {
+            Some(Staging(start)) => *start,
+            None => {
+                let mut start = ptr::null_mut();
+                // SAFETY: `start` is valid for a write.
+                check("cuMemHostAlloc", unsafe {
+                    sys::cuMemHostAlloc(&raw mut start, STAGING_BYTES, 0)
+                })?;
+                let start = start.cast();
+                *staging = Some(Staging(start));
+                start
+            }
         };
         let mut from = from;
         for part in bytes.chunks_mut(STAGING_BYTES) {
@@ -312,8 +333,8 @@ impl Context for RealContext {
     }
 
     fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
+        self.enter_for("cuModuleLoadData")?;
         let image = pack::image(module, self.info.compute_capability)?;
-        self.enter()?;
         let mut handle = ptr::null_mut();
         // SAFETY: the image is a whole one of the pack or the compiler, and the driver copies it.
         let loaded = check("cuModuleLoadData", unsafe {
@@ -375,7 +396,8 @@ impl Context for RealContext {
         if let Some(cluster) = config.cluster {
             attributes.push_cluster(cluster);
         }
-        if config.overlaps && may_overlap {
+        let known = self.version >= OVERLAPS_IN_GRAPHS || !self.capturing.load(Ordering::Relaxed);
+        if config.overlaps && may_overlap && known {
             attributes.push_overlap();
         }
         let launch = sys::CUlaunchConfig {
@@ -404,10 +426,56 @@ impl Context for RealContext {
     }
 
     fn synchronize(&self) -> Result<(), CudaError> {
-        self.enter()?;
+        self.enter_for("cuStreamSynchronize")?;
         // SAFETY: the stream lives as long as this.
         check("cuStreamSynchronize", unsafe {
             sys::cuStreamSynchronize(self.stream)
+        })
+    }
+
+    fn begin_capture(&self) -> Result<(), CudaError> {
+        self.enter_for("cuStreamBeginCapture")?;
+        // What other libraries of the process do in their threads is no concern of this.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as this.
+        check("cuStreamBeginCapture", unsafe {
+            sys::cuStreamBeginCapture_v2(self.stream, mode)
+        })?;
+        self.capturing.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphHandle, CudaError> {
+        self.enter()?;
+        self.capturing.store(false, Ordering::Relaxed);
+        let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream lives as long as this, and `graph` is valid for a write.
+        check("cuStreamEndCapture", unsafe {
+            sys::cuStreamEndCapture(self.stream, &raw mut graph)
+        })?;
+        // SAFETY: the graph is what was written down, `executable` is valid for a write, and has copies of all it
+        // needs of the graph, which nobody else has.
+        check("cuGraphInstantiate", unsafe {
+            let made = sys::cuGraphInstantiateWithFlags(&raw mut executable, graph, 0);
+            let _ = sys::cuGraphDestroy(graph);
+            made
+        })?;
+        Ok(GraphHandle(from_handle(executable)))
+    }
+
+    unsafe fn launch_graph(&self, graph: GraphHandle) -> Result<(), CudaError> {
+        self.enter_for("cuGraphLaunch")?;
+        // SAFETY: the graph was made here; the caller promises that what it touches is there.
+        check("cuGraphLaunch", unsafe {
+            sys::cuGraphLaunch(as_handle(graph.0), self.stream)
+        })
+    }
+
+    fn destroy_graph(&self, graph: GraphHandle) -> Result<(), CudaError> {
+        self.synchronize()?;
+        // SAFETY: the graph was made here, is not used any more, and the stream is done with it.
+        check("cuGraphExecDestroy", unsafe {
+            sys::cuGraphExecDestroy(as_handle(graph.0))
         })
     }
 }

@@ -132,6 +132,9 @@ impl Plan {
         let most = short().map(|sequence| sequence.queries).max().unwrap_or(0);
         let decode_tiles = (most * group).div_ceil(DECODE_ROWS);
         let longest = short().map(|sequence| sequence.context_len).max();
+        // Up to the next power of two, so that the next step is cut alike and can be repeated (`Graphs`): pieces that a
+        // context does not need end at once.
+        let longest = longest.unwrap_or(0).next_power_of_two();
         let blocks = sequences.len() * dims.num_kv_heads * decode_tiles;
         let room = ROUNDS * DECODE_BLOCKS * multiprocessors;
         let pieces = room.div_ceil(blocks.max(1));
@@ -143,7 +146,7 @@ impl Plan {
         Self {
             max_queries,
             decode_tiles,
-            pieces: pieces.clamp(1, longest.unwrap_or(0).div_ceil(MIN_PIECE).max(1)),
+            pieces: pieces.clamp(1, longest.div_ceil(MIN_PIECE)),
             prefill_tiles,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::super::tests::{Case, Spec, dims, spec, widest_device};
 use super::*;
+use crate::Graphs;
 use crate::testing::{assert_close, emulated_cuda};
 
 /// What sums in f32 leave where factors are split in two, or what rounding them to 11 or 8 bits does.
@@ -97,6 +98,25 @@ fn other_types_and_sizes_have_a_kernel_too() {
             check(dtype, dims, block_size, &specs, true);
         }
     }
+}
+
+#[test]
+fn a_recorded_step_follows_its_contexts_as_they_grow() {
+    let Some(device) = emulated_cuda() else {
+        return;
+    };
+    let (dims, specs) = (dims(4, 2, 64), [spec(1, 1, 600), spec(2, 1, 300)]);
+    let case = Case::new(&device, KvDType::BF16, dims, 16, &specs, 3);
+    let (q, mut graphs) = (case.queries(), Graphs::new(&device));
+    // The last is cut otherwise by itself.
+    for lens in [[520, 7], [521, 8], [530, 130], [600, 300], [40, 1]] {
+        let [alone, repeated] = case.run_twice(&q, &lens, &mut graphs);
+        let context = format!("{lens:?}");
+        assert_close(&repeated, &alone, 1e-5, &context);
+        assert!(repeated == alone || lens[0] == 40, "{context}");
+    }
+    assert!(!graphs.is_on() || graphs.repeated() == 3);
+    assert_eq!(graphs.error(), None);
 }
 
 fn sequence(queries: usize, context_len: usize) -> Sequence<'static> {
