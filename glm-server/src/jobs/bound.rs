@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{BATCHES, Jobs};
-use crate::queue::{NewTask, StoreError, Submitted};
+use crate::queue::{NewTask, StoreError, Submitted, Timestamp};
 
 /// Ends of tasks that the pace is told by.
 const LATEST: usize = 32;
@@ -76,12 +76,17 @@ impl Bound {
 }
 
 impl Jobs {
-    /// Takes a task into the queue if there is room. It is on the disk when this answers.
+    /// Takes a task into the queue if there is room, or finds it there under its idempotency key. It is on the disk when this answers.
     ///
     /// # Errors
     /// [`NotTaken`]; those of the store are those of [`Store::submit`](crate::queue::Store::submit).
     pub(crate) async fn submit_if_room(&self, task: NewTask) -> Result<Submitted, NotTaken> {
         if self.is_full() {
+            if task.idempotency_key.is_some()
+                && let Some(known) = self.store.repeated(task, Timestamp::now()).await?
+            {
+                return Ok(known);
+            }
             self.metrics.refused();
             return Err(NotTaken::Full {
                 max: self.options.max_queued,

@@ -94,6 +94,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// endpoint or body ([`StoreError::Conflict`]).
     fn submit(&self, tasks: Vec<NewTask>, now: Timestamp) -> StoreFuture<'_, Vec<Submitted>>;
 
+    /// The task that [`submit`](Self::submit) would answer instead of taking this one, because it has its idempotency key.
+    ///
+    /// # Errors
+    /// Those of `submit`.
+    fn repeated(&self, task: NewTask, now: Timestamp) -> StoreFuture<'_, Option<Submitted>>;
+
     /// Gives up to `limit` tasks of `pool` to `worker` for the time `lease`, the first in the queue first.
     ///
     /// # Errors

@@ -65,13 +65,20 @@ impl Limits {
         in_range("tasks", tasks.len(), 0, self.max_tasks)?;
         tasks
             .into_iter()
-            .map(|task| {
-                self.check(&task)?;
-                let body = task.body.to_string();
-                at_most("body", body.len(), self.max_body_bytes)?;
-                Ok(Prepared::new(task, body, ids.next(now), now))
-            })
+            .map(|task| self.prepare_one(task, ids, now))
             .collect()
+    }
+
+    pub(super) fn prepare_one(
+        &self,
+        task: NewTask,
+        ids: &IdSource,
+        now: Timestamp,
+    ) -> Result<Prepared, StoreError> {
+        self.check(&task)?;
+        let body = task.body.to_string();
+        at_most("body", body.len(), self.max_body_bytes)?;
+        Ok(Prepared::new(task, body, ids.next(now), now))
     }
 
     fn check(&self, task: &NewTask) -> Result<(), StoreError> {

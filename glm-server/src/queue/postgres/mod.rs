@@ -226,6 +226,19 @@ impl Store for PostgresStore {
         }
     }
 
+    fn repeated(&self, task: NewTask, now: Timestamp) -> StoreFuture<'_, Option<Submitted>> {
+        match self.options.limits.prepare_one(task, &self.ids, now) {
+            Ok(task) => {
+                let task = Arc::new(task);
+                self.call(move |db| {
+                    let task = Arc::clone(&task);
+                    Box::pin(async move { queries::repeated(db, &task).await })
+                })
+            }
+            Err(error) => refused(error),
+        }
+    }
+
     fn claim(
         &self,
         pool: &str,

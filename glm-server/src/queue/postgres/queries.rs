@@ -27,7 +27,7 @@ pub(super) async fn submit(
                 task: task.info.clone(),
                 is_repeated: false,
             },
-            false => repeated(db, task).await?,
+            false => repeated(db, task).await?.ok_or(sqlx::Error::RowNotFound)?,
         });
     }
     Ok(submitted)
@@ -83,13 +83,19 @@ async fn insert(db: &mut PgConnection, tasks: &[Prepared]) -> Result<HashSet<Tas
 }
 
 /// The task that has the idempotency key of this one already, if it asks for the same.
-async fn repeated(db: &mut PgConnection, task: &Prepared) -> Result<Submitted, Failure> {
-    let row = query(statements::REPEATED)
+pub(super) async fn repeated(
+    db: &mut PgConnection,
+    task: &Prepared,
+) -> Result<Option<Submitted>, Failure> {
+    let found = query(statements::REPEATED)
         .bind(&task.info.tenant)
         .bind(&task.info.idempotency_key)
-        .fetch_one(db)
+        .fetch_optional(db)
         .await?;
-    Ok(task.repeated(row.info()?, &row.json("body")?)?)
+    let Some(row) = found else {
+        return Ok(None);
+    };
+    Ok(Some(task.repeated(row.info()?, &row.json("body")?)?))
 }
 
 pub(super) async fn claim(

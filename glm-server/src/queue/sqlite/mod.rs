@@ -109,6 +109,13 @@ impl Store for SqliteStore {
         }
     }
 
+    fn repeated(&self, task: NewTask, now: Timestamp) -> StoreFuture<'_, Option<Submitted>> {
+        match self.options.limits.prepare_one(task, &self.ids, now) {
+            Ok(task) => self.read(move |db| queries::repeated(db, &task)),
+            Err(error) => refused(error),
+        }
+    }
+
     fn claim(
         &self,
         pool: &str,

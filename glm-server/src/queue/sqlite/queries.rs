@@ -16,7 +16,7 @@ pub(super) fn submit(db: &Connection, tasks: Vec<Prepared>) -> Result<Vec<Submit
             task: task.info,
             is_repeated: false,
         }),
-        false => repeated(db, &task),
+        false => Ok(repeated(db, &task)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?),
     };
     tasks.into_iter().map(one).collect()
 }
@@ -55,12 +55,14 @@ fn insert(db: &Connection, task: &Prepared) -> rusqlite::Result<bool> {
 }
 
 /// The task that has the idempotency key of this one already, if it asks for the same.
-fn repeated(db: &Connection, task: &Prepared) -> Result<Submitted, Failure> {
-    let (existing, body) = db.prepare_cached(statements::REPEATED)?.query_row(
-        params![task.info.tenant, task.info.idempotency_key],
-        |row| Ok((row.info()?, row.json("body")?)),
-    )?;
-    Ok(task.repeated(existing, &body)?)
+pub(super) fn repeated(db: &Connection, task: &Prepared) -> Result<Option<Submitted>, Failure> {
+    let mut find = db.prepare_cached(statements::REPEATED)?;
+    let params = params![task.info.tenant, task.info.idempotency_key];
+    let found = find
+        .query_row(params, |row| Ok((row.info()?, row.json("body")?)))
+        .optional()?;
+    let answer = found.map(|(existing, body)| task.repeated(existing, &body));
+    Ok(answer.transpose()?)
 }
 
 pub(super) fn claim(

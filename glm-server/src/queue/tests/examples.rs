@@ -111,7 +111,14 @@ fn the_same_key_is_the_same_task_and_another_body_a_conflict() {
             idempotency_key: Some("k".into()),
             ..NewTask::new(tenant, "/v1/completions", body)
         };
+        let find = |task| wait(store.repeated(task, at(0)));
+        assert!(find(keyed("a", json!({"x": 1, "y": 2}))).unwrap().is_none());
         let first = submit(&*store, keyed("a", json!({"x": 1, "y": 2})), at(0));
+        let known = find(keyed("a", json!({"y": 2, "x": 1}))).unwrap().unwrap();
+        assert_eq!((known.task.id, known.is_repeated), (first, true));
+        assert!(find(keyed("b", json!({"x": 1, "y": 2}))).unwrap().is_none());
+        let error = find(keyed("a", json!({"x": 2}))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
         let repeated =
             wait(store.submit(vec![keyed("a", json!({"y": 2, "x": 1}))], at(1))).unwrap();
         assert_eq!(repeated[0].task.id, first);

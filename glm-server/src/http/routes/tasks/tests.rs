@@ -194,7 +194,8 @@ async fn as_many_tasks_wait_as_may() {
         ..JobsOptions::default()
     };
     let working = working(fake, few);
-    let mut taken = Vec::new();
+    let first = working.submitted(json!({"idempotency_key": "k"})).await;
+    let mut taken = vec![()];
     let refused = loop {
         let body = json!({"endpoint": "/v1/completions", "body": {"prompt": "a", "max_tokens": 1}});
         let response = send(&working.router, post("/v1/tasks", body.to_string())).await;
@@ -207,6 +208,12 @@ async fn as_many_tasks_wait_as_may() {
     assert!((3..=4).contains(&taken.len()), "{}", taken.len());
     assert_eq!(refused.status(), 429);
     assert!(refused.headers().contains_key("retry-after"));
+    // What is in the queue already needs no room.
+    assert_eq!(
+        working.submitted(json!({"idempotency_key": "k"})).await,
+        first
+    );
+    assert_eq!(working.submit(json!({"idempotency_key": "l"})).await.0, 429);
     let background = json!({"input": "Hi", "background": true});
     let (status, answer) = loop {
         let request = post("/v1/responses", background.to_string());
@@ -220,7 +227,7 @@ async fn as_many_tasks_wait_as_may() {
         (429, &json!("queue_full"))
     );
     let metrics = text(send(&working.router, get("/metrics")).await).await;
-    for line in ["tasks_refused_total 2", "tasks_queue_limit 3"] {
+    for line in ["tasks_refused_total 3", "tasks_queue_limit 3"] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     drop(go);
