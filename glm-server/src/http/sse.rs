@@ -16,7 +16,7 @@ use crate::openai::{ApiError, Chunks};
 
 /// Time between two writes of a stream. What comes sooner goes out together: a small model says more than people can see, and
 /// waking a task and writing to a socket for each token of each stream would take more of the processor than the token itself.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(10);
 /// Most events that are made into text at once, for a client that has not read for long.
 const MAX_AT_ONCE: usize = 256;
 
