@@ -95,10 +95,10 @@ class Pool:
 # ---------------------------------------------------------------- how people ask
 
 IMPERATIVES = {
-    "en": re.compile(r"(add|answer|arrange|calculate|check|compare|complete|compute|copy|count|describe|echo|evaluate|"
+    "en": re.compile(r"(add|answer|begin|close|end|finish|open|arrange|calculate|check|compare|complete|compute|copy|count|describe|echo|evaluate|"
                      r"explain|extract|fill|find|get|give|list|look|make|name|note|order|print|put|read|remember|"
                      r"repeat|return|say|search|set|show|sort|start|tell|translate|turn|type|use|work|write)\b"),
-    "zh": re.compile(r"请?(把|帮|编|比较|查|抄|从|倒着|点|订|读|复述|根据|给|画|记|计算|介绍|解释|讲|描述|列|念|排|求|设|说|算|数|搜|提取|填|"
+    "zh": re.compile(r"请?(在|所有|每|把|帮|编|比较|查|抄|从|倒着|点|订|读|复述|根据|给|画|记|计算|介绍|解释|讲|描述|列|念|排|求|设|说|算|数|搜|提取|填|"
                      r"推荐|写|用|找|照|重复|总结|告诉|跟我|翻译|发|按)"),
 }
 COURTESIES = {
@@ -125,8 +125,9 @@ OPENERS = phrases(
     held_en=["another question: ", "and "], held_zh=["我想问，", "还有，"])
 
 CLOSERS = phrases(
-    en=[" please", ", please", ", thanks", " thank you", " now", ", can you tell me"],
-    zh=["，谢谢", "，请告诉我", "，麻烦了", "呢"],
+    en=[" please", ", please", ", thanks", " thank you", " now", ", can you tell me", ", will you", ", if you can",
+        ", would you"],
+    zh=["，谢谢", "，请告诉我", "，麻烦了", "呢", "，多谢了", "，辛苦了", "，麻烦你了", "，劳驾", "，有劳了", "，求你了"],
     held_en=[", if you please"], held_zh=["，拜托了"])
 
 

@@ -42,13 +42,18 @@ PERSONA = phrases(
     held_zh=["你是一个名叫{x}的友好助手", "现在你的名字叫{x}"])
 SUFFIX = phrases(
     en=["end every answer with {x}", "always end with {x}", "finish each answer with {x}", "close all answers with {x}",
-        "put {x} at the end of every answer", "the last word of your answers is {x}"],
-    zh=["每个回答都以{x}结尾", "总是以{x}结束", "回答的最后加上{x}", "每次回答末尾写{x}", "在回答后面加{x}"],
+        "put {x} at the end of every answer", "the last word of your answers is {x}", "end all answers with {x}",
+        "end your answers with {x}", "your answers end with {x}", "let every answer end with {x}",
+        "all of your answers end with {x}", "add {x} at the end of all answers"],
+    zh=["每个回答都以{x}结尾", "总是以{x}结束", "回答的最后加上{x}", "每次回答末尾写{x}", "在回答后面加{x}", "在每个回答的末尾写{x}",
+        "每个回答的最后都要有{x}", "所有回答都以{x}结尾", "每个回答最后说{x}", "回答结束时写上{x}"],
     held_en=["please end all your answers with {x}"], held_zh=["请在每个回答的最后写上{x}"])
 PREFIX = phrases(
     en=["start every answer with {x}", "always start with {x}", "begin each answer with {x}",
-        "put {x} at the start of every answer", "the first word of your answers is {x}", "open all answers with {x}"],
-    zh=["每个回答都以{x}开头", "总是以{x}开始", "回答前先写{x}", "每次回答开头写{x}", "在回答前面加{x}"],
+        "put {x} at the start of every answer", "the first word of your answers is {x}", "open all answers with {x}",
+        "begin all answers with {x}", "begin your answers with {x}", "your answers begin with {x}", "let every answer start with {x}"],
+    zh=["每个回答都以{x}开头", "总是以{x}开始", "回答前先写{x}", "每次回答开头写{x}", "在回答前面加{x}", "在每个回答的开头写{x}", "每个回答先说{x}", "所有回答都以{x}开头",
+        "回答开始时写上{x}"],
     held_en=["please begin all your answers with {x}"], held_zh=["请在每个回答的开头写上{x}"])
 ADDRESS = phrases(
     en=["the user is called {x}", "the user's name is {x}", "you are talking to {x}", "call the user {x}",
@@ -83,7 +88,7 @@ def choose(context, kinds):
     style, wishes = Style(), []
 
     def wish(asking, **slots):
-        pattern = asking.pick(rng, lang, split)
+        pattern = asking.request(rng, lang, split)
         text = fill(pattern, slots)
         if lang == "en" and not pattern.startswith("{") and rng.random() < 0.75:
             text = text[0].upper() + text[1:]

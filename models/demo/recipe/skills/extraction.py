@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 
 from ..dialogue import Exchange, Say
-from ..phrases import TRAIN, fill, phrases
-from ..words import CITIES, COLOURS, FOODS, ITEMS, JOBS, code, made_up, name, number, one_of
+from ..phrases import TRAIN, fill, is_held, phrases
+from ..words import ALL_WORDS, CITIES, COLOURS, FOODS, ITEMS, JOBS, code, made_up, name, number, one_of
 from . import Skill
 
 
@@ -69,7 +69,7 @@ SENTENCES = [
         zh=["{name}住在{city}。", "{name}来自{city}。", "{name}搬到了{city}。", "我们的邻居{name}来自{city}。", "我在{city}认识了{name}。"],
         held_en=["My friend {name} moved to {city}."], held_zh=["我的朋友{name}搬到了{city}。"])),
     (("name", "job"), phrases(
-        en=["{name} works as a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.",
+        en=["{name} works as a {job}.", "{name} earns money as a {job}.", "My brother {name} is a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.",
             "The {job} is called {name}."],
         zh=["{name}是一名{job}。", "{name}的工作是{job}。", "这位{job}叫{name}。", "{name}当了{job}。"],
         held_en=["My friend {name} works as a {job}."], held_zh=["我的朋友{name}是一名{job}。"])),
@@ -79,10 +79,10 @@ SENTENCES = [
         zh=["{name}在{city}当{job}。", "{name}是{city}的一名{job}。", "住在{city}的{name}是{job}。", "{city}的{job}{name}来了。"],
         held_en=["{name} lives in {city} and works as a {job}."], held_zh=["{name}住在{city}，是一名{job}。"])),
     (("item", "price"), phrases(
-        en=["The {item} costs {price} euros.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.",
+        en=["The {item} costs {price} euros.", "We paid {price} euros for a {item}.", "He sold the {item} for {price} dollars.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.",
             "{price} dollars for the {item}.", "She paid {price} dollars and got a {item}.",
             "The price of the {item} is {price} euros."],
-        zh=["{item}卖{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。",
+        zh=["{item}卖{price}元。", "他买{item}用了{price}元。", "小店里{item}要{price}元。", "我们为{item}付了{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。",
             "{price}元一个{item}。", "她付了{price}元，得到{item}。"],
         held_en=["She paid {price} euros for the {item}."], held_zh=["她买{item}花了{price}元。"])),
     (("item", "colour", "price"), phrases(
@@ -94,22 +94,24 @@ SENTENCES = [
             "{item}是{colour}的，价格{price}元。"],
         held_en=["She paid {price} euros for a {colour} {item}."], held_zh=["她花{price}元买了一个{colour}的{item}。"])),
     (("name", "food", "day"), phrases(
-        en=["{name} eats {food} on {day}.", "On {day} {name} wants {food}.", "We make {food} for {name} on {day}.",
+        en=["{name} eats {food} on {day}.", "They cook {food} for {name} on {day}.", "On {day} there is {food} for {name}.", "We will have {food} with {name} on {day}.",
+            "{name} brings {food} on {day}.", "On {day} {name} wants {food}.", "We make {food} for {name} on {day}.",
             "{name} ordered {food} for {day}.",
             "{day}: {food} for {name}."],
-        zh=["{name}{day}吃{food}。", "{day}{name}要{food}。", "{name}订了{day}的{food}。"],
+        zh=["{name}{day}吃{food}。", "{day}为{name}做{food}。", "我们{day}请{name}吃{food}。", "妈妈{day}给{name}煮{food}。", "{day}大家和{name}一起吃{food}。",
+            "{food}是{name}{day}要的。", "{day}给{name}送{food}。", "{day}{name}要{food}。", "{name}订了{day}的{food}。"],
         held_en=["On {day} we cook {food} for {name}."], held_zh=["{day}我们给{name}做{food}。"])),
     (("code", "item", "day"), phrases(
-        en=["Order {code}: one {item}, delivered on {day}.", "The {item} with the number {code} comes on {day}.",
+        en=["Order {code}: one {item}, delivered on {day}.", "A {item}, order {code}, arrives on {day}.", "Number {code} is a {item} and comes on {day}.", "The {item} with the number {code} comes on {day}.",
             "On {day} order {code} arrives, a {item}."],
-        zh=["订单{code}：{item}，{day}送到。", "编号{code}的{item}{day}到。", "{item}将在{day}送到，订单{code}。",
+        zh=["订单{code}：{item}，{day}送到。", "{day}会收到{item}，编号{code}。", "{code}号的{item}{day}来。", "编号{code}的{item}{day}到。", "{item}将在{day}送到，订单{code}。",
             "{day}送来订单{code}，是{item}。"],
         held_en=["Order {code}, a {item}, will come on {day}."], held_zh=["订单{code}的{item}将在{day}送到。"])),
     (("name", "email"), phrases(
-        en=["{name} can be reached at {email}.", "Write to {name}: {email}.", "You reach {name} here: {email}.",
+        en=["{name} can be reached at {email}.", "{name} can be reached by mail: {email}.", "Mail {name} at {email}.", "Send it to {name} by mail, {email}.", "Write to {name}: {email}.", "You reach {name} here: {email}.",
             "{name}'s mail is {email}.",
             "The address of {name} is {email}."],
-        zh=["{name}的邮箱是{email}。", "请写信给{name}：{email}。", "联系{name}：{email}。"],
+        zh=["{name}的邮箱是{email}。", "{name}可以用邮件联系：{email}。", "把信发给{name}：{email}。", "请写信给{name}：{email}。", "联系{name}：{email}。"],
         held_en=["You can reach {name} by mail at {email}."], held_zh=["可以发邮件给{name}：{email}。"])),
 ]
 
@@ -142,6 +144,13 @@ BY_FORM = phrases(
     held_en=["please fill in the json {form} with: {text}"], held_zh=["请根据下面的文本填写 {form}：{text}"])
 
 
+AS_LIST = phrases(
+    en=["make a json list of {x}", "as a json array: {x}", "write {x} as a json list", "{x} as a json array", "json list: {x}",
+        "turn this into a json array: {x}"],
+    zh=["把{x}写成 JSON 列表", "JSON 数组：{x}", "输出 JSON 列表：{x}", "用 JSON 数组表示：{x}", "变成 JSON 列表：{x}"],
+    held_en=["please give me a json list of these: {x}"], held_zh=["请写成 JSON 数组：{x}"])
+
+
 def listed(keys, lang):
     """The keys as people list them."""
     if lang == "zh":
@@ -158,9 +167,31 @@ def schema_of(keys, kinds, rng):
     return json.dumps(schema)
 
 
-def extraction(context):
-    """A sentence, some of its fields and perhaps one that it lacks, which is null."""
+def word_list(context):
+    """Words as a JSON list: each is written between quotes, whatever stood before it."""
     rng, lang = context.rng, context.lang
+    while True:
+        words = rng.sample(ALL_WORDS[lang], rng.randint(1, 5))
+        if is_held("list", *words) == (context.split != TRAIN):
+            break
+    pattern = AS_LIST.request(rng, lang, context.split)
+    user = fill(pattern, {"x": (", " if lang == "en" else "、").join(words)})
+    answer = json.dumps(words, ensure_ascii=False)
+    thought = {"en": f"There are {len(words)} words.", "zh": f"一共{len(words)}个词。"}
+    say = {other: Say(answer, answer, thought[other], [("json", words)]) for other in thought}
+    return Exchange("JSON extraction", spelled(user, rng), say, lang, verbatim=True)
+
+
+def spelled(user, rng):
+    """With JSON in capitals, mostly."""
+    return user.replace("json", rng.choice(["json", "JSON", "JSON"]))
+
+
+def extraction(context):
+    """A sentence, some of its fields and perhaps one that it lacks, which is null; or a list of words."""
+    rng, lang = context.rng, context.lang
+    if rng.random() < 0.2:
+        return word_list(context)
     fields, sentence = rng.choice(SENTENCES)
     values = {field: FIELDS[field].value(context) for field in fields}
     text = fill(sentence.pick(rng, lang, context.split), values)
@@ -180,11 +211,11 @@ def extraction(context):
     pattern = asking.request(rng, lang, context.split)
     if lang == "en" and pattern[0].isalpha() and rng.random() < 0.6:
         pattern = pattern[0].upper() + pattern[1:]
-    user = fill(pattern, slots | {"text": text}).replace("json", rng.choice(["json", "JSON", "JSON"]))
+    user = spelled(fill(pattern, slots | {"text": text}), rng)
     answer = json.dumps(result, ensure_ascii=False)
     thought = {"en": f"The keys are {listed(keys, 'en')}.", "zh": f"字段是{listed(keys, 'zh')}。"}
     say = {other: Say(answer, answer, thought[other], [("json", result)]) for other in thought}
     return Exchange("JSON extraction", user, say, lang, verbatim=True)
 
 
-SKILLS = [Skill("JSON extraction", extraction, 9)]
+SKILLS = [Skill("JSON extraction", extraction, 11)]

@@ -241,7 +241,7 @@ REPEAT = phrases(
 def repeated_text(context):
     """Something that can only be copied: words, made-up words, codes, numbers, rare characters."""
     rng, lang, split = context.rng, context.lang, context.split
-    kind = rng.choice(["words", "made up", "code", "number", "mixed"])
+    kind = rng.choice(["words", "words", "words", "made up", "code", "number", "mixed"])
     if kind == "code":
         return code(rng, split)
     if kind == "number":
@@ -269,4 +269,4 @@ def repeat(context):
 
 
 #: `remembered` is no `Skill`: it spans exchanges, so `mix` puts it into conversations itself.
-SKILLS = [Skill("repeating", repeat, 5)]
+SKILLS = [Skill("repeating", repeat, 7)]

@@ -2,7 +2,7 @@
 
 from ..dialogue import Exchange, Say
 from ..phrases import TRAIN, phrases
-from ..words import ANIMALS, ITEMS, name
+from ..words import ANIMALS, ITEMS, name, one_of
 from . import Skill
 
 ASK_STORY = phrases(
@@ -68,13 +68,20 @@ def article(noun):
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
+def anything(context):
+    """A hero that is no animal of the list: whoever is asked for is read, not recognised."""
+    rng = context.rng
+    return rng.choice(ITEMS[context.lang].train) if rng.random() < 0.5 else one_of(context, ANIMALS, made_up_share=1)
+
+
 def stories(context):
     """A story about an animal, now and then with a name, or a rhyme."""
     if context.rng.random() < 0.3:
         return rhyme(context)
     rng, lang, split = context.rng, context.lang, context.split
-    animals = ANIMALS["en"].train if split == TRAIN else ANIMALS["en"].held
-    animal = {"en": rng.choice(animals), "zh": ANIMALS["zh"].pick(rng, split)}
+    animal = {other: ANIMALS[other].pick(rng, split) for other in ("en", "zh")}
+    if split == TRAIN and rng.random() < 0.4:
+        animal[lang] = anything(context)
     called = {other: name(rng, other, split) for other in ("en", "zh")} if rng.random() < 0.35 else None
     scenes = [rng.choice(part) for part in (BEGINNINGS, MIDDLES, ENDINGS)]
     thing = {other: rng.choice(ITEMS[other].train) for other in ("en", "zh")}
@@ -112,4 +119,4 @@ def rhyme(context):
     return Exchange("stories and rhymes", user, say, context.lang)
 
 
-SKILLS = [Skill("stories and rhymes", stories, 5)]
+SKILLS = [Skill("stories and rhymes", stories, 6)]
