@@ -81,36 +81,78 @@ impl StepCosts {
 /// Positions that cost about the same: those up to the first of these, and then twice as many each time.
 const FIRST_DEPTH: usize = 512;
 const DEPTHS: usize = 16;
+/// The least distance over which a rise is measured.
+const LEAST_BETWEEN: f64 = 256.0;
 
 /// Seconds of one prompt token by its position, on which attention depends.
 #[derive(Debug, Default)]
-pub(crate) struct TokenCosts([Bucket; DEPTHS]);
+pub(crate) struct TokenCosts([Depth; DEPTHS]);
+
+#[derive(Debug, Default)]
+struct Depth {
+    seconds: Bucket,
+    /// About where they were seen.
+    position: f64,
+}
 
 /// What [`TokenCosts`] knew at some time.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TokenSeconds([f64; DEPTHS]);
+pub(crate) struct TokenSeconds([Known; DEPTHS]);
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    position: f64,
+    seconds: f64,
+    /// Seconds more for each position further on, going by what was seen before it.
+    slope: f64,
+}
 
 impl TokenCosts {
     /// Learns that a token at this position took so many seconds.
     pub(crate) fn observe(&mut self, position: usize, seconds: f64) {
-        self.0[depth_class(position)].push(seconds);
+        let depth = &mut self.0[depth_class(position)];
+        let position = position as f64;
+        depth.position = match depth.seconds.seconds.is_empty() {
+            true => position,
+            false => f64::midpoint(depth.position, position),
+        };
+        depth.seconds.push(seconds);
     }
 
-    /// Seconds everywhere: as at the nearest position that was seen, a lower one first. `None` if none was.
+    /// Seconds everywhere: as at the nearest position that was seen, a lower one first, and beyond it more by as much as they rose
+    /// up to there. `None` if none was seen.
     pub(crate) fn estimates(&self) -> Option<TokenSeconds> {
-        let seen = |bucket: &Bucket| (!bucket.seconds.is_empty()).then(|| bucket.median());
+        let seen = |depth: &Depth| {
+            (!depth.seconds.seconds.is_empty()).then(|| Known {
+                position: depth.position,
+                seconds: depth.seconds.median(),
+                slope: 0.0,
+            })
+        };
         let mut lower = self.0.iter().find_map(seen)?;
         Some(TokenSeconds(std::array::from_fn(|class| {
-            lower = seen(&self.0[class]).unwrap_or(lower);
+            if let Some(known) = seen(&self.0[class]) {
+                // Two that are close to each other say nothing of what is far.
+                let between = (known.position - lower.position).max(LEAST_BETWEEN);
+                let slope = ((known.seconds - lower.seconds) / between).max(0.0);
+                lower = Known { slope, ..known };
+            }
             lower
         })))
     }
 }
 
 impl TokenSeconds {
-    /// Seconds of a token at this position.
+    /// Seconds of a token at this position. As far again as something was seen, they go on rising.
     pub(crate) fn at(&self, position: usize) -> f64 {
-        self.0[depth_class(position)]
+        let known = self.0[depth_class(position)];
+        let beyond = (position as f64 - known.position).clamp(0.0, known.position);
+        known.seconds + known.slope * beyond
+    }
+
+    /// Seconds of `len` tokens from this position on.
+    pub(crate) fn of(&self, start: usize, len: usize) -> f64 {
+        self.at(start + len / 2) * len as f64
     }
 }
 
@@ -183,13 +225,31 @@ mod tests {
         costs.observe(0, 0.01);
         assert_eq!(
             at(&costs, [0, 511, 1535, 1536, 9000]),
-            [0.01, 0.01, 0.01, 0.02, 0.02]
+            [0.01, 0.01, 0.01, 0.02, 0.03],
+            "twice as far as anything was seen, and no more"
         );
         (0..2).for_each(|_| costs.observe(100, 0.01));
         costs.observe(100, 30.0);
         assert_eq!(at(&costs, [0; 5]), [0.01; 5], "that was something else");
         (0..3).for_each(|_| costs.observe(100, 0.008));
         assert_eq!(at(&costs, [0; 5]), [0.008; 5]);
+    }
+
+    #[test]
+    fn further_on_a_prompt_token_costs_more_as_it_did_before() {
+        let mut costs = TokenCosts::default();
+        costs.observe(200, 0.002);
+        costs.observe(700, 0.003);
+        let at = |position| (costs.estimates().unwrap().at(position) * 1e6).round();
+        assert_eq!([0, 200, 511, 512, 700].map(at), [2e3, 2e3, 2e3, 3e3, 3e3]);
+        assert_eq!([1200, 1400, 50_000].map(at), [4e3, 4.4e3, 4.4e3]);
+        // No rise is made out of two that are close together, and none falls.
+        let mut close = TokenCosts::default();
+        close.observe(510, 0.001);
+        close.observe(514, 0.002);
+        close.observe(2000, 0.001);
+        let at = |position| (close.estimates().unwrap().at(position) * 1e6).round();
+        assert_eq!([514, 770, 2000, 9000].map(at), [2e3, 3e3, 1e3, 1e3]);
     }
 
     #[test]

@@ -100,9 +100,7 @@ impl Pace {
         };
         if let (None, Some(costs)) = (decode, self.prompt.estimates()) {
             // So many have never decoded: what the prompts do not take is theirs.
-            let expected: f64 = prompts
-                .map(|chunk| costs.at(chunk.start) * chunk.len as f64)
-                .sum();
+            let expected: f64 = prompts.map(|chunk| costs.of(chunk.start, chunk.len)).sum();
             let rest = Duration::try_from_secs_f64(seconds - expected);
             self.decode.observe(decoding, rest.unwrap_or_default());
         } else {
@@ -117,8 +115,12 @@ impl Budget {
     /// How many tokens from this position on there is room for.
     pub(super) fn fits(&self, start: usize) -> usize {
         let in_time = match &self.time {
-            // Saturates, whatever the quotient.
-            Some((seconds, costs)) => (seconds / costs.at(start)) as usize,
+            Some((seconds, costs)) => {
+                // Saturates, whatever the quotient.
+                let tokens = |position| (seconds / costs.at(position)) as usize;
+                // As if all were where their middle is.
+                tokens(start + tokens(start).min(self.tokens) / 2)
+            }
             None => self.tokens,
         };
         self.tokens.min(in_time.max(self.floor))
@@ -129,7 +131,7 @@ impl Budget {
         self.tokens -= len;
         self.floor = self.floor.saturating_sub(len);
         if let Some((seconds, costs)) = &mut self.time {
-            *seconds -= costs.at(start) * len as f64;
+            *seconds -= costs.of(start, len);
         }
     }
 
