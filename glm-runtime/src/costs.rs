@@ -90,9 +90,20 @@ pub(crate) struct TokenCosts([Depth; DEPTHS]);
 
 #[derive(Debug, Default)]
 struct Depth {
-    seconds: Bucket,
+    times: Bucket,
     /// About where they were seen.
     position: f64,
+}
+
+impl Depth {
+    /// `None` if nothing was seen.
+    fn known(&self) -> Option<Known> {
+        (!self.times.seconds.is_empty()).then(|| Known {
+            position: self.position,
+            seconds: self.times.median(),
+            slope: 0.0,
+        })
+    }
 }
 
 /// What [`TokenCosts`] knew at some time.
@@ -112,26 +123,19 @@ impl TokenCosts {
     pub(crate) fn observe(&mut self, position: usize, seconds: f64) {
         let depth = &mut self.0[depth_class(position)];
         let position = position as f64;
-        depth.position = match depth.seconds.seconds.is_empty() {
-            true => position,
-            false => f64::midpoint(depth.position, position),
+        depth.position = match depth.known() {
+            None => position,
+            Some(known) => f64::midpoint(known.position, position),
         };
-        depth.seconds.push(seconds);
+        depth.times.push(seconds);
     }
 
     /// Seconds everywhere: as at the nearest position that was seen, a lower one first, and beyond it more by as much as they rose
     /// up to there. `None` if none was seen.
     pub(crate) fn estimates(&self) -> Option<TokenSeconds> {
-        let seen = |depth: &Depth| {
-            (!depth.seconds.seconds.is_empty()).then(|| Known {
-                position: depth.position,
-                seconds: depth.seconds.median(),
-                slope: 0.0,
-            })
-        };
-        let mut lower = self.0.iter().find_map(seen)?;
+        let mut lower = self.0.iter().find_map(Depth::known)?;
         Some(TokenSeconds(std::array::from_fn(|class| {
-            if let Some(known) = seen(&self.0[class]) {
+            if let Some(known) = self.0[class].known() {
                 // Two that are close to each other say nothing of what is far.
                 let between = (known.position - lower.position).max(LEAST_BETWEEN);
                 let slope = ((known.seconds - lower.seconds) / between).max(0.0);

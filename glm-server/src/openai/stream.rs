@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::ApiError;
 use super::response::{Dialect, Form, Shape, Stamp, call_id};
 use crate::anthropic::MessageEvents;
+use crate::parts::has_thoughts;
 use crate::responses::ResponseEvents;
 
 /// Makes the chunks of one response. Put together (text after text, arguments after arguments) they say what [`Form::response`]
@@ -292,8 +293,7 @@ impl Choice {
             None => vec![("text", text.into())],
             Some(parser) => {
                 let events = parser.push(text);
-                let is_thought = |event: &AnswerEvent| matches!(event, AnswerEvent::Reasoning(_));
-                if events.iter().any(is_thought) {
+                if has_thoughts(&events) {
                     self.thought_tokens = self.tokens;
                 }
                 self.deltas(events, form, stamp)
