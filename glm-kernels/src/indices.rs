@@ -1,11 +1,12 @@
 //! The whole numbers of a step: token ids, positions, slots, block tables.
 
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::KernelError;
 use crate::cuda::{CudaDevice, DeviceBuffer, DevicePtr};
+use crate::sample::{Ids, SampledIds};
 use crate::tensor::bytes_of;
+use crate::{KernelError, PendingSample};
 
 /// Lists that go to a device together start at multiples of so many numbers, 128 bytes: what a warp
 /// reads at once.
@@ -34,10 +35,27 @@ pub struct Indices {
 #[derive(Default)]
 struct Packed {
     values: Vec<u32>,
+    /// Which of them a device knows only.
+    drawn: OnceLock<Drawn>,
     /// What was copied to a device, and its address, which stays.
     copy: Mutex<Option<Arc<DeviceBuffer>>>,
     /// What operations found out before they used the lists.
     checked: Mutex<Vec<(Range<usize>, Bound)>>,
+}
+
+/// Numbers that are ids of tokens that a device draws.
+struct Drawn {
+    ids: SampledIds,
+    /// Where the first one is; the others are behind it.
+    start: usize,
+    /// Of which row each is the token.
+    rows: Vec<u32>,
+}
+
+impl Drawn {
+    fn range(&self) -> Range<usize> {
+        self.start..self.start + self.rows.len()
+    }
 }
 
 /// What the numbers of a list are, so that a kernel may use them.
@@ -75,13 +93,65 @@ impl Indices {
 
     fn part(packed: &Arc<Packed>, range: Range<usize>) -> Self {
         Self {
-            max: packed.values[range.clone()].iter().copied().max(),
+            max: packed.max(&range),
             packed: Arc::clone(packed),
             range,
         }
     }
 
-    /// The largest number; it was looked for when the list was made.
+    /// The list, which was made just now, with ids that may not be known yet: number `i` becomes that of the token of row
+    /// `rows[i]` of `sample`, and those behind stay. Lists that were packed with it go along.
+    ///
+    /// Where a device draws the tokens, the ids never come here: whoever looks at the list sees the numbers that it was made
+    /// with, and kernels see the ids, or 0 for rows without a token. They are less than there are columns of logits, so an
+    /// operation takes them if its table is as long.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if there are more rows than numbers, [`KernelError::Index`] for a row that is not there,
+    /// [`KernelError::Shared`] if the list was used before or has such ids already.
+    pub fn drawn_by(&self, sample: &PendingSample, rows: &[u32]) -> Result<Self, KernelError> {
+        let op = "Indices::drawn_by";
+        if rows.len() > self.len() {
+            return Err(KernelError::Length {
+                op,
+                name: "rows",
+                expected: self.len(),
+                found: rows.len(),
+            });
+        }
+        let ids = sample.ids();
+        if let Some(row) = rows.iter().find(|row| **row as usize >= ids.rows()) {
+            return Err(KernelError::Index {
+                op,
+                name: "row",
+                index: *row as usize,
+                len: ids.rows(),
+            });
+        }
+        match ids {
+            Ids::Known(tokens) => {
+                let mut values = self.to_vec();
+                for (value, row) in values.iter_mut().zip(rows) {
+                    *value = tokens[*row as usize].id.unwrap_or(0);
+                }
+                Ok(values.into())
+            }
+            Ids::OnDevice(ids) => {
+                let drawn = Drawn {
+                    ids: ids.clone(),
+                    start: self.range.start,
+                    rows: rows.to_vec(),
+                };
+                let used = self.lock_copy().is_some();
+                if used || self.packed.drawn.set(drawn).is_err() {
+                    return Err(KernelError::Shared { op });
+                }
+                Ok(Self::part(&self.packed, self.range.clone()))
+            }
+        }
+    }
+
+    /// The largest number; it was looked for when the list was made. Of ids that are not known the largest that they could be.
     pub fn max(&self) -> Option<u32> {
         self.max
     }
@@ -91,18 +161,13 @@ impl Indices {
     /// # Errors
     /// The device's.
     pub(crate) fn cuda_ptr(&self, cuda: &CudaDevice) -> Result<DevicePtr, KernelError> {
-        let mut copy = self
-            .packed
-            .copy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut copy = self.lock_copy();
         let there = copy.as_ref().filter(|buffer| cuda.owns(buffer));
         let start = match there {
             Some(buffer) => buffer.ptr(),
             None => {
-                let values = &self.packed.values;
-                let mut buffer = cuda.allocate(size_of_val(values.as_slice()))?;
-                buffer.copy_in(0, bytes_of(values))?;
+                let mut buffer = cuda.allocate(self.packed_bytes())?;
+                self.packed.copy_to(cuda, &mut buffer)?;
                 copy.insert(Arc::new(buffer)).ptr()
             }
         };
@@ -118,16 +183,15 @@ impl Indices {
     ///
     /// # Errors
     /// [`KernelError::Shared`] while other lists are there, [`KernelError::Index`] if there is no room; the device's.
-    pub(crate) fn place(&self, place: &mut Arc<DeviceBuffer>) -> Result<(), KernelError> {
+    pub(crate) fn place(
+        &self,
+        cuda: &CudaDevice,
+        place: &mut Arc<DeviceBuffer>,
+    ) -> Result<(), KernelError> {
         let op = "Indices::place";
         let buffer = Arc::get_mut(place).ok_or(KernelError::Shared { op })?;
-        buffer.copy_in(0, bytes_of(&self.packed.values))?;
-        let mut copy = self
-            .packed
-            .copy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *copy = Some(Arc::clone(place));
+        self.packed.copy_to(cuda, buffer)?;
+        *self.lock_copy() = Some(Arc::clone(place));
         Ok(())
     }
 
@@ -145,11 +209,12 @@ impl Indices {
             self.checked(Bound::Below(len));
             return Ok(());
         }
-        let index = self.iter().find(|number| **number as usize >= len);
+        let known = self.iter().find(|number| **number as usize >= len);
+        let index = known.copied().or(self.max);
         Err(KernelError::Index {
             op,
             name,
-            index: index.map_or(0, |index| *index as usize),
+            index: index.map_or(0, |index| index as usize),
             len,
         })
     }
@@ -172,6 +237,13 @@ impl Indices {
         }
     }
 
+    fn lock_copy(&self) -> MutexGuard<'_, Option<Arc<DeviceBuffer>>> {
+        self.packed
+            .copy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock_checked(&self) -> MutexGuard<'_, Vec<(Range<usize>, Bound)>> {
         self.packed
             .checked
@@ -180,18 +252,51 @@ impl Indices {
     }
 }
 
+impl Packed {
+    /// The largest number of a list.
+    fn max(&self, range: &Range<usize>) -> Option<u32> {
+        let largest = |range: Range<usize>| self.values[range].iter().copied().max();
+        let Some((drawn, inside)) = self.drawn_in(range) else {
+            return largest(range.clone());
+        };
+        let known = largest(range.start..inside.start).max(largest(inside.end..range.end));
+        known.max(Some(drawn.ids.end - 1))
+    }
+
+    /// The ids that are not known, and which numbers of a list they are, if it has any.
+    fn drawn_in(&self, range: &Range<usize>) -> Option<(&Drawn, Range<usize>)> {
+        let drawn = self.drawn.get()?;
+        let all = drawn.range();
+        let inside = all.start.max(range.start)..all.end.min(range.end);
+        (!inside.is_empty()).then_some((drawn, inside))
+    }
+
+    /// Copies all lists to a device, where ids that it draws are put in their places behind that.
+    fn copy_to(&self, cuda: &CudaDevice, buffer: &mut DeviceBuffer) -> Result<(), KernelError> {
+        buffer.copy_in(0, bytes_of(&self.values))?;
+        let Some(drawn) = self.drawn.get() else {
+            return Ok(());
+        };
+        let offset = drawn.start * size_of::<u32>();
+        buffer.copy_in(offset, bytes_of(&drawn.rows))?;
+        let list = buffer.ptr().offset(offset);
+        // SAFETY: the rows were checked when they were given, and were copied there just now; the buffer is nobody else's.
+        unsafe { drawn.ids.put(cuda, list, drawn.rows.len()) }
+    }
+}
+
 impl Layout {
     /// Whether all that was found out is true of `lists` and those that were packed with it.
     pub(crate) fn fits(&self, lists: &Indices) -> bool {
-        let values = &lists.packed.values;
-        let holds = |(range, bound): &(Range<usize>, Bound)| {
-            let list = &values[range.clone()];
-            match bound {
-                Bound::Below(end) => list.iter().all(|value| (*value as usize) < *end),
-                Bound::Same => *list == self.values[range.clone()],
+        let packed = &lists.packed;
+        let holds = |(range, bound): &(Range<usize>, Bound)| match bound {
+            Bound::Below(end) => packed.max(range).is_none_or(|max| (max as usize) < *end),
+            Bound::Same => {
+                packed.drawn_in(range).is_none()
+                    && packed.values[range.clone()] == self.values[range.clone()]
             }
         };
-        values.len() == self.values.len() && self.bounds.iter().all(holds)
+        packed.values.len() == self.values.len() && self.bounds.iter().all(holds)
     }
 }
 

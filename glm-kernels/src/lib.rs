@@ -82,7 +82,10 @@ pub use peaks::{Peaks, peaks};
 pub use profile::{Cost, Op, Recorder, Span, Work};
 pub use rms_norm::{Norm, add, add_normed, add_normed_rms_norm, add_rms_norm, rms_norm};
 pub use rope::{AttnDims, Pairing, RopeAngles, rope_store_kv};
-pub use sample::{SampleRule, SampledToken, sample};
+pub use sample::{
+    LogitEdit, MAX_TOP_TOKENS, PendingSample, SampleLists, SampleRule, SampledToken, sample,
+    sample_later,
+};
 pub use scatter_add::scatter_add;
 pub use swiglu::swiglu;
 pub use tensor::{DType, Tensor};

@@ -77,6 +77,11 @@ impl CudaFaults {
         self.0.graphs()
     }
 
+    /// Copies of results that nobody has waited for yet, nor forgotten.
+    pub fn copies(&self) -> u64 {
+        self.0.copies()
+    }
+
     /// Kernels that were launched, repeated ones included.
     pub fn launches(&self) -> u64 {
         self.0.launches()

@@ -133,7 +133,7 @@ impl Graphs {
                 (made, Some(recording))
             }
             Some(Some(mut recording)) => {
-                let made = recording.repeat(&self.device, arena, inputs)?;
+                let made = recording.repeat(&self.device, cuda, arena, inputs)?;
                 self.repeated += 1;
                 (made, Some(recording))
             }
@@ -185,7 +185,7 @@ impl Recording {
         step: &mut dyn FnMut() -> Result<Tensor, KernelError>,
     ) -> Result<(Tensor, Self), KernelError> {
         let mut place = Arc::new(cuda.allocate(inputs.packed_bytes())?);
-        inputs.place(&mut place)?;
+        inputs.place(cuda, &mut place)?;
         let (made, graph) = cuda.record(arena, step)?;
         made.expect_dtype(OP, DType::F32)?;
         let recording = Self {
@@ -204,13 +204,14 @@ impl Recording {
     fn repeat(
         &mut self,
         device: &Device,
+        cuda: &CudaDevice,
         arena: &Arc<DeviceAllocator>,
         inputs: &Indices,
     ) -> Result<Tensor, KernelError> {
         if !self.layout.fits(inputs) {
             return Err(failed("the numbers are others than it was made for"));
         }
-        inputs.place(&mut self.inputs)?;
+        inputs.place(cuda, &mut self.inputs)?;
         let bytes = element_count(&self.shape)? * DType::F32.size_in_bytes();
         let buffer = arena.allocate_again(self.out, bytes);
         let buffer = buffer.ok_or_else(|| failed("its result has no place"))?;

@@ -5,7 +5,9 @@
 //! take as long as a layer. What stays is cut from slabs, side by side.
 //!
 //! A block may be handed out again while kernels that use it are still queued, because whatever the next
-//! owner asks for is queued behind them.
+//! owner asks for is queued behind them, copies to and from the host included. So a buffer may be dropped as
+//! soon as its last use was asked for, and nobody has to keep what a step works on until it is done. Where a
+//! block goes back to the driver instead, the driver waits for the work (`Context::free`).
 //!
 //! Launches that are recorded have their addresses for good. So their buffers come from an allocator of their
 //! own, an arena, that gives nothing back to the driver before all of it is given up.
@@ -13,7 +15,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::driver::DevicePtr;
+use super::driver::{Context, CopyHandle, DevicePtr};
 use super::session::Session;
 use crate::memory::{FreeBlocks, HasCapacity, bucket_size};
 use crate::{AllocatorStats, CudaError, KernelError};
@@ -415,6 +417,26 @@ impl DeviceBuffer {
             .call(|context| unsafe { context.copy_out(from, bytes) })
     }
 
+    /// Copies all of it out behind all that is queued, without waiting for it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn copy_out_later(&self) -> Result<PendingCopy, KernelError> {
+        let session = &self.home.session;
+        let mut handle = None;
+        if self.len > 0 {
+            // SAFETY: the buffer is as long.
+            let copy =
+                |context: &dyn Context| unsafe { context.copy_out_later(self.ptr(), self.len) };
+            handle = Some(session.call(copy)?);
+        }
+        Ok(PendingCopy {
+            session: Arc::clone(session),
+            handle,
+            len: self.len,
+        })
+    }
+
     /// Writes `value` to every byte, behind all that is queued.
     ///
     /// # Errors
@@ -446,6 +468,38 @@ impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             self.home.take_back(block, self.reuse);
+        }
+    }
+}
+
+/// A copy that may not have arrived yet. The buffer may be gone by then. Dropped, it is forgotten.
+pub(crate) struct PendingCopy {
+    session: Arc<Session>,
+    /// `None` once it was waited for, or if there is nothing to copy.
+    handle: Option<CopyHandle>,
+    len: usize,
+}
+
+impl PendingCopy {
+    /// The bytes, once they are there. What was queued behind the copy is not waited for.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn wait(mut self) -> Result<Vec<u8>, KernelError> {
+        let mut bytes = vec![0; self.len];
+        if let Some(handle) = self.handle.take() {
+            self.session
+                .call(|context| context.wait_copy(handle, &mut bytes))?;
+        }
+        Ok(bytes)
+    }
+}
+
+impl Drop for PendingCopy {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            // Where the device is lost, the copy is gone with its context.
+            let _ = self.session.call(|context| context.forget_copy(handle));
         }
     }
 }

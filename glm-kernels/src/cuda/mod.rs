@@ -52,7 +52,7 @@ pub use driver::{DeviceInfo, MemoryInfo};
 pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
 pub use error::CudaError;
 pub use graphs::Graphs;
-pub(crate) use memory::DeviceBuffer;
+pub(crate) use memory::{DeviceBuffer, PendingCopy};
 pub use report::CudaReport;
 
 use crate::KernelError;

@@ -74,6 +74,26 @@ fn what_is_copied_in_comes_out_again() {
 }
 
 #[test]
+fn a_copy_that_is_waited_for_later_has_what_was_there() {
+    let driver = FakeDriver::new(1, MIB);
+    let cuda = open(&driver);
+    let mut buffer = cuda.allocate(1000).unwrap();
+    buffer.fill(7).unwrap();
+    let first = buffer.copy_out_later().unwrap();
+    buffer.fill(8).unwrap();
+    let second = buffer.copy_out_later().unwrap();
+    let third = buffer.copy_out_later().unwrap();
+    drop(buffer);
+    assert_eq!(driver.faults.copies(), 3);
+    assert_eq!(second.wait().unwrap(), [8; 1000]);
+    assert_eq!(first.wait().unwrap(), [7; 1000]);
+    drop(third);
+    assert_eq!(driver.faults.copies(), 0);
+    let nothing = cuda.allocate(0).unwrap().copy_out_later().unwrap();
+    assert_eq!(nothing.wait().unwrap(), []);
+}
+
+#[test]
 fn freed_memory_is_handed_out_again_and_given_back_when_asked() {
     let driver = FakeDriver::new(1, MIB);
     let cuda = open(&driver);

@@ -1,6 +1,8 @@
 //! The scalar reference: everything is sorted, and summed one after the other.
 
-use super::{SampleRule, SampledToken};
+use std::cmp::Ordering;
+
+use super::{LogitEdit, SampleRule, SampledToken};
 
 /// The weight of the most likely token.
 const ONE: f32 = (1u64 << 40) as f32;
@@ -8,13 +10,30 @@ const ONE: f32 = (1u64 << 40) as f32;
 /// Tokens at this depth and below weigh nothing.
 const DEEPEST: f32 = 40.0;
 
-/// Chooses a token of a row; `mask` has a bit for each that may be chosen.
-pub(super) fn sample(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> SampledToken {
+/// Chooses a token of a row, which is edited; `mask` has a bit for each that may be chosen.
+pub(super) fn sample(
+    logits: &mut [f32],
+    rule: &SampleRule,
+    edits: &[LogitEdit],
+    mask: Option<&[u32]>,
+) -> SampledToken {
+    let softmax = (rule.logprob || rule.top > 0).then(|| Softmax::new(logits, rule.top));
+    let raw: Vec<f32> = edits.iter().map(|edit| logits[edit.id as usize]).collect();
+    for edit in edits {
+        let logit = &mut logits[edit.id as usize];
+        *logit = edit.apply(*logit);
+    }
     let id = choose(logits, rule, mask);
-    let logprob = id.filter(|_| rule.logprob);
+    let Some((id, softmax)) = id.zip(softmax) else {
+        let (logprob, top) = (None, Vec::new());
+        return SampledToken { id, logprob, top };
+    };
+    let edited = edits.iter().position(|edit| edit.id == id);
+    let logit = edited.map_or(logits[id as usize], |edit| raw[edit]);
     SampledToken {
-        id,
-        logprob: logprob.map(|id| logprob_of(logits, id)),
+        id: Some(id),
+        logprob: rule.logprob.then(|| softmax.logprob(logit)),
+        top: softmax.top,
     }
 }
 
@@ -24,7 +43,7 @@ fn choose(logits: &[f32], rule: &SampleRule, mask: Option<&[u32]>) -> Option<u32
         .zip(logits.iter().copied())
         .filter(|&(id, logit)| is_allowed(id) && !logit.is_nan())
         .collect();
-    tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    tokens.sort_by(by_logit);
     let &(best, max) = tokens.first().filter(|(_, max)| max.is_finite())?;
     let units = std::f32::consts::LOG2_E / rule.temperature;
     if units.is_infinite() {
@@ -73,9 +92,43 @@ fn mass(weighted: &[(u32, f32, u64)]) -> u64 {
     weighted.iter().map(|(_, _, weight)| weight).sum()
 }
 
-fn logprob_of(logits: &[f32], id: u32) -> f32 {
-    let numbers = || logits.iter().filter(|logit| !logit.is_nan());
-    let max = numbers().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = numbers().map(|logit| f64::from(logit - max).exp()).sum();
-    (f64::from(logits[id as usize] - max) - sum.ln()) as f32
+/// What is reported of a row as it is before the edits.
+struct Softmax {
+    max: f32,
+    log_sum: f64,
+    /// The most likely tokens.
+    top: Vec<(u32, f32)>,
+}
+
+impl Softmax {
+    fn new(logits: &[f32], top: usize) -> Self {
+        let numbers = || {
+            (0..)
+                .zip(logits.iter().copied())
+                .filter(|(_, x)| !x.is_nan())
+        };
+        let max = numbers().map(|(_, x)| x).fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = numbers().map(|(_, x)| f64::from(x - max).exp()).sum();
+        let mut softmax = Self {
+            max,
+            log_sum: sum.ln(),
+            top: Vec::new(),
+        };
+        if top > 0 {
+            let mut tokens: Vec<(u32, f32)> = numbers().collect();
+            tokens.sort_by(by_logit);
+            let top = tokens.into_iter().take(top);
+            softmax.top = top.map(|(id, x)| (id, softmax.logprob(x))).collect();
+        }
+        softmax
+    }
+
+    fn logprob(&self, logit: f32) -> f32 {
+        (f64::from(logit - self.max) - self.log_sum) as f32
+    }
+}
+
+/// Largest first, equal ones by id.
+fn by_logit(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }

@@ -143,8 +143,10 @@ fn compile(module: &Module) -> Result<PathBuf, String> {
     // Another process may do the same at the same time.
     let unfinished = library.with_extension(format!("{}.tmp", std::process::id()));
     let mut compiler = Command::new("c++");
-    compiler
-        .args("-x c++ -std=c++17 -O1 -fPIC -shared -DGLM_EMULATED -Wno-unknown-pragmas".split(' '));
+    // Where the processor can fuse a product and a sum, the compiler would, even in `__fmul_rn`.
+    let options =
+        "-x c++ -std=c++17 -O1 -ffp-contract=off -fPIC -shared -DGLM_EMULATED -Wno-unknown-pragmas";
+    compiler.args(options.split(' '));
     compiler.arg("-include").arg(headers.join("emulate.h"));
     compiler.arg("-include").arg(sources.join(PRELUDE.path));
     if let Some((last, before)) = module.files.split_last() {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::emulated::Emulator;
 use super::host_memory::HostMemory;
 use super::{
-    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig,
-    MemoryInfo, ModuleHandle,
+    Context, CopyHandle, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg,
+    LaunchConfig, MemoryInfo, ModuleHandle,
 };
 use crate::CudaError;
 
@@ -30,6 +30,7 @@ struct Plan {
     captures: AtomicU64,
     replays: AtomicU64,
     graphs: AtomicU64,
+    copies: AtomicU64,
 }
 
 impl Faults {
@@ -61,6 +62,11 @@ impl Faults {
     /// What is written down and not forgotten yet.
     pub(crate) fn graphs(&self) -> u64 {
         self.0.graphs.load(Ordering::SeqCst)
+    }
+
+    /// Copies from the device that nobody has waited for or forgotten yet.
+    pub(crate) fn copies(&self) -> u64 {
+        self.0.copies.load(Ordering::SeqCst)
     }
 
     /// Kernels that were launched, those of what was written down included.
@@ -168,6 +174,8 @@ struct State {
     /// What is being written down.
     capture: Option<Vec<Node>>,
     graphs: HashMap<u64, Arc<[Node]>>,
+    /// What was copied and not fetched.
+    copies: HashMap<u64, Vec<u8>>,
 }
 
 impl State {
@@ -210,6 +218,17 @@ impl FakeContext {
             return Err(CudaError::Call { call, reason });
         }
         Ok(())
+    }
+
+    fn take_copy(&self, call: &'static str, copy: CopyHandle) -> Result<Vec<u8>, CudaError> {
+        self.faults.call(call)?;
+        let copied = self.lock().copies.remove(&copy.0);
+        let copied = copied.ok_or_else(|| CudaError::Call {
+            call,
+            reason: "invalid handle".to_owned(),
+        })?;
+        self.faults.0.copies.fetch_sub(1, Ordering::SeqCst);
+        Ok(copied)
     }
 
     /// Does it, or writes it down.
@@ -287,6 +306,31 @@ impl Context for FakeContext {
         // SAFETY: the range was checked.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
+    }
+
+    unsafe fn copy_out_later(
+        &self,
+        from: DevicePtr,
+        bytes: usize,
+    ) -> Result<CopyHandle, CudaError> {
+        let mut copied = vec![0; bytes];
+        // SAFETY: the caller's promise.
+        unsafe { self.copy_out(from, &mut copied) }?;
+        let mut state = self.lock();
+        let handle = state.handle();
+        state.copies.insert(handle, copied);
+        self.faults.0.copies.fetch_add(1, Ordering::SeqCst);
+        Ok(CopyHandle(handle))
+    }
+
+    fn wait_copy(&self, copy: CopyHandle, bytes: &mut [u8]) -> Result<(), CudaError> {
+        let copied = self.take_copy("wait_copy", copy)?;
+        bytes.copy_from_slice(&copied);
+        Ok(())
+    }
+
+    fn forget_copy(&self, copy: CopyHandle) -> Result<(), CudaError> {
+        self.take_copy("forget_copy", copy).map(|_| ())
     }
 
     unsafe fn fill(&self, to: DevicePtr, value: u8, bytes: usize) -> Result<(), CudaError> {

@@ -67,6 +67,20 @@ pub(crate) trait Context: Send + Sync {
     /// There are as many bytes of the device's memory at `from`.
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError>;
 
+    /// Copies from the device to memory of the driver's, which [`Context::wait_copy`] or [`Context::forget_copy`] gives back.
+    ///
+    /// # Safety
+    /// There are as many bytes of the device's memory at `from`.
+    unsafe fn copy_out_later(&self, from: DevicePtr, bytes: usize)
+    -> Result<CopyHandle, CudaError>;
+
+    /// Waits for a copy, and not for what the stream was given after it. `bytes` are as many as were copied, and the handle is
+    /// not used afterwards, whatever comes of it.
+    fn wait_copy(&self, copy: CopyHandle, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Nobody waits for a copy. The handle is not used afterwards.
+    fn forget_copy(&self, copy: CopyHandle) -> Result<(), CudaError>;
+
     /// Writes `value` to each of `bytes` bytes.
     ///
     /// # Safety
@@ -137,6 +151,8 @@ handles!(
     FunctionHandle,
     /// Launches that were written down.
     GraphHandle,
+    /// A copy from the device.
+    CopyHandle,
 );
 
 /// An argument of a kernel. Its size must be that of the kernel's parameter: there is no conversion.

@@ -13,14 +13,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{self, CUresult};
 
 use super::{
-    Context, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig,
-    MemoryInfo, ModuleHandle,
+    Context, CopyHandle, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg,
+    LaunchConfig, MemoryInfo, ModuleHandle,
 };
 use crate::CudaError;
 use crate::cuda::pack;
 
 /// Host memory that the device copies to directly; results go through it, piece by piece.
 const STAGING_BYTES: usize = 8 << 20;
+
+/// The least memory for a copy that is waited for later: enough for what is drawn for hundreds of sequences.
+const MIN_LANDING_BYTES: usize = 64 << 10;
 
 /// A block gets so much dynamic shared memory without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -91,6 +94,7 @@ impl Driver for RealDriver {
             capturing: AtomicBool::new(false),
             loaded: Mutex::default(),
             staging: Mutex::default(),
+            landings: Mutex::default(),
         };
         opened.enter()?;
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -169,6 +173,7 @@ struct RealContext {
     capturing: AtomicBool,
     loaded: Mutex<Loaded>,
     staging: Mutex<Option<Staging>>,
+    landings: Mutex<Landings>,
 }
 
 // SAFETY: the driver's handles may be used from any thread in which the context is current, which `enter`
@@ -179,6 +184,56 @@ unsafe impl Sync for RealContext {}
 
 /// Pinned memory of the host.
 struct Staging(*mut u8);
+
+/// Where copies arrive that are waited for later.
+#[derive(Default)]
+struct Landings {
+    free: Vec<Landing>,
+    /// By the handles of the copies.
+    busy: HashMap<u64, Landing>,
+}
+
+/// Pinned memory of the host, and the event that says that a copy has arrived there.
+struct Landing {
+    start: *mut u8,
+    len: usize,
+    event: sys::CUevent,
+}
+
+impl Landing {
+    /// Room for a copy; the context is that of this thread.
+    fn new(len: usize) -> Result<Self, CudaError> {
+        let (mut start, mut event) = (ptr::null_mut(), ptr::null_mut());
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: both are valid for a write.
+        unsafe {
+            check("cuEventCreate", sys::cuEventCreate(&raw mut event, flags))?;
+            let allocated = check(
+                "cuMemHostAlloc",
+                sys::cuMemHostAlloc(&raw mut start, len, 0),
+            );
+            if allocated.is_err() {
+                let _ = sys::cuEventDestroy_v2(event);
+            }
+            allocated?;
+        }
+        let start = start.cast();
+        Ok(Self { start, len, event })
+    }
+
+    /// Gives everything back.
+    ///
+    /// # Safety
+    /// No copy is under way, and the context is that of this thread.
+    unsafe fn free(self) {
+        // SAFETY: both were made in `new`, and the caller promises that nothing uses them. What fails fails because the
+        // context is lost.
+        unsafe {
+            let _ = sys::cuEventDestroy_v2(self.event);
+            let _ = sys::cuMemFreeHost(self.start.cast());
+        }
+    }
+}
 
 /// What is known of modules and kernels, by their handles.
 #[derive(Default)]
@@ -212,6 +267,19 @@ impl RealContext {
             return Err(CudaError::Call { call, reason });
         }
         self.enter()
+    }
+
+    fn landings(&self) -> MutexGuard<'_, Landings> {
+        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The landing of a copy, which is nobody else's any more.
+    fn take_landing(&self, call: &'static str, copy: CopyHandle) -> Result<Landing, CudaError> {
+        let landing = self.landings().busy.remove(&copy.0);
+        landing.ok_or_else(|| CudaError::Call {
+            call,
+            reason: "no such copy".to_owned(),
+        })
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -321,6 +389,61 @@ impl Context for RealContext {
             }
             from = from.offset(part.len());
         }
+        Ok(())
+    }
+
+    unsafe fn copy_out_later(
+        &self,
+        from: DevicePtr,
+        bytes: usize,
+    ) -> Result<CopyHandle, CudaError> {
+        self.enter_for("cuMemcpyDtoHAsync")?;
+        let free = {
+            let free = &mut self.landings().free;
+            let fits = free.iter().position(|landing| landing.len >= bytes);
+            fits.map(|at| free.swap_remove(at))
+        };
+        let landing = match free {
+            Some(landing) => landing,
+            None => Landing::new(bytes.next_power_of_two().max(MIN_LANDING_BYTES))?,
+        };
+        let (start, event) = (landing.start.cast(), landing.event);
+        let handle = from_handle(event);
+        self.landings().busy.insert(handle, landing);
+        // SAFETY: the caller's promise; the landing is as long, and nobody reads it before the event, or has it while it is
+        // busy. A copy to it that was forgotten comes before this one, as does its event.
+        let queued = unsafe {
+            let copied = sys::cuMemcpyDtoHAsync_v2(start, from.0, bytes, self.stream);
+            let copied = check("cuMemcpyDtoHAsync", copied);
+            copied.and_then(|()| check("cuEventRecord", sys::cuEventRecord(event, self.stream)))
+        };
+        let copy = CopyHandle(handle);
+        if queued.is_err() {
+            self.forget_copy(copy)?;
+        }
+        queued.map(|()| copy)
+    }
+
+    fn wait_copy(&self, copy: CopyHandle, bytes: &mut [u8]) -> Result<(), CudaError> {
+        let landing = self.take_landing("cuEventSynchronize", copy)?;
+        let entered = self.enter_for("cuEventSynchronize");
+        let arrived = entered.and_then(|()| {
+            // SAFETY: the event was recorded behind the copy.
+            check("cuEventSynchronize", unsafe {
+                sys::cuEventSynchronize(landing.event)
+            })
+        });
+        if arrived.is_ok() {
+            // SAFETY: the copy has ended, it was of as many bytes, and nobody else has the landing.
+            unsafe { ptr::copy_nonoverlapping(landing.start, bytes.as_mut_ptr(), bytes.len()) };
+        }
+        self.landings().free.push(landing);
+        arrived
+    }
+
+    fn forget_copy(&self, copy: CopyHandle) -> Result<(), CudaError> {
+        let landing = self.take_landing("forget_copy", copy)?;
+        self.landings().free.push(landing);
         Ok(())
     }
 
@@ -490,6 +613,11 @@ impl Drop for RealContext {
             .staging
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
+        let landings = self
+            .landings
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let landings = std::mem::take(landings);
         // SAFETY: all of it was made here, nobody else has it, and nothing uses it once the stream is
         // done. What fails fails because the context is lost, and is gone with it.
         unsafe {
@@ -499,6 +627,9 @@ impl Drop for RealContext {
             }
             for module in modules.into_keys() {
                 let _ = sys::cuModuleUnload(as_handle(module));
+            }
+            for landing in landings.free.into_iter().chain(landings.busy.into_values()) {
+                landing.free();
             }
             if let Some(Staging(start)) = staging.take() {
                 let _ = sys::cuMemFreeHost(start.cast());

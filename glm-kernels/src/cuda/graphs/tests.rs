@@ -6,7 +6,10 @@ use super::*;
 use crate::cuda::driver::emulated::Emulator;
 use crate::cuda::driver::fake::FakeDriver;
 use crate::testing::Random;
-use crate::{CudaOptions, Weight, WeightBuilder, WeightFormat, embed, gather_rows};
+use crate::{
+    CudaOptions, SampleLists, SampleRule, Weight, WeightBuilder, WeightFormat, embed, gather_rows,
+    sample_later,
+};
 
 const MEMORY: u64 = 16 << 20;
 const ROWS: usize = 11;
@@ -173,6 +176,64 @@ fn numbers_that_operations_refuse_are_refused_in_repeated_steps_too() {
         run(&mut graphs, id).unwrap();
     }
     assert_eq!((graphs.repeated(), graphs.error()), (2, None));
+}
+
+#[test]
+fn ids_that_the_step_before_draws_get_into_repeated_steps() {
+    let Some(test) = Test::emulated() else {
+        return;
+    };
+    let (mut graphs, rows) = (test.graphs(), [3, 0, 4, 4]);
+    for round in 0..8 {
+        let [ids, others] = lists(round, 5);
+        let drawn: Vec<u32> = (0..5)
+            .map(|row| (round * 7 + row * 3) % ROWS)
+            .map(|id| id as u32)
+            .collect();
+        let mut logits = vec![0.0; 5 * ROWS];
+        for (row, id) in logits.chunks_exact_mut(ROWS).zip(&drawn) {
+            row[*id as usize] = 1.0;
+        }
+        let mut logits = Tensor::from_f32(&test.device, &logits, &[5, ROWS]).unwrap();
+        let rules = vec![SampleRule::default(); 5];
+        let pending = sample_later(&mut logits, &rules, &SampleLists::default()).unwrap();
+        let mut expected = ids.to_vec();
+        let mut taken = ids.clone();
+        // Steps whose ids are known come between.
+        if round % 4 != 3 {
+            taken = ids.drawn_by(&pending, &rows).unwrap();
+            for (id, row) in expected.iter_mut().zip(rows) {
+                *id = drawn[row as usize];
+            }
+        }
+        let got = test.run(&mut graphs, &[taken, others.clone()]).unwrap();
+        test.check(&[expected.into(), others], &got);
+        let tokens = pending.wait().unwrap();
+        assert!(
+            tokens
+                .iter()
+                .zip(&drawn)
+                .all(|(token, id)| token.id == Some(*id))
+        );
+    }
+    assert_eq!((graphs.repeated(), graphs.error()), (6, None));
+}
+
+#[test]
+fn ids_that_may_be_too_large_are_refused_in_repeated_steps_too() {
+    let test = Test::idle();
+    let mut graphs = test.graphs();
+    for round in 0..3 {
+        test.run(&mut graphs, &lists(round, 5)).unwrap();
+    }
+    let mut logits = Tensor::zeros(&test.device, DType::F32, &[1, ROWS + 1]).unwrap();
+    let rules = [SampleRule::default()];
+    let pending = sample_later(&mut logits, &rules, &SampleLists::default()).unwrap();
+    let [ids, others] = lists(3, 5);
+    let ids = ids.drawn_by(&pending, &[0]).unwrap();
+    let error = test.run(&mut graphs, &[ids, others]).unwrap_err();
+    assert!(matches!(error, KernelError::Index { index: ROWS, .. }));
+    assert_eq!((graphs.repeated(), graphs.error()), (1, None));
 }
 
 #[test]
