@@ -4,6 +4,8 @@
 //! a symbol is missing, so the library is looked for first, and functions that came after CUDA 12.0 are
 //! called only where the driver's version says that it has them.
 
+mod pinned;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
@@ -19,11 +21,12 @@ use super::{
 use crate::CudaError;
 use crate::cuda::pack;
 
-/// Host memory that the device copies to directly; results go through it, piece by piece.
-const STAGING_BYTES: usize = 8 << 20;
+/// Copies go through pinned memory in pieces of at most this.
+const PIECE: usize = 8 << 20;
 
-/// The least memory for a copy that is waited for later: enough for what is drawn for hundreds of sequences.
-const MIN_LANDING_BYTES: usize = 64 << 10;
+/// A copy to the device of at most this does not wait for what is queued before it; a larger one from memory that is not pinned
+/// may.
+const SMALL_COPY: usize = 64 << 10;
 
 /// A block gets so much dynamic shared memory without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -93,8 +96,7 @@ impl Driver for RealDriver {
             version: self.version,
             capturing: AtomicBool::new(false),
             loaded: Mutex::default(),
-            staging: Mutex::default(),
-            landings: Mutex::default(),
+            pinned: Mutex::default(),
         };
         opened.enter()?;
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -172,8 +174,7 @@ struct RealContext {
     /// Whether launches are written down at the moment.
     capturing: AtomicBool,
     loaded: Mutex<Loaded>,
-    staging: Mutex<Option<Staging>>,
-    landings: Mutex<Landings>,
+    pinned: Mutex<pinned::Pool>,
 }
 
 // SAFETY: the driver's handles may be used from any thread in which the context is current, which `enter`
@@ -181,59 +182,6 @@ struct RealContext {
 unsafe impl Send for RealContext {}
 // SAFETY: as above.
 unsafe impl Sync for RealContext {}
-
-/// Pinned memory of the host.
-struct Staging(*mut u8);
-
-/// Where copies arrive that are waited for later.
-#[derive(Default)]
-struct Landings {
-    free: Vec<Landing>,
-    /// By the handles of the copies.
-    busy: HashMap<u64, Landing>,
-}
-
-/// Pinned memory of the host, and the event that says that a copy has arrived there.
-struct Landing {
-    start: *mut u8,
-    len: usize,
-    event: sys::CUevent,
-}
-
-impl Landing {
-    /// Room for a copy; the context is that of this thread.
-    fn new(len: usize) -> Result<Self, CudaError> {
-        let (mut start, mut event) = (ptr::null_mut(), ptr::null_mut());
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-        // SAFETY: both are valid for a write.
-        unsafe {
-            check("cuEventCreate", sys::cuEventCreate(&raw mut event, flags))?;
-            let allocated = check(
-                "cuMemHostAlloc",
-                sys::cuMemHostAlloc(&raw mut start, len, 0),
-            );
-            if allocated.is_err() {
-                let _ = sys::cuEventDestroy_v2(event);
-            }
-            allocated?;
-        }
-        let start = start.cast();
-        Ok(Self { start, len, event })
-    }
-
-    /// Gives everything back.
-    ///
-    /// # Safety
-    /// No copy is under way, and the context is that of this thread.
-    unsafe fn free(self) {
-        // SAFETY: both were made in `new`, and the caller promises that nothing uses them. What fails fails because the
-        // context is lost.
-        unsafe {
-            let _ = sys::cuEventDestroy_v2(self.event);
-            let _ = sys::cuMemFreeHost(self.start.cast());
-        }
-    }
-}
 
 /// What is known of modules and kernels, by their handles.
 #[derive(Default)]
@@ -269,16 +217,35 @@ impl RealContext {
         self.enter()
     }
 
-    fn landings(&self) -> MutexGuard<'_, Landings> {
-        self.landings.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pinned(&self) -> MutexGuard<'_, pinned::Pool> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The landing of a copy, which is nobody else's any more.
-    fn take_landing(&self, call: &'static str, copy: CopyHandle) -> Result<Landing, CudaError> {
-        let landing = self.landings().busy.remove(&copy.0);
-        landing.ok_or_else(|| CudaError::Call {
-            call,
-            reason: "no such copy".to_owned(),
+    /// Copies to the device by way of pinned memory: the host need not wait until the device comes to that.
+    ///
+    /// # Safety
+    /// As for [`Context::copy_in`], and the context is that of this thread.
+    unsafe fn copy_in_pinned(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
+        let pinned = self.pinned().take(bytes.len())?;
+        let (start, event) = (pinned.start(), pinned.event);
+        // SAFETY: the memory is as long, and nothing uses it; it is kept until the event says that the copy has ended.
+        let queued = unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len());
+            let copied = sys::cuMemcpyHtoDAsync_v2(to.0, start.cast(), bytes.len(), self.stream);
+            check("cuMemcpyHtoDAsync", copied).and_then(|()| self.record(event))
+        };
+        self.pinned().leaves(pinned);
+        queued
+    }
+
+    /// Records an event behind all that is queued.
+    ///
+    /// # Safety
+    /// It is there, and the context is that of this thread.
+    unsafe fn record(&self, event: sys::CUevent) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise; the stream lives as long as this.
+        check("cuEventRecord", unsafe {
+            sys::cuEventRecord(event, self.stream)
         })
     }
 
@@ -353,6 +320,10 @@ impl Context for RealContext {
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
         self.enter_for("cuMemcpyHtoDAsync")?;
+        if bytes.len() > SMALL_COPY && bytes.len() <= PIECE {
+            // SAFETY: the caller's promise.
+            return unsafe { self.copy_in_pinned(to, bytes) };
+        }
         // SAFETY: the caller's promise. Pageable memory has been read when the call returns: the driver
         // copies it to memory of its own first.
         check("cuMemcpyHtoDAsync", unsafe {
@@ -361,32 +332,11 @@ impl Context for RealContext {
     }
 
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
-        self.enter_for("cuMemcpyDtoHAsync")?;
-        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-        let staging = match &*staging {
-            Some(Staging(start)) => *start,
-            None => {
-                let mut start = ptr::null_mut();
-                // SAFETY: `start` is valid for a write.
-                check("cuMemHostAlloc", unsafe {
-                    sys::cuMemHostAlloc(&raw mut start, STAGING_BYTES, 0)
-                })?;
-                let start = start.cast();
-                *staging = Some(Staging(start));
-                start
-            }
-        };
         let mut from = from;
-        for part in bytes.chunks_mut(STAGING_BYTES) {
-            // SAFETY: the caller's promise; the part is no longer than the staging memory, which nobody
-            // else uses while it is locked, and which is read after the copy has ended.
-            unsafe {
-                let copied =
-                    sys::cuMemcpyDtoHAsync_v2(staging.cast(), from.0, part.len(), self.stream);
-                check("cuMemcpyDtoHAsync", copied)?;
-                check("cuStreamSynchronize", sys::cuStreamSynchronize(self.stream))?;
-                ptr::copy_nonoverlapping(staging, part.as_mut_ptr(), part.len());
-            }
+        for part in bytes.chunks_mut(PIECE) {
+            // SAFETY: the caller's promise.
+            let copy = unsafe { self.copy_out_later(from, part.len()) }?;
+            self.wait_copy(copy, part)?;
             from = from.offset(part.len());
         }
         Ok(())
@@ -398,52 +348,42 @@ impl Context for RealContext {
         bytes: usize,
     ) -> Result<CopyHandle, CudaError> {
         self.enter_for("cuMemcpyDtoHAsync")?;
-        let free = {
-            let free = &mut self.landings().free;
-            let fits = free.iter().position(|landing| landing.len >= bytes);
-            fits.map(|at| free.swap_remove(at))
-        };
-        let landing = match free {
-            Some(landing) => landing,
-            None => Landing::new(bytes.next_power_of_two().max(MIN_LANDING_BYTES))?,
-        };
-        let (start, event) = (landing.start.cast(), landing.event);
-        let handle = from_handle(event);
-        self.landings().busy.insert(handle, landing);
-        // SAFETY: the caller's promise; the landing is as long, and nobody reads it before the event, or has it while it is
-        // busy. A copy to it that was forgotten comes before this one, as does its event.
+        let pinned = self.pinned().take(bytes)?;
+        let (start, event) = (pinned.start().cast(), pinned.event);
+        // SAFETY: the caller's promise; the memory is as long, and is kept until the event says that the copy has ended.
         let queued = unsafe {
             let copied = sys::cuMemcpyDtoHAsync_v2(start, from.0, bytes, self.stream);
-            let copied = check("cuMemcpyDtoHAsync", copied);
-            copied.and_then(|()| check("cuEventRecord", sys::cuEventRecord(event, self.stream)))
+            check("cuMemcpyDtoHAsync", copied).and_then(|()| self.record(event))
         };
-        let copy = CopyHandle(handle);
-        if queued.is_err() {
-            self.forget_copy(copy)?;
+        let handle = from_handle(event);
+        match queued {
+            Ok(()) => self.pinned().arrives(handle, pinned),
+            Err(_) => self.pinned().leaves(pinned),
         }
-        queued.map(|()| copy)
+        queued.map(|()| CopyHandle(handle))
     }
 
     fn wait_copy(&self, copy: CopyHandle, bytes: &mut [u8]) -> Result<(), CudaError> {
-        let landing = self.take_landing("cuEventSynchronize", copy)?;
-        let entered = self.enter_for("cuEventSynchronize");
-        let arrived = entered.and_then(|()| {
+        const CALL: &str = "cuEventSynchronize";
+        let pinned = self.pinned().arrived(CALL, copy.0)?;
+        let arrived = self.enter_for(CALL).and_then(|()| {
             // SAFETY: the event was recorded behind the copy.
-            check("cuEventSynchronize", unsafe {
-                sys::cuEventSynchronize(landing.event)
-            })
+            check(CALL, unsafe { sys::cuEventSynchronize(pinned.event) })
         });
-        if arrived.is_ok() {
-            // SAFETY: the copy has ended, it was of as many bytes, and nobody else has the landing.
-            unsafe { ptr::copy_nonoverlapping(landing.start, bytes.as_mut_ptr(), bytes.len()) };
+        if arrived.is_err() {
+            self.pinned().leaves(pinned);
+            return arrived;
         }
-        self.landings().free.push(landing);
-        arrived
+        // SAFETY: the copy has ended, it was of as many bytes, and nobody else has the memory.
+        unsafe { ptr::copy_nonoverlapping(pinned.start(), bytes.as_mut_ptr(), bytes.len()) };
+        self.pinned().put(pinned);
+        Ok(())
     }
 
     fn forget_copy(&self, copy: CopyHandle) -> Result<(), CudaError> {
-        let landing = self.take_landing("forget_copy", copy)?;
-        self.landings().free.push(landing);
+        let mut pool = self.pinned();
+        let pinned = pool.arrived("forget_copy", copy.0)?;
+        pool.leaves(pinned);
         Ok(())
     }
 
@@ -609,15 +549,7 @@ impl Drop for RealContext {
             return;
         }
         let modules = std::mem::take(&mut self.loaded().modules);
-        let staging = self
-            .staging
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let landings = self
-            .landings
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        let landings = std::mem::take(landings);
+        let pinned = std::mem::take(&mut *self.pinned());
         // SAFETY: all of it was made here, nobody else has it, and nothing uses it once the stream is
         // done. What fails fails because the context is lost, and is gone with it.
         unsafe {
@@ -628,12 +560,7 @@ impl Drop for RealContext {
             for module in modules.into_keys() {
                 let _ = sys::cuModuleUnload(as_handle(module));
             }
-            for landing in landings.free.into_iter().chain(landings.busy.into_values()) {
-                landing.free();
-            }
-            if let Some(Staging(start)) = staging.take() {
-                let _ = sys::cuMemFreeHost(start.cast());
-            }
+            pinned.free();
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }
