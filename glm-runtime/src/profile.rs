@@ -69,12 +69,11 @@ impl Profiler {
         std::mem::take(&mut *self.steps())
     }
 
-    /// The time, if steps are written down.
-    pub(crate) fn step_started(&self) -> Option<Instant> {
-        self.on.load(Ordering::Relaxed).then(Instant::now)
-    }
-
+    /// Writes down a step that was done just now, if somebody wants it.
     pub(crate) fn step_ended(&self, start: Instant, plan: &StepPlan) {
+        if !self.on.load(Ordering::Relaxed) {
+            return;
+        }
         let (prefill, decode): (Vec<&Chunk>, Vec<&Chunk>) =
             plan.chunks.iter().partition(|chunk| chunk.prefill);
         let step = Step {

@@ -3,42 +3,20 @@
 
 use std::path::Path;
 
-use glm_kernels::{CpuOptions, CudaOptions, Device, EmulatedCuda, KernelError};
+use glm_kernels::{Device, EmulatedCuda, KernelError};
 use glm_runtime::{
     BuildError, Engine, EngineBuilder, EngineError, GenerateOptions, KvDType, Request, SeqEvent,
     Trace,
 };
 
 mod common;
+use common::device::{MEMORY, devices, options};
 use common::golden::{Golden, assert_close};
 use common::{greedy, tiny};
 
 /// Largest difference allowed in f32 weights and f32 keys, relative to the largest magnitude of the array. Products of prompts are made of bf16 halves on
 /// tensor cores.
 const TOLERANCE: f32 = 2e-2;
-
-/// Memory of an emulated device.
-const MEMORY: u64 = 256 << 20;
-
-fn options() -> CudaOptions {
-    CudaOptions {
-        host: CpuOptions {
-            threads: Some(2),
-            isa: None,
-        },
-        ..CudaOptions::default()
-    }
-}
-
-/// The emulated device, where there is a compiler for it; with `GLM_REQUIRE_GPU` in the environment a real one, or the test fails.
-fn devices() -> Vec<(&'static str, Device)> {
-    if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
-        return vec![("real", Device::cuda(options()).unwrap())];
-    }
-    let emulated = EmulatedCuda::new(1, MEMORY);
-    let open = |emulated: EmulatedCuda| ("emulated", emulated.open(options()).unwrap());
-    emulated.map(open).into_iter().collect()
-}
 
 fn open(path: &Path, device: &Device) -> EngineBuilder {
     Engine::builder(path.to_str().unwrap())
@@ -211,7 +189,7 @@ fn what_cannot_be_recorded_is_computed_all_the_same() {
         assert_greedy("refused", &mut cpu, &prompt, &tokens);
     }
     let stats = engine.stats();
-    assert_eq!((cuda.faults().captures(), stats.graph_steps), (1, 0));
+    assert_eq!((cuda.faults().captures(), stats.graph_steps), (2, 0));
     let error = stats.graph_error.unwrap();
     assert!(error.contains("previous error during capture"), "{error}");
 }
@@ -270,6 +248,54 @@ fn a_lost_device_fails_its_requests_and_holds_nothing() {
     }
     let error = engine.trace(&[1, 2]).unwrap_err();
     assert!(matches!(error, EngineError::Step(_)), "{error}");
+}
+
+#[test]
+fn a_step_without_memory_fails_its_request_and_the_engine_goes_on() {
+    let Some(cuda) = EmulatedCuda::new(1, MEMORY) else {
+        return;
+    };
+    let device = cuda.open(options()).unwrap();
+    let engine = open(&tiny("tiny-glm4"), &device).kv_dtype(KvDType::F32);
+    let (mut engine, mut cpu) = (engine.build_engine().unwrap(), on_cpu("tiny-glm4"));
+    let long: Vec<u32> = (10..60).collect();
+    // Before its first step, and while it is decoded.
+    for (prompt, steps) in [(&long[..], 0), (&[4, 5], 3)] {
+        let options = GenerateOptions {
+            max_tokens: Some(20),
+            ignore_eos: true,
+            ..GenerateOptions::default()
+        };
+        let request = Request::new(prompt).with_options(options);
+        engine.submit(request).unwrap();
+        for _ in 0..steps {
+            engine.step();
+        }
+        assert!(engine.has_work());
+        device.release_cached_memory();
+        cuda.faults().set_out_of_memory(true);
+        let mut failed = Vec::new();
+        while engine.has_work() {
+            for event in engine.step() {
+                match event {
+                    SeqEvent::Failed(_, error) => failed.push(error.to_string()),
+                    SeqEvent::Token(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert!(failed[0].contains("cuda:0 has no room for"), "{failed:?}");
+        let stats = engine.stats();
+        assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
+        assert_eq!(cuda.faults().copies(), 0);
+
+        cuda.faults().set_out_of_memory(false);
+        let tokens = greedy(&mut engine, prompt, 6);
+        assert_eq!(tokens.len(), 6);
+        assert_greedy("after it", &mut cpu, prompt, &tokens);
+    }
+    assert_eq!(engine.stats().graph_error, None);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod handle;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleaving;
 mod kv_budget;
+mod launch;
 mod limits;
 mod open;
 mod options;
@@ -35,10 +36,11 @@ use std::time::{Duration, Instant};
 
 use drawing::Row;
 pub use embedding::PendingEmbedding;
-use glm_kernels::{Device, Graphs, KernelError, Work};
+use glm_kernels::{Device, Graphs, Work};
 pub use handle::EngineHandle;
 use handle::Front;
 pub use kv_budget::{KvBudget, KvBudgetReason};
+use launch::Launched;
 pub use options::{EngineBuilder, EngineOptions, LinearShape, ModelInfo};
 use prefix_cache::PrefixCacheKeeper;
 pub use prompt::{PromptLogprob, Trace};
@@ -47,8 +49,8 @@ pub(crate) use stream::PartialCompletion;
 pub use stream::{Completion, Events, RequestStream};
 
 use crate::error::EngineError;
-use crate::forward::{DecodeShape, ForwardBatch};
-use crate::guide::{Guide, MaskThreads, ThoughtLimit};
+use crate::forward::ForwardBatch;
+use crate::guide::{GrammarError, Guide, MaskThreads, ThoughtLimit, TokenMask};
 use crate::kv::swap::SwapStore;
 use crate::kv::{BlockAllocator, CacheSalt, KvPool};
 use crate::lora::{AdapterError, AdapterInfo, AdapterRows, AdapterUse, UnknownAdapter};
@@ -71,6 +73,12 @@ pub struct Engine {
     kv: KvPool,
     /// Steps that a graphics processor has recorded, over these weights and this cache.
     graphs: Graphs,
+    /// Whether the device is asked for steps before the ones before them are done.
+    runs_ahead: bool,
+    /// Such a step.
+    launched: Option<Launched>,
+    /// When a step was done last.
+    concluded: Instant,
     /// Host memory for the blocks of preempted sequences.
     swap_store: Option<SwapStore>,
     blocks: BlockAllocator,
@@ -280,21 +288,13 @@ impl Engine {
     }
 
     /// One iteration: plan, guess ahead, forward, sample, commit. Returns what callers must be told, failures included; nothing if there
-    /// is no work.
+    /// is no work. On a device that draws tokens itself the next step may be under way when this one returns.
     pub fn step(&mut self) -> Vec<SeqEvent> {
-        let started = self.profiler.step_started();
         let mut events = self.expire();
-        let Some(mut plan) = self.plan() else {
-            return events;
-        };
-        self.note_start(&plan);
-        self.speculate(&mut plan);
-        match self.run_timed(&plan) {
-            Ok(sampled) => self.commit(&plan, sampled, &mut events),
-            Err(error) => self.fail(&plan, &error.into(), &mut events),
-        }
-        if let Some(started) = started {
-            self.profiler.step_ended(started, &plan);
+        let launched = self.launched.take();
+        if let Some(step) = launched.or_else(|| self.launch_next(&mut events)) {
+            self.launched = self.launch_ahead(&step);
+            self.conclude(step, &mut events);
         }
         debug_assert!(
             self.has_work() || self.holds_nothing(),
@@ -350,60 +350,6 @@ impl Engine {
                 active.usage.cached_tokens = chunk.start;
             }
         }
-    }
-
-    /// The forward pass and the next tokens of each of [`StepPlan::sampled`].
-    fn run(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
-        self.copy_blocks(plan)?;
-        let chunks = self.scheduler.tokens(plan);
-        let shape = self.recorded_shape(plan);
-        let mut batch = match shape {
-            Some(shape) => ForwardBatch::filled_up(chunks, shape, self.kv.spare()),
-            None => ForwardBatch::new(chunks),
-        };
-        batch.adapters = self.adapter_rows(plan, &batch);
-        let ids = &batch.token_ids;
-        if batch.logit_rows.is_empty() {
-            let (model, kv) = (&self.model, &mut self.kv);
-            let forward = || model.hidden_states(&batch, kv, &mut |_| {});
-            self.graphs.run(None, ids, forward)?;
-            // Nobody waits for a result; but what the step took is to be learnt, and what is wrong with it is its own.
-            self.device.synchronize()?;
-            return Ok(Vec::new());
-        }
-        let (guided, guides) = self.take_guides(plan);
-        let (model, kv, graphs) = (&self.model, &mut self.kv, &mut self.graphs);
-        let key = shape.map(DecodeShape::key);
-        let forward = || graphs.run(key, ids, || model.forward(&batch, kv));
-        let (logits, guides) = self.mask_threads.prepare_during(guides, forward);
-        self.give_back(&guided, guides);
-        let logits = logits?; // [S, V]
-        if let Some(drawn) = self.draw_on_device(plan, &logits)? {
-            return Ok(self.sample_runs(plan, drawn.into_iter().map(Row::Drawn)));
-        }
-        let mut logits = logits.into_host()?;
-        let values = logits.as_f32_mut()?;
-        let bytes = size_of_val(values);
-        let device = self.device.clone();
-        let _span = device.record(|| Work::moving("sample", bytes));
-        let rows = values.chunks_exact_mut(self.model.config().vocab_size);
-        Ok(self.sample_runs(plan, rows.map(Row::Logits)))
-    }
-
-    /// The next tokens of each of [`StepPlan::sampled`], from as many rows as each has.
-    fn sample_runs<'a>(
-        &mut self,
-        plan: &StepPlan,
-        mut rows: impl Iterator<Item = Row<'a>>,
-    ) -> Vec<SampledRun> {
-        let sample = |(seq, draft): (SeqId, &[u32])| {
-            let rows: Vec<_> = rows.by_ref().take(1 + draft.len()).collect();
-            match self.requests.get_mut(&seq) {
-                Some(active) => active.sample_run(draft, rows),
-                None => Err(EngineError::NotFinite),
-            }
-        };
-        plan.sampled().zip(plan.drafts()).map(sample).collect()
     }
 
     /// Takes the guides of the sequences that this step samples for, each with the guesses at what it will go on by.
@@ -537,9 +483,9 @@ impl Engine {
         unstarted.filter_map(request).collect()
     }
 
-    /// Whether a request is waiting or running.
+    /// Whether a request is waiting or running, or a step is under way.
     pub fn has_work(&self) -> bool {
-        !self.scheduler.is_idle()
+        !self.scheduler.is_idle() || self.launched.is_some()
     }
 
     /// What the engine is doing and has done.
@@ -635,14 +581,11 @@ impl Active {
 
     /// The next token: from all, or from those that the grammar and the limit on thoughts allow.
     fn sample(&mut self, row: Row<'_>) -> Result<SampledPart, EngineError> {
-        let closing = self.thoughts.as_ref().and_then(|limit| limit.mask());
-        let allowed = match &mut self.guide {
-            // What ends a thought is what a grammar allows there.
-            Some(guide) if closing.is_none() => Some(guide.mask()?),
-            _ => closing,
-        };
         let token = match row {
-            Row::Logits(logits) => self.sampler.sample_among(logits, allowed.as_ref())?,
+            Row::Logits(logits) => {
+                let allowed = self.allowed()?;
+                self.sampler.sample_among(logits, allowed.as_ref())?
+            }
             Row::Drawn(token) => self.sampler.take(token)?,
         };
         if let Some(limit) = &mut self.thoughts {
@@ -653,6 +596,16 @@ impl Active {
             None => Part::Answer,
         };
         Ok(SampledPart { token, part })
+    }
+
+    /// The tokens that may come next; all if `None`. To be asked once for each token.
+    fn allowed(&mut self) -> Result<Option<TokenMask>, GrammarError> {
+        let closing = self.thoughts.as_ref().and_then(|limit| limit.mask());
+        match &mut self.guide {
+            // What ends a thought is what a grammar allows there.
+            Some(guide) if closing.is_none() => Ok(Some(guide.mask()?)),
+            _ => Ok(closing),
+        }
     }
 
     fn finish(&self, reason: FinishReason) -> Finished {

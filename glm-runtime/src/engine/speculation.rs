@@ -1,9 +1,9 @@
 //! The engine's side of speculative decoding: whose tokens are guessed, and what is learnt from it. See
 //! [`speculate`](crate::speculate).
 
-use std::time::Instant;
+use std::time::Duration;
 
-use glm_kernels::{KernelError, Work};
+use glm_kernels::Work;
 
 use super::{Engine, SampledRun};
 use crate::scheduler::{Committed, SeqId, StepPlan};
@@ -70,17 +70,14 @@ impl Engine {
         }
     }
 
-    /// Carries a step out; the scheduler and the speculator learn what it took, and the latter which guesses were right.
-    pub(super) fn run_timed(&mut self, plan: &StepPlan) -> Result<Vec<SampledRun>, KernelError> {
-        let started = Instant::now();
-        let sampled = self.run(plan)?;
-        let elapsed = started.elapsed();
+    /// The scheduler and the speculator learn what a step took, and the latter which guesses were right.
+    pub(super) fn learn(&mut self, plan: &StepPlan, elapsed: Duration, sampled: &[SampledRun]) {
         self.scheduler.stepped(plan, elapsed);
         let Some(speculator) = &mut self.speculator else {
-            return Ok(sampled);
+            return;
         };
         speculator.stepped(plan.num_tokens(), elapsed);
-        let runs = plan.sampled().zip(plan.drafts()).zip(&sampled);
+        let runs = plan.sampled().zip(plan.drafts()).zip(sampled);
         for ((seq, draft), run) in runs.filter(|((_, draft), _)| !draft.is_empty()) {
             if let Ok(run) = run {
                 let right = draft
@@ -90,7 +87,6 @@ impl Engine {
                 speculator.verified(seq, draft.len(), right.count());
             }
         }
-        Ok(sampled)
     }
 
     /// Drops what is known of a sequence that has ended.
@@ -103,6 +99,8 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use glm_kernels::KernelError;
+
     use super::super::tests::{counter, request};
     use super::*;
     use crate::engine::SeqEvent;

@@ -28,6 +28,8 @@ pub struct EngineStats {
     pub graph_steps: u64,
     /// Why it records none any more, if something went wrong with that; the engine goes on without.
     pub graph_error: Option<String>,
+    /// Those that a graphics processor was asked for before the tokens of the step before them were known.
+    pub steps_ahead: u64,
     /// Prompt tokens computed, recomputed ones included.
     pub prefill_tokens: u64,
     /// Tokens looked up in the prefix cache: those of requests that began, or began again after a preemption.

@@ -39,23 +39,29 @@ impl Penalties {
 
     /// Applies repetition to every token seen, presence and frequency to every token generated.
     pub fn apply(&self, logits: &mut [f32]) {
+        for (id, repetition, penalty) in self.of_tokens() {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                let repeated = if *logit > 0.0 {
+                    *logit / repetition
+                } else {
+                    *logit * repetition
+                };
+                *logit = repeated - penalty;
+            }
+        }
+    }
+
+    /// The tokens seen, each once, by what a positive logit is divided and a negative one multiplied, and what is subtracted then.
+    pub fn of_tokens(&self) -> impl Iterator<Item = (u32, f32, f32)> {
         let only_in_prompt = self
             .in_prompt
             .iter()
             .filter(|id| !self.generated.contains_key(id));
-        for &id in only_in_prompt.chain(self.generated.keys()) {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit > 0.0 {
-                    *logit / self.repetition
-                } else {
-                    *logit * self.repetition
-                };
-            }
-        }
-        for (&id, &count) in &self.generated {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit -= self.presence + self.frequency * count as f32;
-            }
-        }
+        let only_in_prompt = only_in_prompt.map(|&id| (id, self.repetition, 0.0));
+        let generated = self.generated.iter().map(|(&id, &count)| {
+            let penalty = self.presence + self.frequency * count as f32;
+            (id, self.repetition, penalty)
+        });
+        only_in_prompt.chain(generated)
     }
 }

@@ -21,6 +21,7 @@ mod look_ahead;
 mod pace;
 mod plan;
 mod queue;
+mod run_ahead;
 mod sequence;
 mod swap;
 
@@ -98,6 +99,9 @@ pub struct SchedulerCounters {
     /// How many of them were there.
     pub prefix_hits: u64,
 }
+
+/// Stands for the token of a step that runs ahead.
+pub const UNKNOWN: u32 = 0;
 
 /// Sequences waiting and running.
 #[derive(Debug)]
@@ -390,9 +394,11 @@ impl Scheduler {
         plan.chunks.iter().map(|chunk| {
             let seq = &self.running[chunk.at];
             debug_assert_eq!(seq.id, chunk.seq, "a plan of another step");
+            let known = seq.tokens.get(chunk.start..chunk.end());
+            debug_assert!(known.is_some() || plan.runs_ahead());
             ChunkTokens {
                 start: chunk.start,
-                tokens: &seq.tokens[chunk.start..chunk.end()],
+                tokens: known.unwrap_or(&[UNKNOWN]),
                 draft: plan.draft_of(chunk),
                 prompt_len: seq.prompt_len,
                 block_table: &seq.block_table,

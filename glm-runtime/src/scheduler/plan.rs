@@ -11,6 +11,8 @@ pub struct StepPlan {
     pub chunks: Vec<Chunk>,
     /// Blocks to be copied before anything is computed.
     pub copies: BlockCopies,
+    /// For a step that runs ahead: which row of logits of the step before it decides over the token of each chunk. Empty for others.
+    pub follows: Vec<u32>,
     /// Guesses at what follows the chunks, one after the other.
     pub(super) drafts: Vec<u32>,
 }
@@ -56,6 +58,11 @@ impl StepPlan {
     pub fn num_tokens(&self) -> usize {
         let known: usize = self.chunks.iter().map(|chunk| chunk.len).sum();
         known + self.drafts.len()
+    }
+
+    /// Whether the tokens that it begins with are not known yet.
+    pub fn runs_ahead(&self) -> bool {
+        !self.follows.is_empty()
     }
 
     /// Sequences whose next token is sampled, in the order of the logits' rows.

@@ -151,6 +151,11 @@ struct Simulation {
     drafts: Option<u64>,
     /// Right guesses.
     accepted: usize,
+    /// Decides which steps are asked for before the one before them is committed; `None`: none.
+    runs_ahead: Option<u64>,
+    /// Such a step, and what its sequences say next.
+    ahead: Option<(StepPlan, Vec<Vec<u32>>)>,
+    steps_ahead: usize,
     machine: Machine,
     /// What the latest step took.
     step_time: Duration,
@@ -173,6 +178,9 @@ impl Simulation {
             computed: 0,
             drafts: None,
             accepted: 0,
+            runs_ahead: None,
+            ahead: None,
+            steps_ahead: 0,
             machine: Machine::default(),
             step_time: Duration::ZERO,
         }
@@ -209,27 +217,19 @@ impl Simulation {
             );
             self.end(id);
         }
-        let preemptions = self.scheduler.counters.preemptions;
-        let running: Vec<SeqId> = self.scheduler.running.iter().map(|seq| seq.id).collect();
-        let Some(mut plan) = self.scheduler.plan(&mut self.blocks) else {
-            assert!(self.decoding.is_empty());
-            return false;
+        let (plan, sampled) = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => match self.plan() {
+                Some(plan) => {
+                    let sampled = self.compute(&plan, &[]);
+                    (plan, sampled)
+                }
+                None => return false,
+            },
         };
-        self.check_plan(
-            &plan,
-            &running,
-            self.scheduler.counters.preemptions - preemptions,
-        );
-        self.guess(&mut plan);
-        self.computed += plan.num_tokens();
-        self.model.copy(&plan.copies);
-        let tokens = self.scheduler.tokens(&plan);
-        let answers = tokens.map(|chunk| (chunk.samples, self.model.run(&chunk)));
-        let sampled: Vec<Vec<u32>> = answers
-            .filter_map(|(samples, next)| samples.then_some(next))
-            .collect();
         self.step_time = self.machine.step_time(&plan);
         self.scheduler.stepped(&plan, self.step_time);
+        self.run_ahead(&plan, &sampled);
         self.accepted += sampled.iter().map(|next| next.len() - 1).sum::<usize>();
         for committed in self.scheduler.commit(&plan, &sampled, &mut self.blocks) {
             let generated = self.generated.entry(committed.seq).or_default();
@@ -249,6 +249,50 @@ impl Simulation {
             );
         }
         true
+    }
+
+    fn plan(&mut self) -> Option<StepPlan> {
+        let preemptions = self.scheduler.counters.preemptions;
+        let running: Vec<SeqId> = self.scheduler.running.iter().map(|seq| seq.id).collect();
+        let Some(mut plan) = self.scheduler.plan(&mut self.blocks) else {
+            assert!(self.decoding.is_empty());
+            return None;
+        };
+        self.check_plan(
+            &plan,
+            &running,
+            self.scheduler.counters.preemptions - preemptions,
+        );
+        self.guess(&mut plan);
+        Some(plan)
+    }
+
+    /// What the sequences of a step say next; `before`: what those of the step before it did.
+    fn compute(&mut self, plan: &StepPlan, before: &[Vec<u32>]) -> Vec<Vec<u32>> {
+        self.computed += plan.num_tokens();
+        self.model.copy(&plan.copies);
+        let mut sampled = Vec::new();
+        for (at, chunk) in self.scheduler.tokens(plan).enumerate() {
+            let drawn = plan.follows.get(at).map(|row| &before[*row as usize][..]);
+            let tokens = drawn.unwrap_or(chunk.tokens);
+            let next = self.model.run(&ChunkTokens { tokens, ..chunk });
+            sampled.extend(chunk.samples.then_some(next));
+        }
+        sampled
+    }
+
+    fn run_ahead(&mut self, plan: &StepPlan, sampled: &[Vec<u32>]) {
+        let random = self.runs_ahead.map(|seed| mix(seed ^ self.computed as u64));
+        if random.is_none_or(|random| random % 4 == 0) {
+            return;
+        }
+        let preemptions = self.scheduler.counters.preemptions;
+        if let Some(ahead) = self.scheduler.run_ahead(plan, &mut self.blocks) {
+            let sampled = self.compute(&ahead, sampled);
+            self.ahead = Some((ahead, sampled));
+            self.steps_ahead += 1;
+        }
+        assert_eq!(self.scheduler.counters.preemptions, preemptions);
     }
 
     /// Guesses of all lengths, some longer than there is room for, right up to some place.
@@ -426,10 +470,12 @@ proptest! {
         swap_slots in prop_oneof![Just(0), 1u32..12],
         arrivals in prop::collection::vec(arrival(), 1..12),
         drafts in prop::option::of(any::<u64>()),
+        runs_ahead in prop::option::of(any::<u64>()),
         machine in any_machine(),
     ) {
         let mut simulation = Simulation::new(config, spare_blocks).with_swap_space(swap_slots);
         simulation.drafts = drafts;
+        simulation.runs_ahead = runs_ahead;
         simulation.machine = machine;
         for (id, arrival) in (0..).zip(&arrivals) {
             // Refusals are counted as ends.
@@ -742,6 +788,39 @@ fn only_what_never_ran_is_handed_back() {
     );
     simulation.run();
     assert_eq!(simulation.ended, HashMap::from([(SeqId(0), 1)]));
+}
+
+#[test]
+fn a_step_is_asked_for_ahead_while_nobody_else_is_to_be_served() {
+    let mut simulation = Simulation::new(config(2, 64, 64), 8);
+    simulation.runs_ahead = Some(1);
+    let ahead = |simulation: &mut Simulation| {
+        simulation.runs_ahead = simulation.runs_ahead.map(|seed| seed + 1);
+        let before = simulation.steps_ahead;
+        (0..8).for_each(|_| assert!(simulation.step()));
+        simulation.steps_ahead > before
+    };
+    simulation.add(new(0, prompt(0, 4), 58)).unwrap();
+    assert!(ahead(&mut simulation));
+    // Two run, and a third one waits for a seat.
+    simulation.add(new(1, prompt(1, 4), 30)).unwrap();
+    simulation.add(new(2, prompt(2, 4), 30)).unwrap();
+    assert!(ahead(&mut simulation));
+    // For somebody more important there would be one.
+    let mut urgent = new(3, prompt(3, 40), 2);
+    urgent.priority = 1;
+    simulation.add(urgent).unwrap();
+    simulation.step();
+    simulation.step();
+    assert!(
+        simulation
+            .scheduler
+            .running
+            .iter()
+            .any(|seq| seq.id == SeqId(3))
+    );
+    simulation.run();
+    simulation.check_answers();
 }
 
 #[test]

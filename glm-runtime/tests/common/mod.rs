@@ -1,6 +1,7 @@
 //! Shared by the integration tests.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod device;
 pub mod golden;
 
 use std::path::PathBuf;
