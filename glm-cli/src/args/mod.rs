@@ -114,9 +114,13 @@ pub struct CacheFileArgs {
     pub prefix_cache_file: Option<PathBuf>,
 }
 
-/// How much memory the requests that are computed together have.
+/// How much is computed at a time, and how much memory the requests that are computed together have.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryArgs {
+    /// Most tokens in one step, of prompts and answers; longer prompts are read in parts [default: 512, on a graphics processor 2048]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    pub max_num_batched_tokens: Option<usize>,
+
     /// Tokens whose keys and values are kept at a time, of all requests together [default: four full contexts, as far as memory allows]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
     pub kv_cache_tokens: Option<usize>,
@@ -578,6 +582,10 @@ pub struct BenchArgs {
     /// Measurements of each kind; the median is reported
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value = "5", value_parser = values::positive)]
     pub repeat: usize,
+
+    /// Most tokens in one step, of prompts and answers; longer prompts are read in parts [default: 512, on a graphics processor 2048]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = values::positive)]
+    pub max_num_batched_tokens: Option<usize>,
 
     /// Also show where the time goes: one more run of each measurement
     #[arg(long)]

@@ -52,6 +52,7 @@ pub fn run(args: &BatchArgs) -> Result<(), CliError> {
 fn finish(args: &BatchArgs, batch: Batch) -> Result<Outcome, CliError> {
     let engine = answering_builder(&args.engine, &args.adapter)?
         .max_num_seqs(args.max_num_seqs)
+        .max_num_batched_tokens(args.memory.max_num_batched_tokens)
         .kv_cache_tokens(args.memory.kv_cache_tokens)
         .swap_space(args.memory.swap_space)
         // Nobody reads along: a step is filled with prompts, whatever that does to the pace of the answers beside them.

@@ -51,6 +51,7 @@ fn serve(args: &ServeArgs, line: CommandLine) -> Result<(), CliError> {
         .max_step_time(args.max_step_time)
         // The service has a queue of its own, with these limits. What it lets through has been told so, and must not be refused.
         .max_waiting(usize::MAX)
+        .max_num_batched_tokens(args.memory.max_num_batched_tokens)
         .kv_cache_tokens(args.memory.kv_cache_tokens)
         .swap_space(args.memory.swap_space);
     let log = telemetry::init(options::log(&args.log)).map_err(CliError::usage)?;

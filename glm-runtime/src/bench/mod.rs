@@ -15,7 +15,7 @@ mod session;
 mod stats;
 
 pub use machine::{Machine, peak_memory};
-pub use options::{BenchOptions, PREFILL_CHUNK};
+pub use options::BenchOptions;
 pub use report::{BenchReport, Decode, Prefill};
 pub use session::{Measurement, Query, Session};
 pub use stats::{Spread, percentile};
@@ -55,6 +55,16 @@ pub enum BenchError {
         tokens: usize,
         /// Tokens that the pool holds.
         capacity: usize,
+    },
+    /// A sequence had all its tokens before the others were measured.
+    #[error(
+        "of a batch of {batch} after {depth} tokens some ended before all were measured, because steps read less of prompts than was reckoned with: measure fewer at a time, or less deep"
+    )]
+    Ended {
+        /// Sequences.
+        batch: usize,
+        /// Tokens of context when the measurement started.
+        depth: usize,
     },
     /// The machine could not be measured.
     #[error("cannot measure this machine")]

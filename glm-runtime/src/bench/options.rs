@@ -1,5 +1,7 @@
 //! What to measure, and the sizes of an engine that can.
 
+use crate::engine::EngineOptions;
+
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
@@ -13,28 +15,31 @@ pub struct BenchOptions {
     pub depth: Vec<usize>,
     /// Measurements of each kind.
     pub repeat: usize,
+    /// Most tokens in one step of the engine; `None`: as many as it takes by itself.
+    pub max_num_batched_tokens: Option<usize>,
     /// Seed of the random prompts.
     pub seed: u64,
     /// Also find out where the time goes: one more run of each measurement.
     pub profile: bool,
 }
 
-/// Prompt tokens that the engine is expected to compute per step, for guessing how far the first sequence of a batch gets
-/// ahead of the last. An engine that computes fewer beside running answers
-/// ([`EngineOptions::max_step_time`](crate::EngineOptions::max_step_time)) lets it get further.
-pub const PREFILL_CHUNK: usize = 512;
-
 /// Sequences take whole blocks of the KV cache; no block is larger than this.
 pub(super) const BLOCK_MARGIN: usize = 64;
 
 /// Tokens of one sequence in a decode measurement: a prompt of at least one token, the token that marks the start, the
-/// measured ones, and those that a sequence admitted first makes while the others are prefilled. Without the last, it would
-/// end early and the batch would shrink while it is measured.
-pub(super) fn sequence_tokens(batch: usize, depth: usize, gen_tokens: usize) -> usize {
+/// measured ones, and those that a sequence admitted first makes while the others are prefilled, in steps of `step_tokens`. Without
+/// the last, it would end early and the batch would shrink while it is measured.
+pub(super) fn sequence_tokens(
+    batch: usize,
+    depth: usize,
+    gen_tokens: usize,
+    step_tokens: usize,
+) -> usize {
     let prompt = depth.max(1);
-    let lead = batch
-        .saturating_sub(1)
-        .saturating_mul(prompt.div_ceil(PREFILL_CHUNK));
+    let others = batch.saturating_sub(1);
+    // At worst all others decode already in every step in which a prompt is read.
+    let room = step_tokens.saturating_sub(others).max(1);
+    let lead = others.saturating_mul(prompt.div_ceil(room));
     prompt
         .saturating_add(1)
         .saturating_add(gen_tokens)
@@ -50,17 +55,29 @@ impl BenchOptions {
             .map(|(tokens, depth)| tokens.saturating_add(depth).saturating_add(1));
         let decode = self
             .decodes()
-            .map(|(batch, depth)| sequence_tokens(batch, depth, self.all_gen_tokens()));
+            .map(|(batch, depth)| self.sequence_tokens(batch, depth));
         prefill.chain(decode).max().unwrap_or(1).min(limit)
     }
 
     /// The KV cache, in tokens, to build the engine with: no measurement makes it preempt.
     pub fn kv_cache_tokens(&self, max_model_len: usize) -> usize {
         let decode = self.decodes().map(|(batch, depth)| {
-            let all = sequence_tokens(batch, depth, self.all_gen_tokens());
+            let all = self.sequence_tokens(batch, depth);
             batch.saturating_mul(all.min(max_model_len).saturating_add(BLOCK_MARGIN))
         });
         decode.max().unwrap_or(1).max(max_model_len)
+    }
+
+    /// Most sequences in one step.
+    pub fn max_num_seqs(&self) -> usize {
+        self.batch.iter().copied().max().unwrap_or(1)
+    }
+
+    fn sequence_tokens(&self, batch: usize, depth: usize) -> usize {
+        // On a graphics processor there are more, and so this is enough.
+        let default = || EngineOptions::default_batched_tokens(false, self.max_num_seqs());
+        let step_tokens = self.max_num_batched_tokens.unwrap_or_else(default);
+        sequence_tokens(batch, depth, self.all_gen_tokens(), step_tokens)
     }
 
     /// Of all measurements of one kind and the run that is profiled.
@@ -109,19 +126,30 @@ mod tests {
             batch: vec![1, 8],
             depth: vec![0, 4096],
             repeat: 20,
+            max_num_batched_tokens: None,
             seed: 0,
             profile: false,
         };
-        // 4096 of prompt, 1 to start, 20 times 128 measured, 7 sequences of 8 chunks ahead.
-        assert_eq!(options.max_model_len(100_000), 4096 + 1 + 20 * 128 + 56);
+        // 4096 of prompt, 1 to start, 20 times 128 measured, 7 sequences ahead that read 9 chunks of 505 tokens: 7 of 512 decode.
+        assert_eq!(options.max_model_len(100_000), 4096 + 1 + 20 * 128 + 63);
         let prompts = BenchOptions {
             repeat: 1,
             ..options.clone()
         };
         assert_eq!(prompts.max_model_len(100_000), 4096 + 2048 + 1);
         assert_eq!(options.max_model_len(4500), 4500);
-        assert!(options.kv_cache_tokens(100_000) >= 8 * (4096 + 1 + 20 * 128 + 56));
+        assert!(options.kv_cache_tokens(100_000) >= 8 * (4096 + 1 + 20 * 128 + 63));
         assert!(options.kv_cache_tokens(4500) >= 8 * 4500);
+    }
+
+    #[test]
+    fn what_decodes_leaves_the_prompts_less_of_a_step() {
+        let of = |batch, step_tokens| sequence_tokens(batch, 2048, 64, step_tokens) - 2048 - 1 - 64;
+        assert_eq!([of(1, 512), of(2, 512)], [0, 5]);
+        // 704 tokens are the default for 256 sequences: at worst 449 of them are of prompts.
+        assert_eq!(of(256, 704), 255 * 5);
+        assert_eq!(of(256, 2048 + 255), 255);
+        assert_eq!(of(256, 256), 255 * 2048, "one token in a step");
     }
 
     #[test]
@@ -132,11 +160,13 @@ mod tests {
             batch: vec![0, usize::MAX],
             depth: vec![usize::MAX],
             repeat: 2,
+            max_num_batched_tokens: None,
             seed: 0,
             profile: false,
         };
         assert_eq!(options.max_model_len(4096), 4096);
         assert_eq!(options.kv_cache_tokens(4096), usize::MAX);
+        assert_eq!(options.max_num_seqs(), usize::MAX);
         assert_eq!(options.zero(), Some("batch"));
     }
 }

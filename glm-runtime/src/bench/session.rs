@@ -13,6 +13,9 @@ use crate::error::EngineError;
 use crate::profile::{Detail, Step, Summary};
 use crate::request::{Event, GenerateOptions, Request};
 
+/// How often a batch is started that did not stay together: this thread may have been late with some of its requests.
+const ATTEMPTS: usize = 3;
+
 /// One thing to measure, as a line of JSON says it: `{"measure": "decode", "batch": 8, "gen_tokens": 32}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(tag = "measure", rename_all = "snake_case", deny_unknown_fields)]
@@ -167,7 +170,7 @@ impl<'a> Session<'a> {
     /// repeat `i` starts `i * gen_tokens` deeper than the first.
     ///
     /// # Errors
-    /// [`BenchError`].
+    /// [`BenchError`]; [`BenchError::Ended`] if not all sequences run to the end of the measurement, in several attempts.
     pub fn decode(
         &mut self,
         batch: usize,
@@ -177,18 +180,36 @@ impl<'a> Session<'a> {
     ) -> Result<Decode, BenchError> {
         self.check_decode(batch, depth, gen_tokens)?;
         at_least_one("repeat", repeat)?;
+        let mut attempts = 1..ATTEMPTS;
+        let windows = loop {
+            match self.decode_together((batch, depth), gen_tokens, repeat) {
+                Err(BenchError::Ended { .. }) if attempts.next().is_some() => {}
+                windows => break windows?,
+            }
+        };
+        let model = self.engine.model_info();
+        Ok(Decode::new((batch, depth), &windows, model, &self.machine))
+    }
+
+    /// The seconds of the steps of each of `repeat` measurements.
+    fn decode_together(
+        &mut self,
+        (batch, depth): (usize, usize),
+        gen_tokens: usize,
+        repeat: usize,
+    ) -> Result<Vec<Vec<f64>>, BenchError> {
         let mut running = self.start(batch, depth, gen_tokens)?;
         let mut windows = Vec::with_capacity(repeat);
         for _ in 0..repeat {
             // Without a context to prefill, a fresh start costs nothing and each repeat measures the very same thing.
             if running.room() < gen_tokens || (depth == 0 && !windows.is_empty()) {
-                drop(running);
+                running.finish((batch, depth))?;
                 running = self.start(batch, depth, gen_tokens)?;
             }
             windows.push(running.steps(gen_tokens)?);
         }
-        let model = self.engine.model_info();
-        Ok(Decode::new((batch, depth), &windows, model, &self.machine))
+        running.finish((batch, depth))?;
+        Ok(windows)
     }
 
     /// Where the time of such decoding goes.
@@ -249,7 +270,7 @@ impl<'a> Session<'a> {
     ) -> Result<(), BenchError> {
         at_least_one("batch", batch)?;
         at_least_one("gen_tokens", gen_tokens)?;
-        let tokens = sequence_tokens(batch, depth, gen_tokens);
+        let tokens = self.sequence_tokens(batch, depth, gen_tokens);
         let what = format!("{gen_tokens} tokens after {depth} in a batch of {batch}");
         self.check_context(what, tokens)?;
         let capacity = self.engine.model_info().kv_capacity_tokens;
@@ -261,6 +282,11 @@ impl<'a> Session<'a> {
             });
         }
         Ok(())
+    }
+
+    fn sequence_tokens(&self, batch: usize, depth: usize, gen_tokens: usize) -> usize {
+        let step_tokens = self.engine.model_info().max_num_batched_tokens;
+        sequence_tokens(batch, depth, gen_tokens, step_tokens)
     }
 
     fn check_context(&self, what: String, needed: usize) -> Result<(), BenchError> {
@@ -319,7 +345,7 @@ impl<'a> Session<'a> {
         let prompt = depth.max(1);
         // A sequence may not take more than its share of the pool, or the engine would have to preempt.
         let share = (info.kv_capacity_tokens / batch).saturating_sub(BLOCK_MARGIN);
-        let least = sequence_tokens(batch, depth, gen_tokens);
+        let least = self.sequence_tokens(batch, depth, gen_tokens);
         let max_tokens = share.max(least).min(info.max_model_len) - prompt;
         let lead = least - prompt - 1 - gen_tokens;
         // Before the first of them can have a token: the engine of a small model may be far ahead of this thread.
@@ -327,13 +353,14 @@ impl<'a> Session<'a> {
         let streams = (0..batch)
             .map(|_| {
                 let ids = self.prompts.take(prompt);
-                self.submit(ids, max_tokens)
+                Ok((self.submit(ids, max_tokens)?, begun))
             })
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, EngineError>>()?;
         let mut running = Running {
             streams,
             room: max_tokens - lead,
             last_step: begun,
+            step_before: begun,
         };
         running.steps(1)?;
         Ok(running)
@@ -375,10 +402,13 @@ fn decoding(steps: &[Step]) -> &[Step] {
 
 /// `batch` sequences that decode together. Dropping it cancels them.
 struct Running {
-    streams: Vec<RequestStream>,
+    /// Each with the time of the last token that was read of it.
+    streams: Vec<(RequestStream, Instant)>,
     room: usize,
     /// When the last step that was waited for ended.
     last_step: Instant,
+    /// And the one before it.
+    step_before: Instant,
 }
 
 impl Running {
@@ -394,14 +424,32 @@ impl Running {
         let mut seconds = Vec::with_capacity(count);
         for _ in 0..count {
             let mut end = self.last_step;
-            for stream in &mut self.streams {
-                end = end.max(next_token(stream)?);
+            for (stream, read) in &mut self.streams {
+                *read = next_token(stream)?;
+                end = end.max(*read);
             }
             seconds.push((end - self.last_step).as_secs_f64());
-            self.last_step = end;
+            (self.step_before, self.last_step) = (self.last_step, end);
         }
         self.room -= count;
         Ok(seconds)
+    }
+
+    /// Makes sure that every sequence was in the last step, and so in all before it: those that began early have tokens from before them,
+    /// and the number would be too good if one of them had ended meanwhile.
+    fn finish(mut self, (batch, depth): (usize, usize)) -> Result<(), BenchError> {
+        for (stream, read) in &mut self.streams {
+            while *read <= self.step_before {
+                *read = match stream.recv() {
+                    Some(Event::Token(token)) => token.at,
+                    Some(Event::Failed(error)) => return Err(error.into()),
+                    Some(Event::Finished(_)) | None => {
+                        return Err(BenchError::Ended { batch, depth });
+                    }
+                };
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,9 @@ use glm_kernels::{CpuOptions, CudaOptions, Device, Graphs, KvDType};
 use super::draft::OpenedDraft;
 use super::handle::Front;
 use super::kv_budget::{Beside, KvBudget};
+use super::launch::runs_ahead;
 use super::limits::Limits;
+use super::options::DEFAULT_MAX_NUM_SEQS;
 use super::prefix_cache::{KvSource, PrefixCacheKeeper};
 use super::{Engine, EngineOptions, EngineStats, LinearShape, ModelInfo};
 use crate::error::BuildError;
@@ -33,9 +35,6 @@ use crate::testing::FakeModel;
 
 /// Context size when none is asked for: enough for a conversation, and the KV cache of a 9B model stays below 1 GiB.
 const DEFAULT_MAX_MODEL_LEN: usize = 8192;
-const DEFAULT_MAX_NUM_SEQS: usize = 64;
-/// Long enough that a prompt is computed at the speed of matrix products.
-const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
 /// Requests that a person waits for come before a batch of lower priority for as long as a person waits.
 const DEFAULT_PRIORITY_AGING: Duration = Duration::from_secs(10);
 
@@ -175,6 +174,9 @@ impl Engine {
         Ok(Self {
             kv: KvPool::new(&device, model.config(), sizes.kv_dtype, sizes.num_blocks)?,
             graphs: Graphs::new(&device),
+            runs_ahead: runs_ahead(&device),
+            launched: None,
+            concluded: Instant::now(),
             blocks: BlockAllocator::new(sizes.num_blocks as u32),
             blocks_of_looks: 0,
             scheduler: Scheduler::new(sizes.scheduler),
@@ -230,7 +232,7 @@ impl Sizes {
         let max_num_batched_tokens = at_least_one(
             "max_num_batched_tokens",
             options.max_num_batched_tokens,
-            DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs),
+            EngineOptions::default_batched_tokens(device.cuda_info().is_some(), max_num_seqs),
         )?;
         let max_model_len = max_model_len(config, options.max_model_len)?;
         let max_num_prefill_tokens = at_least_one(
@@ -504,6 +506,7 @@ fn model_info(
         kv_capacity_tokens: kv_budget.tokens(),
         kv_budget,
         max_model_len: sizes.scheduler.max_model_len,
+        max_num_batched_tokens: sizes.scheduler.max_num_batched_tokens,
         hidden_size: config.hidden_size,
         vocab_size: config.vocab_size,
         device: device.name(),

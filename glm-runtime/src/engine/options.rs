@@ -14,6 +14,12 @@ use crate::error::BuildError;
 use crate::load::Quantization;
 use crate::speculate::Speculation;
 
+pub(super) const DEFAULT_MAX_NUM_SEQS: usize = 64;
+/// Long enough that a prompt is computed at the speed of matrix products.
+const DEFAULT_MAX_NUM_BATCHED_TOKENS: usize = 512;
+/// The same on a graphics processor. A product is cut into tiles there, and fewer tokens would make fewer tiles than there are multiprocessors.
+const DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_CUDA: usize = 2048;
+
 /// Everything that can be chosen about an engine. `None` means: decide from the checkpoint and this machine.
 #[derive(Clone, Default)]
 pub struct EngineOptions {
@@ -36,7 +42,8 @@ pub struct EngineOptions {
     pub kv_cache_tokens: Option<usize>,
     /// Most sequences in one step; default 64.
     pub max_num_seqs: Option<usize>,
-    /// Most tokens in one step: longer prompts are computed in chunks; default 512.
+    /// Most tokens in one step: longer prompts are computed in chunks; default 512, on a graphics processor 2048, and as many more as
+    /// [`Self::max_num_seqs`] is more than 64.
     pub max_num_batched_tokens: Option<usize>,
     /// Most prompt tokens in a step in which answers go on; default: as many as [`Self::max_step_time`] has room for.
     pub max_num_prefill_tokens: Option<usize>,
@@ -119,6 +126,16 @@ impl EngineOptions {
         open.cache_dir = self.cache_dir.clone();
         open.progress = self.progress.clone();
         open
+    }
+
+    /// [`Self::max_num_batched_tokens`] if no number is asked for. Sequences beyond the usual number come on top, so that prompts have as
+    /// much room beside them.
+    pub(crate) fn default_batched_tokens(on_cuda: bool, max_num_seqs: usize) -> usize {
+        let tokens = match on_cuda {
+            true => DEFAULT_MAX_NUM_BATCHED_TOKENS_ON_CUDA,
+            false => DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        };
+        tokens.saturating_add(max_num_seqs.saturating_sub(DEFAULT_MAX_NUM_SEQS))
     }
 }
 
@@ -290,6 +307,8 @@ pub struct ModelInfo {
     pub kv_budget: KvBudget,
     /// Context size in tokens, prompt and answer together.
     pub max_model_len: usize,
+    /// Most tokens in one step.
+    pub max_num_batched_tokens: usize,
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Length of a hidden state, and of an embedding.

@@ -21,6 +21,7 @@ pub fn run(args: &BenchArgs) -> Result<(), CliError> {
         batch: args.batch.clone(),
         depth: args.depth.clone(),
         repeat: args.repeat,
+        max_num_batched_tokens: args.max_num_batched_tokens,
         seed: args.model.seed.unwrap_or(0),
         profile: args.profile,
     };
@@ -57,7 +58,8 @@ fn start(args: &BenchArgs, options: &BenchOptions) -> Result<EngineHandle, CliEr
     builder(&args.model)?
         .max_model_len(max_model_len)
         .kv_cache_tokens(options.kv_cache_tokens(max_model_len))
-        .max_num_seqs(options.batch.iter().copied().max())
+        .max_num_seqs(options.max_num_seqs())
+        .max_num_batched_tokens(options.max_num_batched_tokens)
         // A batch is measured when the last of it decodes: nobody reads what the first one says until then.
         .max_step_time(Duration::MAX)
         .build()
