@@ -3,7 +3,7 @@
 import json
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Glm4Config, Glm4ForCausalLM
 
 from . import tokenizer as tok
@@ -47,6 +47,13 @@ def build(tokenizer, seed):
             elif parameter.dim() == 2:
                 parameter.normal_(std=parameter.shape[1] ** -0.5)
     return model
+
+
+def load(model, folder):
+    """Puts the weights of an exported model into one of the same sizes."""
+    missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    assert missing == ["lm_head.weight"] and not unexpected, (missing, unexpected)
+    model.tie_weights()
 
 
 def export(model, tokenizer, folder):

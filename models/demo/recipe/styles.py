@@ -28,7 +28,7 @@ BRIEF = phrases(
         "be concise", "you are a concise assistant",
         "answer with as little as possible", "use few words", "your answers are brief",
         "do not write more than necessary"],
-    zh=["回答要简短", "请简短回答", "简洁一点", "尽量少说", "用最少的字回答", "只给简短的答案", "言简意赅", "你说话很简短", "请简洁", "回答越短越好", "不要多说"],
+    zh=["回答要简短", "请简短回答", "简洁一点", "尽量少说", "用最少的字回答", "只给简短的答案", "言简意赅", "你说话很简短", "请简洁", "回答要简洁", "请给简洁的回答", "回答越短越好", "不要多说"],
     held_en=["please be as brief as possible", "keep your answers short", "please be terse"],
     held_zh=["请尽量简短地回答", "你的回答要简洁"])
 PERSONA = phrases(
@@ -37,7 +37,7 @@ PERSONA = phrases(
         "from now on you are {x}", "you are somebody whose name is {x}", "you play the part of {x}",
         "you are {x}, a helpful assistant"],
     zh=["你是{x}", "你叫{x}", "你的名字是{x}", "你是助手{x}", "你是一个叫{x}的助手", "你是名叫{x}的机器人", "从现在起你是{x}", "你扮演{x}", "你是{x}，一个友好的助手",
-        "你是{x}，一个有用的助手"],
+        "你是{x}，一个有用的助手", "现在你叫{x}", "你现在的名字叫{x}", "从今天起你的名字叫{x}", "这里你的名字是{x}"],
     held_en=["you are a helpful assistant whose name is {x}", "you are a friendly robot called {x}"],
     held_zh=["你是一个名叫{x}的友好助手", "现在你的名字叫{x}"])
 SUFFIX = phrases(
@@ -46,7 +46,8 @@ SUFFIX = phrases(
         "end your answers with {x}", "your answers end with {x}", "let every answer end with {x}",
         "all of your answers end with {x}", "add {x} at the end of all answers"],
     zh=["每个回答都以{x}结尾", "总是以{x}结束", "回答的最后加上{x}", "每次回答末尾写{x}", "在回答后面加{x}", "在每个回答的末尾写{x}",
-        "每个回答的最后都要有{x}", "所有回答都以{x}结尾", "每个回答最后说{x}", "回答结束时写上{x}"],
+        "每个回答的最后都要有{x}", "所有回答都以{x}结尾", "每个回答最后说{x}", "回答结束时写上{x}", "每个回答最后写{x}", "回答完请写上{x}", "请在回答的最后写{x}",
+        "请在所有回答后面加上{x}"],
     held_en=["please end all your answers with {x}"], held_zh=["请在每个回答的最后写上{x}"])
 PREFIX = phrases(
     en=["start every answer with {x}", "always start with {x}", "begin each answer with {x}",
@@ -77,8 +78,10 @@ LAST_WORDS = {"en": Pool(["Over.", "Ahoy!", "Beep!", "OK?", "Amen.", "The end.",
 def word_to_add(context, lang):
     """Something to start or end answers with; half of them are made up."""
     rng = context.rng
-    if lang == "en" and rng.random() < 0.5:
-        return made_up(rng, context.split).capitalize() + rng.choice(".!")
+    if rng.random() < 0.5:
+        if lang == "en":
+            return made_up(rng, context.split).capitalize() + rng.choice(".!")
+        return name(rng, "zh", context.split) + rng.choice("。！")
     return context.pick(LAST_WORDS[lang])
 
 

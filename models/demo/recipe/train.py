@@ -2,6 +2,7 @@
 
     python -m recipe.train                      # from models/demo; everything goes to recipe/work/
     python -m recipe.train --tokens 2e6         # a short one, to see the loss go down
+    python -m recipe.train --from . --seed 1 --tokens 40e6    # more for a model that is trained, with other conversations
 
 Learning rate: warm-up, constant, then linearly to zero over the last third of the tokens.
 """
@@ -20,7 +21,7 @@ from transformers.utils import logging
 from . import plot
 from . import tokenizer as tok
 from .data import Encoder
-from .model import build, export
+from .model import build, export, load
 
 LOG_FIELDS = ("step", "tokens", "rate", "loss", "seconds")
 WARM_UP, DECAY = 0.01, 0.35
@@ -30,6 +31,8 @@ NO_TOKEN = -100
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=tok.WORK)
+    parser.add_argument("--from", dest="parent", type=Path,
+                        help="folder of a trained model to start with, its tokenizer included; default: from nothing")
     parser.add_argument("--tokens", type=float, default=100e6, help="tokens to train on, prompts included")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch, padding included")
     parser.add_argument("--accumulate", type=int, default=2, help="batches, of different lengths, behind each update")
@@ -109,7 +112,7 @@ class Run:
 
     def __init__(self, args):
         self.args = args
-        self.tokenizer = tok.load(args.work / "tokenizer")
+        self.tokenizer = tok.load(args.parent or args.work / "tokenizer")
         self.encoder = Encoder(self.tokenizer)
         self.model = build(self.tokenizer, args.seed).to(args.device)
         self.loss = Loss(self.model, args.compile)
@@ -119,8 +122,11 @@ class Run:
         self.log = args.work / "loss.csv"
         if self.checkpoint.exists():
             self.resume()
-        else:
-            self.log.write_text(",".join(LOG_FIELDS) + "\n")
+            return
+        if args.parent:
+            load(self.model, args.parent)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text(",".join(LOG_FIELDS) + "\n")
 
     def resume(self):
         state = torch.load(self.checkpoint, map_location=self.args.device, weights_only=True)

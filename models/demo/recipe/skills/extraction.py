@@ -123,11 +123,16 @@ BY_KEYS = phrases(
         "find {keys} in this text and answer in json: {text}", "{text} return a json object with the keys {keys}",
         "please give {keys} as json: {text}", "answer in json with {keys}: {text}", "answer as json with the keys {keys}: {text}",
         "write {keys} as json: {text}", "please return {keys} in json: {text}", "make json with {keys} of this: {text}",
-        "please extract {keys}: {text} answer in json", "i need {keys} as json: {text}"],
+        "please extract {keys}: {text} answer in json", "i need {keys} as json: {text}",
+        "find {keys} and reply as json: {text}", "take out {keys} and write json: {text}",
+        "pick out {keys} and respond in json: {text}", "look for {keys} and return json: {text}",
+        "get {keys} and say it as json: {text}", "please note {keys} and give it as json: {text}",
+        "read off {keys} and put it into json: {text}", "search for {keys} and reply with json: {text}"],
     zh=["提取{keys}，用 JSON 表示：{text}", "从句子中提取{keys}，输出 JSON：{text}", "把下面的话变成 JSON，包含{keys}：{text}",
         "用 JSON 给出{keys}：{text}", "{text}请提取{keys}，输出 JSON", "JSON，字段{keys}：{text}",
         "读下面的句子，返回包含{keys}的 JSON：{text}", "请用 JSON 给出{keys}：{text}", "请提取{keys}，用 JSON 回答：{text}",
-        "用 JSON 回答，字段是{keys}：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
+        "用 JSON 回答，字段是{keys}：{text}", "找出{keys}，然后写成 JSON：{text}", "请找到{keys}并返回 JSON：{text}",
+        "从下文取出{keys}，写成 JSON：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
     held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}"],
     held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}"])
 BY_SCHEMA = phrases(

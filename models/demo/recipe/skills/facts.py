@@ -45,7 +45,8 @@ TRANSLATE = {
         en=["how do you say {x} in chinese?", "what is {x} in chinese?", "translate {x} into chinese",
             "translate {x} to chinese", "{x} in chinese?", "what is the chinese word for {x}?",
             "the chinese for {x}?", "say {x} in chinese", "how do i say {x} in chinese?"],
-        zh=["{x}用中文怎么说？", "{x}的中文是什么？", "把{x}翻译成中文", "{x}中文怎么说？", "{x}是什么意思？", "英文{x}是什么意思？", "翻译成中文：{x}"],
+        zh=["{x}用中文怎么说？", "{x}的中文是什么？", "把{x}翻译成中文", "{x}中文怎么说？", "{x}是什么意思？", "英文{x}是什么意思？", "英语单词{x}用汉语怎么讲？", "英文{x}用汉语怎么说？", "英文单词{x}的中文是什么？",
+            "英语里的{x}是什么意思？", "英语的{x}中文叫什么？", "用中文怎么说英语的{x}？", "英语词{x}用中文怎么讲？", "翻译成中文：{x}"],
         held_en=["can you translate {x} into chinese?", "tell me the chinese word for {x}"],
         held_zh=["请把{x}翻译成中文", "英语{x}用中文怎么说？"]),
     "en": phrases(

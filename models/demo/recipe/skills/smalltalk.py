@@ -103,7 +103,7 @@ INTENTS = [
     Intent(phrases(
         en=["bye", "goodbye", "bye bye", "see you[ later| soon| tomorrow|]", "i have to go[ now|]", "good bye",
             "farewell", "talk to you later",
-            "i am leaving[ now|]", "that is all, bye", "until next time", "take care"],
+            "i am leaving[ now|]", "i must leave[ now|]", "i have to leave", "time to go", "i must be going", "i should go now", "that is all, bye", "until next time", "take care"],
         zh=["再见", "拜拜", "下次见", "明天见", "我要走了", "回头见", "我先走了", "再会", "以后再聊", "就这样，再见"],
         held_en=["bye for now", "goodbye[, see you| my friend]", "i must go now"],
         held_zh=["我走了，再见", "拜拜，下次见", "那就再见了"]),
@@ -119,7 +119,7 @@ INTENTS = [
     Intent(phrases(
         en=["you are [great|good|nice|clever|smart|funny|the best|wonderful]", "well done", "good job",
             "nice[ work| answer|]", "i like you",
-            "that was [great|good|helpful|clever]", "that was very nice", "a good answer", "you are really good", "very good", "great answer", "i love you",
+            "that was [great|good|helpful|clever]", "that was very nice", "a good answer", "good one", "what a good answer", "your answer is good", "a nice answer", "good reply", "you are really good", "very good", "great answer", "i love you",
             "you are so [smart|clever]"],
         zh=["你真[棒|好|聪明|厉害]", "回答得[很|非常]好", "答得真好", "说得好", "你好聪明", "你很[棒|聪明|厉害|有趣]", "做得好", "干得好", "回答得好", "我喜欢你", "太棒了", "真不错", "我爱你", "很好"],
         held_en=["you are very good", "good answer", "that was nice"], held_zh=["你太棒了", "回答得真好", "你太聪明了"]),
