@@ -34,10 +34,17 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// The emulator of this process, if there is a C++ compiler; otherwise says so, once.
+    /// The emulator of this process, if there is a C++ compiler and no real device is asked for; otherwise says so, once.
     pub(crate) fn shared() -> Option<Arc<Self>> {
         static SHARED: OnceLock<Option<Arc<Emulator>>> = OnceLock::new();
         let start = || {
+            // The program may have been carried to a machine where the kernels' sources are elsewhere or not at all.
+            if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
+                println!(
+                    "skipped: GLM_REQUIRE_GPU asks for a real device, this is for an emulated one"
+                );
+                return None;
+            }
             // Under an emulator of another processor there may be a compiler for this one only.
             let machine = Command::new("c++").arg("-dumpmachine").output();
             let machine = machine.map(|output| output.stdout).unwrap_or_default();
