@@ -7,7 +7,8 @@
 
 What was built from the same source before is kept, so that a change of one module takes seconds; `--check` builds everything.
 No graphics processor, driver or CUDA toolkit is needed: NVRTC is a library on PyPI. Its output is the same on every machine, so
-a difference means that sources and pack do not belong together. A kernel that spills registers is an error in both modes.
+a difference means that sources and pack do not belong together. A kernel that spills registers, or takes more than leave room
+for as many blocks as its `__launch_bounds__(threads, blocks)` wants on a multiprocessor, is an error in both modes.
 
 The pack is one deflated cubin per module and target, and PTX for devices that no target covers; `images.rs`, which the crate
 includes; and `manifest.json`, which says what each kernel takes of a device.
@@ -30,6 +31,7 @@ OPTIONS = ["--std=c++17"]
 CUBINS = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]
 PTX = "compute_80"
 LIMIT = 6 << 20
+REGISTERS = 65536  # of a multiprocessor
 
 CRATE = Path(__file__).resolve().parent.parent
 PACK = CRATE / "cuda" / "pack"
@@ -75,7 +77,7 @@ class Nvrtc:
             sys.exit(f"NVRTC {major.value}.{minor.value} was found: pip install {PACKAGE}")
 
     def compile(self, name, text, target):
-        """The image and what the compiler says."""
+        """The image, its PTX and what the compiler says."""
         program = ctypes.c_void_p()
         self.library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), f"{name}.cu".encode(), 0, None, None)
         options = [f"--gpu-architecture={target}", *OPTIONS, "--ptxas-options=-v"]
@@ -84,9 +86,10 @@ class Nvrtc:
         log = self._read("ProgramLog", program).rstrip(b"\0").decode()
         if failed:
             raise ValueError(f"{name} for {target}:\n{log}")
-        image = self._read("PTX" if target == PTX else "CUBIN", program)
+        ptx = self._read("PTX", program)
+        image = ptx if target == PTX else self._read("CUBIN", program)
         self.library.nvrtcDestroyProgram(ctypes.byref(program))
-        return image, log
+        return image, ptx.decode(), log
 
     def _read(self, what, program):
         size = ctypes.c_size_t()
@@ -96,8 +99,8 @@ class Nvrtc:
         return buffer.raw
 
 
-def usage(log):
-    """What each kernel takes, from the assembler's remarks."""
+def usage(log, ptx):
+    """What each kernel takes, from the assembler's remarks, and its launch bounds."""
     kernels, name = {}, None
     for line in log.splitlines():
         if entry := re.search(r"Compiling entry function '(\w+)'", line):
@@ -109,7 +112,21 @@ def usage(log):
             shared = re.search(r"(\d+) bytes smem", line)
             kernels[name].update(registers=int(used[1]), shared=int(shared[1]) if shared else 0)
             name = None
+    for name, directives in re.findall(r"\.entry (\w+)\([^)]*\)([^{]*)\{", ptx):
+        bounds = dict(re.findall(r"\.(maxntid|minnctapersm) (\d+)", directives))
+        if name in kernels:
+            kernels[name].update(threads=int(bounds.get("maxntid", 0)), blocks=int(bounds.get("minnctapersm", 0)))
     return kernels
+
+
+def complaints(kernel, target, taken):
+    """What is wrong with what a kernel takes."""
+    if taken["spill_stores"] or taken["spill_loads"]:
+        yield f"{kernel} for {target} spills registers: {taken}"
+    if not taken["threads"] or not taken["blocks"]:
+        yield f"{kernel} for {target} does not say how many threads and blocks it wants: __launch_bounds__(threads, blocks)"
+    elif taken["registers"] > (budget := REGISTERS // (taken["threads"] * taken["blocks"]) // 8 * 8):
+        yield f"{kernel} for {target} takes {taken['registers']} registers, more than {budget}"
 
 
 def path_of(name, target):
@@ -122,8 +139,8 @@ def build(job):
     name, files, target, kept = job
     if kept:
         return name, target, stored(PACK / path_of(name, target)), kept["kernels"]
-    image, log = Nvrtc().compile(name, source(files), target)
-    return name, target, image, usage(log)
+    image, ptx, log = Nvrtc().compile(name, source(files), target)
+    return name, target, image, usage(log, ptx)
 
 
 def kept(name, files, target):
@@ -158,8 +175,7 @@ def build_all(everything):
             files[path] = image
             rows.append((name, target, module["sha256"], len(image), path))
             for kernel, taken in kernels.items():
-                if taken.get("spill_stores") or taken.get("spill_loads"):
-                    wrong.append(f"{kernel} for {target} spills registers: {taken}")
+                wrong.extend(complaints(kernel, target, taken))
     lines = [
         f'    Image {{ module: "{name}", target: "{target}", source: "{source}", bytes: {size}, packed: include_bytes!("{path}") }},'
         for name, target, source, size, path in rows

@@ -111,10 +111,6 @@ inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return unsigned((std::uint64_t(high) << 32 | low) >> (shift & 31));
 }
-inline int __dp4a(int a, int b, int c) {
-    for (int i = 0; i < 4; i++) c += int(std::int8_t(a >> (8 * i))) * int(std::int8_t(b >> (8 * i)));
-    return c;
-}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
@@ -233,12 +229,6 @@ inline unsigned atomicInc(unsigned* at, unsigned last) { return emulate_exchange
 // --- what prelude.cu builds on ---------------------------------------------------------------------------------------------
 
 namespace emulate {
-
-// Registers of a collective of all lanes: pointers to `N` words of each lane, in and out.
-struct Words {
-    const unsigned* in;
-    unsigned* out;
-};
 
 inline unsigned char* shared_memory() { return running->dynamic_shared(); }
 

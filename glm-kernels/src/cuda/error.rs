@@ -58,6 +58,15 @@ pub enum CudaError {
         /// The bytes that were asked for.
         bytes: usize,
     },
+    /// The driver found no memory on the device for what it keeps there itself: kernels, their stacks, recorded launches.
+    #[error(
+        "{call} failed: the driver has no memory left on the device for its own needs. Leave it some: a smaller KV cache, \
+         or no other program on the device"
+    )]
+    DriverMemory {
+        /// The call.
+        call: &'static str,
+    },
     /// The device's context is broken: nothing that is done with it can succeed any more.
     #[error("{call} failed for good: {reason}")]
     Lost {

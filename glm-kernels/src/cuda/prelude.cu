@@ -45,7 +45,8 @@ static __device__ __forceinline__ u8* dynamic_shared() {
 static __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 #endif
 
-// 16 bytes that nobody writes during the kernel and that will be wanted again.
+// 16 bytes that nobody writes while the kernel is there, not even a kernel before it that has not ended, and that will be wanted
+// again: weights.
 static __device__ __forceinline__ uint4 load16(const void* from) {
 #ifdef GLM_EMULATED
     emulate::check_aligned(from, 16, "load16");
@@ -57,13 +58,28 @@ static __device__ __forceinline__ uint4 load16(const void* from) {
 #endif
 }
 
-// 16 bytes that are read once, such as weights: they leave no trace in the first-level cache.
+// As `load16`, of what is read once: it leaves no trace in the first-level cache.
 static __device__ __forceinline__ uint4 load16_once(const void* from) {
 #ifdef GLM_EMULATED
     return load16(from);
 #else
     uint4 x;
     asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from));
+    return x;
+#endif
+}
+
+// 16 bytes that are read once and that a kernel before this one wrote, perhaps while this one was there and waited for it: the
+// cache must not take them for constants, as it may in the two above.
+static __device__ __forceinline__ uint4 load16_written(const void* from) {
+#ifdef GLM_EMULATED
+    emulate::check_aligned(from, 16, "load16_written");
+    return *(const uint4*)from;
+#else
+    uint4 x;
+    asm volatile("ld.global.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
                  : "l"(from));
     return x;
@@ -304,22 +320,21 @@ static __device__ __forceinline__ float block_sum(float x, float* scratch) {
 // - A, 16 x 16: a[0] row g, columns 2t and 2t + 1; a[1] row g + 8; a[2] and a[3] the same rows, columns + 8.
 // - B, 16 x 8: b[0] rows 2t and 2t + 1 of column g; b[1] rows + 8.
 // - C and D, 16 x 8, f32: d[0], d[1] row g, columns 2t and 2t + 1; d[2], d[3] row g + 8.
-// With 8-bit numbers a register holds four of a row (A: columns 4t..4t + 3, + 16) or column (B: rows 4t..4t + 3, + 16).
 
 #ifdef GLM_EMULATED
 struct EmulatedMma {
     const u32* a;
     const u32* b;
-    void* d;
+    float* d;
 };
 
-// d += a * b of one warp. `A_WORDS` words of A a row; `dot` multiplies what two words hold.
-template <class T, T (*DOT)(u32, u32, T)> static inline void emulated_mma_work(emulate::Meeting& meeting) {
+// d += a * b of one warp; `DOT` multiplies what two words hold.
+template <float (*DOT)(u32, u32, float)> static inline void emulated_mma_work(emulate::Meeting& meeting) {
     EmulatedMma* lanes[32];
     for (int lane = 0; lane < 32; lane++) lanes[lane] = (EmulatedMma*)meeting.brought[lane];
     for (int row = 0; row < 16; row++)
         for (int column = 0; column < 8; column++) {
-            T& d = ((T*)lanes[row % 8 * 4 + column / 2]->d)[row / 8 * 2 + column % 2];
+            float& d = lanes[row % 8 * 4 + column / 2]->d[row / 8 * 2 + column % 2];
             for (int word = 0; word < 8; word++) {
                 const u32* a = lanes[row % 8 * 4 + word % 4]->a;
                 const u32* b = lanes[column * 4 + word % 4]->b;
@@ -333,18 +348,13 @@ static inline float emulated_dot_bf16(u32 a, u32 b, float sum) {
 static inline float emulated_dot_f16(u32 a, u32 b, float sum) {
     return sum + (f16_low(a) * f16_low(b) + f16_high(a) * f16_high(b));
 }
-static inline float emulated_dot_e4m3(u32 a, u32 b, float sum) {
-    for (int i = 0; i < 32; i += 8) sum += e4m3_to_f32((u8)(a >> i)) * e4m3_to_f32((u8)(b >> i));
-    return sum;
-}
-static inline int emulated_dot_s8(u32 a, u32 b, int sum) { return __dp4a((int)a, (int)b, sum); }
 #endif
 
 // d += a * b, bf16.
 static __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #ifdef GLM_EMULATED
     EmulatedMma brought = {a, b, d};
-    emulate::running->meet("mma_bf16", FULL_MASK, &brought, emulated_mma_work<float, emulated_dot_bf16>);
+    emulate::running->meet("mma_bf16", FULL_MASK, &brought, emulated_mma_work<emulated_dot_bf16>);
 #else
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -356,39 +366,13 @@ static __device__ __forceinline__ void mma_bf16(float (&d)[4], const u32 (&a)[4]
 static __device__ __forceinline__ void mma_f16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
 #ifdef GLM_EMULATED
     EmulatedMma brought = {a, b, d};
-    emulate::running->meet("mma_f16", FULL_MASK, &brought, emulated_mma_work<float, emulated_dot_f16>);
+    emulate::running->meet("mma_f16", FULL_MASK, &brought, emulated_mma_work<emulated_dot_f16>);
 #else
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
-
-// d += a * b, signed bytes, m16n8k32.
-static __device__ __forceinline__ void mma_s8(int (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-#ifdef GLM_EMULATED
-    EmulatedMma brought = {a, b, d};
-    emulate::running->meet("mma_s8", FULL_MASK, &brought, emulated_mma_work<int, emulated_dot_s8>);
-#else
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-#if defined(GLM_EMULATED) || __CUDA_ARCH__ >= 890
-// d += a * b, e4m3, m16n8k32; from sm_89 on.
-static __device__ __forceinline__ void mma_e4m3(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
-#ifdef GLM_EMULATED
-    EmulatedMma brought = {a, b, d};
-    emulate::running->meet("mma_e4m3", FULL_MASK, &brought, emulated_mma_work<float, emulated_dot_e4m3>);
-#else
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-#endif
 
 #ifdef GLM_EMULATED
 struct EmulatedLdmatrix {

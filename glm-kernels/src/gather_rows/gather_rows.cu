@@ -1,6 +1,6 @@
 // `out[i, :] = x[rows[i], :]`. Grid: (rows wanted, blocks of `4 * blockDim.x` columns).
 
-extern "C" __global__ void __launch_bounds__(256) gather_rows(const float* x, const u32* rows, float* out, u32 columns) {
+extern "C" __global__ void __launch_bounds__(256, 6) gather_rows(const float* x, const u32* rows, float* out, u32 columns) {
     wait_for_previous_kernel();
     start_next_kernel();
     x += (u64)rows[blockIdx.x] * columns;

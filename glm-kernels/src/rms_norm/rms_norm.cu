@@ -50,7 +50,8 @@ static __device__ __forceinline__ void norm_row(V* row, const V* x, const V* wei
 }
 
 // Grid: rows. Four columns at a time; `columns` is a multiple of 4.
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_vectors(const float* x, const float* weight, float eps, float* out, u32 columns) {
+extern "C" __global__ void __launch_bounds__(1024, 1)
+    rms_norm_vectors(const float* x, const float* weight, float eps, float* out, u32 columns) {
     wait_for_previous_kernel();
     start_next_kernel();
     u64 start = (u64)blockIdx.x * columns;
@@ -59,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_vectors(const float*
 GLM_KERNEL(rms_norm_vectors)
 
 // Grid: rows. Any number of columns.
-extern "C" __global__ void __launch_bounds__(1024) rms_norm_any(const float* x, const float* weight, float eps, float* out, u32 columns) {
+extern "C" __global__ void __launch_bounds__(1024, 1)
+    rms_norm_any(const float* x, const float* weight, float eps, float* out, u32 columns) {
     wait_for_previous_kernel();
     start_next_kernel();
     u64 start = (u64)blockIdx.x * columns;
@@ -68,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(1024) rms_norm_any(const float* x, 
 GLM_KERNEL(rms_norm_any)
 
 // As rms_norm_vectors, of `residual` after `x` was added to it in place.
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(1024, 1)
     rms_norm_add_vectors(float* residual, const float* x, const float* weight, float eps, float* out, u32 columns) {
     wait_for_previous_kernel();
     start_next_kernel();
@@ -79,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(1024)
 GLM_KERNEL(rms_norm_add_vectors)
 
 // As rms_norm_any, of `residual` after `x` was added to it in place.
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(1024, 1)
     rms_norm_add_any(float* residual, const float* x, const float* weight, float eps, float* out, u32 columns) {
     wait_for_previous_kernel();
     start_next_kernel();
@@ -134,8 +136,9 @@ static __device__ __forceinline__ void add_normed_row(V* row, const V* x, const 
 
 // Grid: rows. Four columns at a time where `columns` is a multiple of 4.
 #define ADD_NORMED(name, V, WIDTH, NORM)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(1024) name(float* residual, const float* x, const float* x_weight, float x_eps, \
-                                                            const float* weight, float eps, float* out, u32 columns) {           \
+    extern "C" __global__ void __launch_bounds__(1024, 1)                                                                        \
+        name(float* residual, const float* x, const float* x_weight, float x_eps, const float* weight, float eps, float* out,    \
+             u32 columns) {                                                                                                      \
         wait_for_previous_kernel();                                                                                              \
         start_next_kernel();                                                                                                     \
         u64 start = (u64)blockIdx.x * columns;                                                                                   \
@@ -150,7 +153,7 @@ ADD_NORMED(rms_norm_add_normed_norm_vectors, float4, 4, true)
 ADD_NORMED(rms_norm_add_normed_norm_any, float, 1, true)
 
 // `residual += x`, element by element. Grid: blocks of `4 * blockDim.x` numbers.
-extern "C" __global__ void __launch_bounds__(256) rms_norm_residual_add(float* residual, const float* x, u64 len) {
+extern "C" __global__ void __launch_bounds__(256, 6) rms_norm_residual_add(float* residual, const float* x, u64 len) {
     wait_for_previous_kernel();
     start_next_kernel();
     u64 i = ((u64)blockIdx.x * blockDim.x + threadIdx.x) * 4;

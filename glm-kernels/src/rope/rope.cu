@@ -19,7 +19,7 @@ static __device__ __forceinline__ void cos_sin(float angle, float& cosine, float
 }
 
 // `table`: [2, tokens, pairs], cosines then sines of `positions[t] * inv_freq[i]`, times `scale`. Grid: blocks of `blockDim.x` cells.
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 12)
     rope_angles(const u32* positions, const float* inv_freq, float scale, float* table, u32 tokens, u32 pairs) {
     wait_for_previous_kernel();
     start_next_kernel();
@@ -92,7 +92,7 @@ static __device__ __forceinline__ void rope_store(const float* qkv, const float*
 }
 
 #define ROPE_STORE(name, T)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(256)                                                                            \
+    extern "C" __global__ void __launch_bounds__(256, 6)                                                                         \
         name(const float* qkv, const float* angles, const u32* slots, float* q, T* keys, T* values, u32 heads, u32 kv_heads,     \
              u32 head_dim, u32 pairs, u32 half_split, u32 block_size) {                                                          \
         rope_store(qkv, angles, slots, q, keys, values, heads, kv_heads, head_dim, pairs, half_split, block_size);               \

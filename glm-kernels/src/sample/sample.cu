@@ -411,7 +411,7 @@ GLM_KERNEL(sample)
 
 // Writes ids where numbers say whose: `ids[i]` is a row of `results`, which is what `sample` wrote. Whatever follows from a row
 // without a token is thrown away, so that any id does.
-extern "C" __global__ void __launch_bounds__(256) sample_ids(u32* ids, u32 count, const u32* results, u32 stride) {
+extern "C" __global__ void __launch_bounds__(256, 6) sample_ids(u32* ids, u32 count, const u32* results, u32 stride) {
     wait_for_previous_kernel();
     start_next_kernel();
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -5,7 +5,7 @@ static __device__ __forceinline__ float gated(float gate, float up) {
     return gate / (1.0f + __expf(-gate)) * up;
 }
 
-extern "C" __global__ void __launch_bounds__(256) swiglu(const float* gate_up, float* out, u32 width) {
+extern "C" __global__ void __launch_bounds__(256, 6) swiglu(const float* gate_up, float* out, u32 width) {
     wait_for_previous_kernel();
     start_next_kernel();
     const float* gate = gate_up + (u64)blockIdx.x * 2 * width;

@@ -198,8 +198,6 @@ pub(crate) struct LaunchConfig {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory of a block. More than 48 KiB are asked for by themselves.
     pub shared_bytes: u32,
-    /// Blocks of a cluster, in x, y and z; for compute capability 9 and above.
-    pub cluster: Option<[u32; 3]>,
     /// Whether the kernel may begin before the one before it has ended (programmatic dependent launch):
     /// it waits for that itself, with `griddepcontrol.wait`. Ignored where devices cannot do it.
     pub overlaps: bool,
@@ -212,7 +210,6 @@ impl LaunchConfig {
             grid,
             block,
             shared_bytes: 0,
-            cluster: None,
             overlaps: false,
         }
     }

@@ -5,6 +5,7 @@
 //! called only where the driver's version says that it has them.
 
 mod pinned;
+mod result;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -12,7 +13,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::sys;
 
 use super::{
     Context, CopyHandle, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg,
@@ -20,6 +21,14 @@ use super::{
 };
 use crate::CudaError;
 use crate::cuda::pack;
+use result::check;
+
+/// The driver's library.
+const LIBRARY: &str = if cfg!(windows) {
+    "nvcuda.dll"
+} else {
+    "libcuda.so.1"
+};
 
 /// Copies go through pinned memory in pieces of at most this.
 const PIECE: usize = 8 << 20;
@@ -43,12 +52,7 @@ pub(super) struct RealDriver {
 pub(super) fn installed() -> Result<RealDriver, CudaError> {
     // SAFETY: loading NVIDIA's driver library runs its initialisers, which is what it is for.
     if !unsafe { sys::is_culib_present() } {
-        let library = if cfg!(windows) {
-            "nvcuda.dll"
-        } else {
-            "libcuda.so.1"
-        };
-        return Err(CudaError::NoDriver { library });
+        return Err(CudaError::NoDriver { library: LIBRARY });
     }
     let mut version: c_int = 0;
     // SAFETY: the library is there, and `version` is valid for a write.
@@ -221,12 +225,30 @@ impl RealContext {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Copies to the device from memory that is not pinned.
+    ///
+    /// # Safety
+    /// As for [`Context::copy_in`], and the context is that of this thread.
+    unsafe fn copy_in_pageable(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise. Such memory has been read when the call returns: the driver copies it to
+        // memory of its own first.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to.0, bytes.as_ptr().cast(), bytes.len(), self.stream)
+        })
+    }
+
     /// Copies to the device by way of pinned memory: the host need not wait until the device comes to that.
     ///
     /// # Safety
     /// As for [`Context::copy_in`], and the context is that of this thread.
     unsafe fn copy_in_pinned(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
-        let pinned = self.pinned().take(bytes.len())?;
+        let pinned = match self.pinned().take(bytes.len()) {
+            Ok(pinned) => pinned,
+            Err(error @ CudaError::Lost { .. }) => return Err(error),
+            // The host has no memory for that: slowly, then.
+            // SAFETY: the caller's promise.
+            Err(_) => return unsafe { self.copy_in_pageable(to, bytes) },
+        };
         let (start, event) = (pinned.start(), pinned.event);
         // SAFETY: the memory is as long, and nothing uses it; it is kept until the event says that the copy has ended.
         let queued = unsafe {
@@ -307,7 +329,7 @@ impl Context for RealContext {
         match check("cuMemAlloc", unsafe {
             sys::cuMemAlloc_v2(&raw mut start, bytes)
         }) {
-            Err(CudaError::OutOfMemory { .. }) => Err(CudaError::OutOfMemory { bytes }),
+            Err(CudaError::DriverMemory { .. }) => Err(CudaError::OutOfMemory { bytes }),
             result => result.map(|()| DevicePtr(start)),
         }
     }
@@ -320,15 +342,17 @@ impl Context for RealContext {
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
         self.enter_for("cuMemcpyHtoDAsync")?;
-        if bytes.len() > SMALL_COPY && bytes.len() <= PIECE {
+        if bytes.len() <= SMALL_COPY {
             // SAFETY: the caller's promise.
-            return unsafe { self.copy_in_pinned(to, bytes) };
+            return unsafe { self.copy_in_pageable(to, bytes) };
         }
-        // SAFETY: the caller's promise. Pageable memory has been read when the call returns: the driver
-        // copies it to memory of its own first.
-        check("cuMemcpyHtoDAsync", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to.0, bytes.as_ptr().cast(), bytes.len(), self.stream)
-        })
+        let mut to = to;
+        for part in bytes.chunks(PIECE) {
+            // SAFETY: the caller's promise.
+            unsafe { self.copy_in_pinned(to, part) }?;
+            to = to.offset(part.len());
+        }
+        Ok(())
     }
 
     unsafe fn copy_out(&self, from: DevicePtr, bytes: &mut [u8]) -> Result<(), CudaError> {
@@ -397,25 +421,25 @@ impl Context for RealContext {
 
     fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
         self.enter_for("cuModuleLoadData")?;
-        let image = pack::image(module, self.info.compute_capability)?;
-        let mut handle = ptr::null_mut();
-        // SAFETY: the image is a whole one of the pack or the compiler, and the driver copies it.
-        let loaded = check("cuModuleLoadData", unsafe {
-            sys::cuModuleLoadDataEx(
-                &raw mut handle,
-                image.bytes.as_ptr().cast(),
-                0,
-                ptr::null_mut(),
-                ptr::null_mut(),
-            )
-        });
-        loaded.map_err(|error| match error {
-            CudaError::Call { reason, .. } => CudaError::Module { module, reason },
-            error => error,
-        })?;
-        let handle = from_handle(handle);
-        self.loaded().modules.insert(handle, image.may_overlap);
-        Ok(ModuleHandle(handle))
+        let device = self.info.compute_capability;
+        let mut refused = Vec::new();
+        for form in pack::forms(module, device)? {
+            let reason = match form.load(device) {
+                Err(reason) => reason,
+                Ok(image) => match load(&image.bytes) {
+                    Ok(handle) => {
+                        self.loaded().modules.insert(handle, image.may_overlap);
+                        return Ok(ModuleHandle(handle));
+                    }
+                    // Such as an image that is newer than the driver.
+                    Err(CudaError::Call { reason, .. }) => reason,
+                    Err(error) => return Err(error),
+                },
+            };
+            refused.push(format!("{form}: {reason}"));
+        }
+        let reason = refused.join("; ");
+        Err(CudaError::Module { module, reason })
     }
 
     fn function(&self, module: ModuleHandle, name: &str) -> Result<FunctionHandle, CudaError> {
@@ -455,14 +479,15 @@ impl Context for RealContext {
     ) -> Result<(), CudaError> {
         self.enter()?;
         let may_overlap = self.prepare(function, config.shared_bytes)?;
-        let mut attributes = Attributes::default();
-        if let Some(cluster) = config.cluster {
-            attributes.push_cluster(cluster);
-        }
         let known = self.version >= OVERLAPS_IN_GRAPHS || !self.capturing.load(Ordering::Relaxed);
-        if config.overlaps && may_overlap && known {
-            attributes.push_overlap();
-        }
+        let overlaps = config.overlaps && may_overlap && known;
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
         let launch = sys::CUlaunchConfig {
             gridDimX: config.grid[0],
             gridDimY: config.grid[1],
@@ -472,8 +497,8 @@ impl Context for RealContext {
             blockDimZ: config.block[2],
             sharedMemBytes: config.shared_bytes,
             hStream: self.stream,
-            attrs: attributes.values.as_mut_ptr(),
-            numAttrs: attributes.len as u32,
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(overlaps),
         };
         let mut args: Vec<*mut c_void> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
         // SAFETY: the function was loaded here; the caller promises that the arguments are its own, and
@@ -545,115 +570,39 @@ impl Context for RealContext {
 
 impl Drop for RealContext {
     fn drop(&mut self) {
-        if self.enter().is_err() {
-            return;
-        }
+        let entered = self.enter().is_ok();
         let modules = std::mem::take(&mut self.loaded().modules);
         let pinned = std::mem::take(&mut *self.pinned());
         // SAFETY: all of it was made here, nobody else has it, and nothing uses it once the stream is
-        // done. What fails fails because the context is lost, and is gone with it.
+        // done. What fails fails because the context is lost, and is gone with it; it was retained all the same.
         unsafe {
-            if !self.stream.is_null() {
-                let _ = sys::cuStreamSynchronize(self.stream);
-                let _ = sys::cuStreamDestroy_v2(self.stream);
+            if entered {
+                if !self.stream.is_null() {
+                    let _ = sys::cuStreamSynchronize(self.stream);
+                    let _ = sys::cuStreamDestroy_v2(self.stream);
+                }
+                for module in modules.into_keys() {
+                    let _ = sys::cuModuleUnload(as_handle(module));
+                }
+                pinned.free();
             }
-            for module in modules.into_keys() {
-                let _ = sys::cuModuleUnload(as_handle(module));
-            }
-            pinned.free();
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }
     }
 }
 
-/// Attributes of a launch.
-struct Attributes {
-    values: [sys::CUlaunchAttribute; 2],
-    len: usize,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        let unused = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
-        };
-        Self {
-            values: [unused; 2],
-            len: 0,
-        }
-    }
-}
-
-impl Attributes {
-    fn push(&mut self, id: sys::CUlaunchAttributeID) -> &mut sys::CUlaunchAttributeValue {
-        let attribute = &mut self.values[self.len];
-        self.len += 1;
-        attribute.id = id;
-        &mut attribute.value
-    }
-
-    fn push_cluster(&mut self, [x, y, z]: [u32; 3]) {
-        self.push(sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
-            .clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
-    }
-
-    fn push_overlap(&mut self) {
-        self.push(
-            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+/// Loads a module into the context, which is that of this thread.
+fn load(image: &[u8]) -> Result<u64, CudaError> {
+    let mut handle = ptr::null_mut();
+    // SAFETY: the image is a whole one of the pack or the compiler, and the driver copies it.
+    check("cuModuleLoadData", unsafe {
+        sys::cuModuleLoadDataEx(
+            &raw mut handle,
+            image.as_ptr().cast(),
+            0,
+            ptr::null_mut(),
+            ptr::null_mut(),
         )
-        .programmaticStreamSerializationAllowed = 1;
-    }
-}
-
-/// The result of a call, and whether it breaks the context for good.
-fn check(call: &'static str, result: CUresult) -> Result<(), CudaError> {
-    use CUresult as R;
-
-    match result {
-        R::CUDA_SUCCESS => Ok(()),
-        R::CUDA_ERROR_OUT_OF_MEMORY => Err(CudaError::OutOfMemory { bytes: 0 }),
-        R::CUDA_ERROR_DEINITIALIZED
-        | R::CUDA_ERROR_DEVICE_UNAVAILABLE
-        | R::CUDA_ERROR_ECC_UNCORRECTABLE
-        | R::CUDA_ERROR_NVLINK_UNCORRECTABLE
-        | R::CUDA_ERROR_CONTAINED
-        | R::CUDA_ERROR_ILLEGAL_ADDRESS
-        | R::CUDA_ERROR_LAUNCH_TIMEOUT
-        | R::CUDA_ERROR_CONTEXT_IS_DESTROYED
-        | R::CUDA_ERROR_ASSERT
-        | R::CUDA_ERROR_HARDWARE_STACK_ERROR
-        | R::CUDA_ERROR_ILLEGAL_INSTRUCTION
-        | R::CUDA_ERROR_MISALIGNED_ADDRESS
-        | R::CUDA_ERROR_INVALID_ADDRESS_SPACE
-        | R::CUDA_ERROR_INVALID_PC
-        | R::CUDA_ERROR_LAUNCH_FAILED
-        | R::CUDA_ERROR_TENSOR_MEMORY_LEAK
-        | R::CUDA_ERROR_MPS_CLIENT_TERMINATED
-        | R::CUDA_ERROR_EXTERNAL_DEVICE
-        | R::CUDA_ERROR_UNKNOWN => Err(CudaError::Lost {
-            call,
-            reason: describe_error(result),
-        }),
-        other => Err(CudaError::Call {
-            call,
-            reason: describe_error(other),
-        }),
-    }
-}
-
-/// The driver's name of an error and its sentence about it.
-fn describe_error(error: CUresult) -> String {
-    let (mut name, mut text) = (ptr::null(), ptr::null());
-    // SAFETY: both are valid for a write; what the driver gives are constants of its own.
-    unsafe {
-        let _ = sys::cuGetErrorName(error, &raw mut name);
-        let _ = sys::cuGetErrorString(error, &raw mut text);
-        let read = |text: *const c_char| match text.is_null() {
-            true => "unknown".into(),
-            false => CStr::from_ptr(text).to_string_lossy(),
-        };
-        format!("{} ({})", read(text), read(name))
-    }
+    })?;
+    Ok(from_handle(handle))
 }

@@ -27,7 +27,7 @@ struct F32 {
 };
 
 // out[token, padded] of x[token, columns], zeros behind the columns. Grid: (tokens, padded / 256); 256 threads.
-extern "C" __global__ void __launch_bounds__(256) linear_pad(float* out, const float* x, u32 columns, u32 padded) {
+extern "C" __global__ void __launch_bounds__(256, 6) linear_pad(float* out, const float* x, u32 columns, u32 padded) {
     start_next_kernel();
     wait_for_previous_kernel();
     u32 column = blockIdx.y * 256 + threadIdx.x;

@@ -63,7 +63,7 @@ static __device__ __forceinline__ void row_values(const float* row, u32 column, 
 }
 
 // out[token, padded] bf16 of x[token, columns]. Grid: (tokens, padded / 2048); 256 threads.
-extern "C" __global__ void __launch_bounds__(256) linear_round_bf16(u16* out, const float* x, u32 columns, u32 padded) {
+extern "C" __global__ void __launch_bounds__(256, 6) linear_round_bf16(u16* out, const float* x, u32 columns, u32 padded) {
     start_next_kernel();
     wait_for_previous_kernel();
     u32 column = (blockIdx.y * 256 + threadIdx.x) * 8;
@@ -77,7 +77,8 @@ extern "C" __global__ void __launch_bounds__(256) linear_round_bf16(u16* out, co
 GLM_KERNEL(linear_round_bf16)
 
 // out[token, padded] f16 of x[token, columns] times a power of two, whose inverse becomes scales[token]. Grid: tokens; 256 threads.
-extern "C" __global__ void __launch_bounds__(256) linear_round_f16(u16* out, float* scales, const float* x, u32 columns, u32 padded) {
+extern "C" __global__ void __launch_bounds__(256, 6)
+linear_round_f16(u16* out, float* scales, const float* x, u32 columns, u32 padded) {
     __shared__ u32 largest_of[8];
     start_next_kernel();
     wait_for_previous_kernel();
@@ -235,7 +236,7 @@ static __device__ __forceinline__ void gemm(float* out, const u8* weights, const
 }
 
 // out[token, row] = bias[row] + partial[0, token, row] + partial[1, token, row] + ... Grid: (tokens, rows / 256); 256 threads.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 6)
 linear_add_splits(float* out, const float* partial, const float* bias, u32 rows, u32 tokens, u32 splits, u32 stride) {
     start_next_kernel();
     wait_for_previous_kernel();

@@ -34,7 +34,8 @@ static __device__ __forceinline__ uint2 quantize(const float* x, u32 unit, u32 t
 }
 
 // codes[token, unit, t] and scales[token, unit] of x[token, columns]. Grid: (tokens, units / 64); 256 threads.
-extern "C" __global__ void __launch_bounds__(256) linear_quantize(u8* codes, float* scales, const float* x, u32 columns, u32 chunks) {
+extern "C" __global__ void __launch_bounds__(256, 6)
+linear_quantize(u8* codes, float* scales, const float* x, u32 columns, u32 chunks) {
     start_next_kernel();
     wait_for_previous_kernel();
     u32 unit = blockIdx.y * 64 + threadIdx.x / 4, t = threadIdx.x % 4, units = 2 * chunks;

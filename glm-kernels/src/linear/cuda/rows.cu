@@ -24,7 +24,7 @@ static __device__ __forceinline__ void block_rows(float* out, const u8* weights,
 }
 
 #define ROWS(format, Format)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256) linear_rows_##format(                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 6) linear_rows_##format(                                                   \
         float* out, const u8* weights, const u32* ids, u32 first, u32 rows, u32 columns, u32 padded) {                           \
         block_rows<Format>(out, weights, ids, first, rows, columns, padded);                                                     \
     }                                                                                                                            \
@@ -60,7 +60,7 @@ static __device__ __forceinline__ void float_rows(float* out, const u8* weights,
 static __device__ __forceinline__ float same(float x) { return x; }
 
 #define FLOAT_ROWS(format, Type, widen)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256) linear_rows_##format(                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 6) linear_rows_##format(                                                   \
         float* out, const u8* weights, const u32* ids, u32 first, u32 rows, u32 columns, u32 padded) {                           \
         float_rows<Type, widen>(out, weights, ids, first, rows, columns, padded);                                                \
     }                                                                                                                            \

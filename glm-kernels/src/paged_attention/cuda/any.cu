@@ -73,7 +73,7 @@ static __device__ __forceinline__ void attend(const float* q, const T* all_keys,
 
 // Grid: (tokens, quarters of the heads). `scale` is in units of log2(e).
 #define PAGED_ATTENTION_ANY(name, T)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(128)                                                                            \
+    extern "C" __global__ void __launch_bounds__(128, 8)                                                                         \
         name(const float* q, const T* keys, const T* values, const u32* query_start, const u32* context_lens,                    \
              const u32* block_tables, float* out, u32 sequences, u32 max_blocks, u32 heads, u32 kv_heads, u32 head_dim,          \
              u32 block_size, float scale) {                                                                                      \

@@ -48,7 +48,7 @@ template <class T, u32 D> struct Keys {
         for (u32 half = 0; half < 2; half++) {
             const T* key = block + (u64)min(offset + half * 8 + g, last) * D + t * PER_LOAD;
 #pragma unroll
-            for (u32 j = 0; j < LOADS; j++) x[half][j] = load16_once(key + j * 4 * PER_LOAD);
+            for (u32 j = 0; j < LOADS; j++) x[half][j] = load16_written(key + j * 4 * PER_LOAD);
         }
     }
 
@@ -86,7 +86,7 @@ template <class T, u32 D> struct Values {
 #pragma unroll
             for (u32 c = 0; c < D / 64; c++) {
                 if constexpr (sizeof(T) == 2) {
-                    x[i][c] = load16_once(value + c * 64);
+                    x[i][c] = load16_written(value + c * 64);
                 } else {
                     uint2 bytes = *(const uint2*)(value + c * 64); // widened when they are used
                     x[i][c].x = bytes.x;
@@ -376,7 +376,7 @@ PAGED_ATTENTION_DECODE(paged_attention_decode_e4m3_128, E4m3, 128)
 
 // Grid: (KVH * tiles * 4, sequences). `unit` is what stored values were divided by.
 #define PAGED_ATTENTION_MERGE(name, D)                                                                                           \
-    extern "C" __global__ void __launch_bounds__(128)                                                                            \
+    extern "C" __global__ void __launch_bounds__(128, 12)                                                                        \
         name(const u32* query_start, const u32* context_lens, float* out, const float* partials, u32 heads, u32 kv_heads,        \
              u32 max_queries, u32 tiles, u32 pieces, float unit) {                                                               \
         merge_pieces<D>(query_start, context_lens, out, partials, heads, kv_heads, max_queries, tiles, pieces, unit);            \

@@ -82,7 +82,7 @@ static __device__ __forceinline__ void load_tile(Matrix<D> to, const Store<T>& s
         if constexpr (sizeof(T) == 2) {
             cp_async16(cell + i * Matrix<D>::STRIDE, from, there ? 16 : 0);
         } else {
-            uint4 x = there ? load16(from) : make_uint4(0, 0, 0, 0);
+            uint4 x = there ? load16_written(from) : make_uint4(0, 0, 0, 0);
             uint2 a = expand_e4m3(x.x), b = expand_e4m3(x.y), c = expand_e4m3(x.z), e = expand_e4m3(x.w);
             store16(cell + i * Matrix<D>::STRIDE, make_uint4(a.x, a.y, b.x, b.y));
             store16(cell + i * Matrix<D>::STRIDE + 8, make_uint4(c.x, c.y, e.x, e.y));

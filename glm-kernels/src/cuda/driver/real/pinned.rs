@@ -14,6 +14,9 @@ const MIN_BYTES: usize = 64 << 10;
 /// Copies to the device that may be under way. Whoever wants to begin another waits for the first of them.
 const MOST_LEAVING: usize = 8;
 
+/// Of larger ones, as many as have so many bytes together: while one is under way, the next is made ready.
+const MOST_LEAVING_BYTES: usize = 32 << 20;
+
 /// Memory for copies, and an event that is recorded behind each.
 pub(super) struct Pinned {
     start: *mut u8,
@@ -29,7 +32,16 @@ impl Pinned {
         unsafe {
             check("cuEventCreate", sys::cuEventCreate(&raw mut event, flags))?;
             let allocated = sys::cuMemHostAlloc(&raw mut start, len, 0);
-            let allocated = check("cuMemHostAlloc", allocated);
+            let allocated = check("cuMemHostAlloc", allocated).map_err(|error| match error {
+                // It is the host's memory.
+                CudaError::DriverMemory { call } => CudaError::Call {
+                    call,
+                    reason: format!(
+                        "the host has no {len} bytes of memory left that stay in place"
+                    ),
+                },
+                error => error,
+            });
             if allocated.is_err() {
                 let _ = sys::cuEventDestroy_v2(event);
             }
@@ -75,7 +87,8 @@ impl Pool {
             // SAFETY: the event is there, and was recorded behind the copy.
             let mut ended = unsafe { sys::cuEventQuery(oldest.event) };
             if ended == CUresult::CUDA_ERROR_NOT_READY {
-                if self.leaving.len() < MOST_LEAVING {
+                let bytes: usize = self.leaving.iter().map(|pinned| pinned.len).sum();
+                if self.leaving.len() < MOST_LEAVING && bytes < MOST_LEAVING_BYTES {
                     break;
                 }
                 // SAFETY: as above.
