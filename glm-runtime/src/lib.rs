@@ -67,7 +67,7 @@ pub use engine::{
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
 pub use glm_core::{OpenOptions, Progress, Tokenizer};
-pub use glm_kernels::{CudaError, CudaReport, DeviceInfo, Isa, KvDType, WeightFormat};
+pub use glm_kernels::{CudaError, CudaReport, CudaTrial, DeviceInfo, Isa, KvDType, WeightFormat};
 pub use guide::{Grammar, GrammarError, ToolCalls};
 pub use kv::file::{PrefixCacheError, SavedPrefixCache};
 pub use load::{ModelSource, Quantization, RandomWeights, SourceTensor, TensorSpec};

@@ -251,7 +251,10 @@ impl CudaDevice {
         let known = self.loaded().modules.get(module).copied();
         let handle = match known {
             Some(handle) => handle,
-            None => self.session.call(|context| context.load_module(module))?,
+            None => {
+                let load = || self.session.call(|context| context.load_module(module));
+                self.with_room(load)?
+            }
         };
         let function = self
             .session
@@ -285,9 +288,23 @@ impl CudaDevice {
         if config.grid.contains(&0) || config.block.contains(&0) {
             return Ok(());
         }
-        // SAFETY: the caller's promise.
-        self.session
-            .call(|context| unsafe { context.launch(kernel.function, config, args) })
+        self.with_room(|| {
+            // SAFETY: the caller's promise.
+            self.session
+                .call(|context| unsafe { context.launch(kernel.function, config, args) })
+        })
+    }
+
+    /// Calls again if the driver needs memory that is cached here.
+    fn with_room<T>(&self, call: impl Fn() -> Result<T, KernelError>) -> Result<T, KernelError> {
+        match call() {
+            // Not of a thread that records: nothing can be given back meanwhile.
+            Err(KernelError::Cuda(CudaError::DriverMemory { .. })) if self.in_arena().is_none() => {
+                self.allocator.release_cached();
+                call()
+            }
+            result => result,
+        }
     }
 
     /// Waits until all that is queued is done, and says what became of it.

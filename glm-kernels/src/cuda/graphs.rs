@@ -20,6 +20,10 @@ const SWITCH: &str = "GLM_CUDA_GRAPHS";
 /// device's: hundreds of bytes a launch, and its lists.
 const MOST: usize = 64;
 
+/// What goes wrong once may pass, such as a lack of memory: recording begins anew. If something goes wrong again before so many
+/// steps were repeated, it does not.
+const PATIENCE: u64 = 1000;
+
 /// What decides over the launches of a step besides the numbers in its lists.
 type Key = [usize; 2];
 
@@ -27,7 +31,7 @@ type Key = [usize; 2];
 ///
 /// Of the steps with a key, the first is run as it is, which loads its kernels and finds out what memory it takes;
 /// the second is recorded; and from the third on, only the new numbers are copied to the device. Whatever goes
-/// wrong with that, the step is run as it is, and nothing is recorded any more. On the CPU every step is.
+/// wrong with that, the step is run as it is, and so are all others if it goes wrong again soon. On the CPU every step is.
 ///
 /// All recordings share their memory. So the result of a step is to be dropped before the next; while it is not,
 /// steps are run as they are.
@@ -38,6 +42,8 @@ pub struct Graphs {
     /// By key, the latest used last; `None` after the first use.
     known: Vec<(Key, Option<Recording>)>,
     repeated: u64,
+    /// How many steps had been repeated when something went wrong last.
+    failed_at: Option<u64>,
     error: Option<String>,
 }
 
@@ -55,6 +61,7 @@ impl Graphs {
             device: device.clone(),
             known: Vec::new(),
             repeated: 0,
+            failed_at: None,
             error: None,
         }
     }
@@ -69,7 +76,7 @@ impl Graphs {
         self.repeated
     }
 
-    /// Why nothing is recorded any more, if something went wrong.
+    /// Why nothing is recorded any more, if something went wrong twice.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
@@ -95,8 +102,8 @@ impl Graphs {
         let Some(key) = key.filter(|_| idle) else {
             return match step() {
                 // What recordings hold may be what is missing.
-                Err(KernelError::DeviceMemory { .. }) if self.holds_memory() => {
-                    self.give_up("their memory was needed for other steps".to_owned());
+                Err(error) if is_lack_of_memory(&error) && self.holds_memory() => {
+                    self.fail("their memory was needed for other steps".to_owned());
                     step()
                 }
                 result => result,
@@ -108,7 +115,7 @@ impl Graphs {
                 let result = step();
                 // Otherwise the step itself is to blame.
                 if result.is_ok() {
-                    self.give_up(error.to_string());
+                    self.fail(error.to_string());
                 }
                 result
             }
@@ -158,10 +165,14 @@ impl Graphs {
         }
     }
 
-    fn give_up(&mut self, reason: String) {
+    /// Begins anew, or gives up if that was done lately.
+    fn fail(&mut self, reason: String) {
         self.forget();
-        self.arena = None;
-        self.error = Some(reason);
+        let before = self.failed_at.replace(self.repeated);
+        if before.is_some_and(|before| self.repeated - before < PATIENCE) {
+            self.arena = None;
+            self.error = Some(reason);
+        }
     }
 }
 
@@ -221,6 +232,17 @@ impl Recording {
         unsafe { self.graph.launch()? };
         Tensor::on_cuda(device, buffer, &self.shape)
     }
+}
+
+/// Whether what failed may succeed once memory of the device is free.
+fn is_lack_of_memory(error: &KernelError) -> bool {
+    use CudaError::{DriverMemory, OutOfMemory};
+
+    matches!(
+        error,
+        KernelError::DeviceMemory { .. }
+            | KernelError::Cuda(OutOfMemory { .. } | DriverMemory { .. })
+    )
 }
 
 fn failed(reason: &str) -> KernelError {

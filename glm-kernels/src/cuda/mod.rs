@@ -53,7 +53,7 @@ pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
 pub use error::CudaError;
 pub use graphs::Graphs;
 pub(crate) use memory::{DeviceBuffer, PendingCopy};
-pub use report::CudaReport;
+pub use report::{CudaReport, CudaTrial};
 
 use crate::KernelError;
 

@@ -1,7 +1,8 @@
 //! What this machine and this program have for CUDA, for people who ask why something does not work.
 
-use super::driver;
-use crate::{CudaError, DeviceInfo};
+use super::driver::{self, Driver};
+use super::{CudaDevice, CudaOptions};
+use crate::{CudaError, DeviceInfo, KernelError, MemoryInfo};
 
 /// What there is for CUDA. Nothing of it is needed to compute on the CPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +22,7 @@ impl CudaReport {
     pub fn new() -> Self {
         let installed = driver::installed();
         let version = installed.as_deref().map_err(Clone::clone);
-        let version = version.and_then(driver::Driver::version);
+        let version = version.and_then(Driver::version);
         let devices = installed.as_deref().map_err(Clone::clone);
         #[cfg(feature = "cuda")]
         let (kernels, compiler) = (
@@ -34,10 +35,51 @@ impl CudaReport {
         let (kernels, compiler) = (Vec::new(), None);
         Self {
             driver: version.map(|version| (version / 1000, version % 1000 / 10)),
-            devices: devices.and_then(driver::Driver::devices),
+            devices: devices.and_then(Driver::devices),
             kernels,
             compiler,
         }
+    }
+}
+
+/// A device that an engine could compute on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CudaTrial {
+    /// What it is.
+    pub info: DeviceInfo,
+    /// Its memory while the program holds nothing there but what the driver takes for it.
+    pub memory: MemoryInfo,
+    /// The target whose kernels it runs, such as `sm_90a`, or who makes them.
+    pub kernels: String,
+}
+
+impl CudaTrial {
+    /// Opens a device as an engine does, loads some kernels, and closes it.
+    ///
+    /// # Errors
+    /// What an engine would say: [`KernelError::Cuda`] if there is no such device, if it or its driver is too old, or if
+    /// there are no kernels for it.
+    pub fn new(ordinal: usize) -> Result<Self, KernelError> {
+        Self::with_driver(&*driver::installed()?, ordinal)
+    }
+
+    fn with_driver(driver: &dyn Driver, ordinal: usize) -> Result<Self, KernelError> {
+        let options = CudaOptions {
+            ordinal,
+            ..CudaOptions::default()
+        };
+        let cuda = CudaDevice::open(driver, &options)?;
+        cuda.kernel("gather_rows", "gather_rows")?;
+        #[cfg(feature = "cuda")]
+        let kernels = super::pack::choice(cuda.info().compute_capability);
+        #[cfg(not(feature = "cuda"))]
+        let kernels: Option<String> = None;
+        Ok(Self {
+            info: cuda.info().clone(),
+            memory: cuda.memory()?,
+            kernels: kernels.unwrap_or_default(),
+        })
     }
 }
 
@@ -50,6 +92,7 @@ impl Default for CudaReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::driver::fake::FakeDriver;
 
     #[test]
     fn a_machine_without_a_driver_says_so_and_a_program_has_its_kernels_all_the_same() {
@@ -57,11 +100,32 @@ mod tests {
         match &report.driver {
             Ok(version) => assert!(*version >= (11, 0), "{version:?}"),
             Err(error) => {
-                let expected = matches!(error, CudaError::NoDriver { .. } | CudaError::NotBuilt);
+                use CudaError::{NoDevice, NoDriver, NotBuilt};
+
+                let expected = matches!(error, NoDriver { .. } | NoDevice { .. } | NotBuilt);
                 assert!(expected, "{error}");
                 assert_eq!(report.devices.as_ref(), Err(error));
             }
         }
         assert_eq!(report.kernels.is_empty(), cfg!(not(feature = "cuda")));
+    }
+    #[test]
+    fn a_device_is_tried_as_an_engine_opens_it() {
+        let driver = FakeDriver::new(2, 1 << 20);
+        let trial = CudaTrial::with_driver(&driver, 1).unwrap();
+        assert_eq!((trial.info.ordinal, trial.memory.free), (1, 1 << 20));
+        if cfg!(feature = "cuda") {
+            assert_eq!(trial.kernels, "sm_90a");
+        }
+        let error = |driver: &FakeDriver| {
+            let error = CudaTrial::with_driver(driver, 0).unwrap_err();
+            error.to_string()
+        };
+        let mut old = FakeDriver::new(1, 1 << 20);
+        old.devices[0].compute_capability = (7, 5);
+        assert!(error(&old).contains("compute capability 7.5"));
+        old.version = 11_080;
+        assert!(error(&old).contains("CUDA 11.8 only"));
+        assert!(error(&FakeDriver::new(0, 0)).contains("this machine has none"));
     }
 }

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::CudaError;
 
+/// What a module takes of a device's memory while it is loaded.
+const MODULE_BYTES: u64 = 4096;
+
 /// Failures on request; clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults(Arc<Plan>);
@@ -341,6 +344,11 @@ impl Context for FakeContext {
 
     fn load_module(&self, module: &'static str) -> Result<ModuleHandle, CudaError> {
         self.call("load_module")?;
+        if self.memory.info().free < MODULE_BYTES {
+            return Err(CudaError::DriverMemory {
+                call: "load_module",
+            });
+        }
         if let Some(emulator) = &self.emulator {
             emulator.load(module)?;
         }

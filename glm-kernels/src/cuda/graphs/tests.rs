@@ -134,18 +134,18 @@ fn a_step_that_cannot_be_recorded_is_run_as_it_is() {
     };
     let (mut graphs, faults) = (test.graphs(), &test.driver.faults);
     faults.refuse_captures(true);
-    for round in 0..4 {
+    for round in 0..6 {
         let lists = lists(round, 5);
         test.check(&lists, &test.run(&mut graphs, &lists).unwrap());
     }
-    assert_eq!((faults.captures(), faults.replays()), (1, 0));
+    assert_eq!((faults.captures(), faults.replays()), (2, 0));
     let error = graphs.error().unwrap();
     assert!(error.contains("previous error during capture"), "{error}");
     faults.refuse_captures(false);
 
     // Lists that are not packed with the others would be copied again from memory that is gone.
     let mut graphs = test.graphs();
-    for round in 0..3 {
+    for round in 0..5 {
         let [ids, rows] = lists(round, 5);
         let lists = [ids, Indices::from(rows.to_vec())];
         test.check(&lists, &test.run(&mut graphs, &lists).unwrap());
@@ -153,6 +153,40 @@ fn a_step_that_cannot_be_recorded_is_run_as_it_is() {
     let error = graphs.error().unwrap();
     assert!(error.contains("being written down"), "{error}");
     assert_eq!((faults.replays(), faults.graphs()), (0, 0));
+}
+
+#[test]
+fn what_goes_wrong_once_may_pass_and_what_goes_wrong_again_may_too_after_long() {
+    let test = Test::idle();
+    let (mut graphs, faults) = (test.graphs(), &test.driver.faults);
+    // Two lengths, so that there is something left to record.
+    let run = |graphs: &mut Graphs, tokens, times: u64| {
+        for _ in 0..times {
+            test.run(graphs, &lists(1, tokens)).unwrap();
+        }
+    };
+    let fail = |graphs: &mut Graphs| {
+        run(graphs, 6, 1);
+        faults.refuse_captures(true);
+        run(graphs, 6, 1);
+        faults.refuse_captures(false);
+    };
+    fail(&mut graphs);
+    run(&mut graphs, 5, 2 + PATIENCE);
+    assert_eq!((graphs.repeated(), graphs.error()), (PATIENCE, None));
+    fail(&mut graphs);
+    assert_eq!(faults.graphs(), 0);
+    run(&mut graphs, 5, 2 + PATIENCE - 1);
+    assert_eq!(
+        (graphs.repeated(), graphs.error()),
+        (2 * PATIENCE - 1, None)
+    );
+    fail(&mut graphs);
+    assert!(!graphs.is_on());
+    let error = graphs.error().unwrap();
+    assert!(error.contains("previous error during capture"), "{error}");
+    run(&mut graphs, 5, 3);
+    assert_eq!((graphs.repeated(), faults.graphs()), (2 * PATIENCE - 1, 0));
 }
 
 #[test]
@@ -325,20 +359,22 @@ fn memory_of_recordings_is_given_up_where_other_steps_need_it() {
     let mut graphs = test.graphs();
     // 0.8 MB: there is room for one such step.
     let lists = |round| lists(round, 1000);
-    graphs
-        .run(None, &lists(0)[0], || test.step(&lists(0)))
-        .unwrap();
-    for round in 0..3 {
-        test.run(&mut graphs, &lists(round)).unwrap();
+    let other = |graphs: &mut Graphs| {
+        let made = graphs.run(None, &lists(0)[0], || test.step(&lists(0)));
+        made.unwrap();
+    };
+    other(&mut graphs);
+    for repeated in [1, 2] {
+        for round in 0..3 {
+            test.run(&mut graphs, &lists(round)).unwrap();
+        }
+        assert_eq!((graphs.repeated(), graphs.error()), (repeated, None));
+        other(&mut graphs);
     }
-    assert_eq!((graphs.repeated(), graphs.error()), (1, None));
-    graphs
-        .run(None, &lists(0)[0], || test.step(&lists(0)))
-        .unwrap();
     let error = graphs.error().unwrap();
     assert!(error.contains("memory was needed"), "{error}");
     test.run(&mut graphs, &lists(1)).unwrap();
-    assert_eq!(test.driver.faults.captures(), 1);
+    assert_eq!(test.driver.faults.captures(), 2);
 }
 
 #[test]
