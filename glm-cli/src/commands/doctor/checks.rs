@@ -1,5 +1,6 @@
 //! The checks themselves: each looks at one thing and never fails.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use glm_core::OpenOptions;
 use glm_runtime::bench::Machine;
 use glm_runtime::inspect::{InspectOptions, inspect};
 use glm_runtime::{
-    CudaError, CudaReport, DeviceInfo, EngineOptions, Isa, KvBudget, KvBudgetReason,
+    CudaError, CudaReport, CudaTrial, DeviceInfo, EngineOptions, Isa, KvBudget, KvBudgetReason,
     available_memory,
 };
 use indicatif::BinaryBytes;
@@ -188,37 +189,55 @@ pub fn memory() -> Check {
 /// something else was asked for.
 pub fn cuda(device: DeviceChoice) -> Check {
     let report = CudaReport::new();
-    let unusable = |error: &CudaError| match device {
-        DeviceChoice::Cuda(_) => Check::wrong("cuda", error.to_string(), "use --device cpu"),
-        DeviceChoice::Auto | DeviceChoice::Cpu => {
-            Check::well("cuda", format!("computing on the CPU: {error}"))
-        }
-    };
     let ((major, minor), devices) = match (&report.driver, &report.devices) {
         (Ok(version), Ok(devices)) => (version, devices),
-        (Err(error), _) | (_, Err(error)) => return unusable(error),
+        (Err(error), _) | (_, Err(error)) => return no_device(device, error),
     };
-    let ordinal = match device {
-        DeviceChoice::Cuda(ordinal) => ordinal,
-        DeviceChoice::Auto | DeviceChoice::Cpu => 0,
-    };
-    if devices.len() <= ordinal {
-        let count = devices.len();
-        return unusable(&CudaError::NoDevice { ordinal, count });
-    }
     let names: Vec<String> = devices.iter().map(describe_device).collect();
     let compiler = match report.compiler {
         Some((major, minor)) => format!("compiler library {major}.{minor}"),
         None => "no compiler library, which only devices without kernels need".to_owned(),
     };
-    Check::well(
-        "cuda",
-        format!(
-            "driver for CUDA {major}.{minor}; {}; {}; {compiler}",
-            names.join(", "),
-            describe_kernels(&report)
+    let found = format!(
+        "driver for CUDA {major}.{minor}; {}; {}; {compiler}",
+        names.join(", "),
+        describe_kernels(&report)
+    );
+    let ordinal = match device {
+        DeviceChoice::Cuda(ordinal) => ordinal,
+        DeviceChoice::Auto if !devices.is_empty() => 0,
+        DeviceChoice::Auto => {
+            let (ordinal, count) = (0, 0);
+            return no_device(device, &CudaError::NoDevice { ordinal, count });
+        }
+        DeviceChoice::Cpu => return Check::well("cuda", found),
+    };
+    match (CudaTrial::new(ordinal), device) {
+        (Ok(trial), _) => Check::well("cuda", format!("{found}; {}", describe_trial(&trial))),
+        (Err(error), DeviceChoice::Cuda(_)) => no_device(device, &error),
+        (Err(error), _) => Check::note(
+            "cuda",
+            format!("{found}; computing on the CPU: {error}"),
+            "mend that, or say --device cpu",
         ),
-    )
+    }
+}
+
+/// There is nothing to compute on but the CPU.
+fn no_device(device: DeviceChoice, error: &dyn Display) -> Check {
+    match device {
+        DeviceChoice::Cuda(_) => Check::wrong("cuda", error.to_string(), "use --device cpu"),
+        DeviceChoice::Auto | DeviceChoice::Cpu => {
+            Check::well("cuda", format!("computing on the CPU: {error}"))
+        }
+    }
+}
+
+/// `cuda:0 opens, 138.9 GiB free, kernels: sm_90a`.
+fn describe_trial(trial: &CudaTrial) -> String {
+    let free = BinaryBytes(trial.memory.free);
+    let (ordinal, kernels) = (trial.info.ordinal, &trial.kernels);
+    format!("cuda:{ordinal} opens, {free} free, kernels: {kernels}")
 }
 
 /// `cuda:0 NVIDIA H200 (9.0, 139.8 GiB)`.
