@@ -91,6 +91,11 @@ pub(crate) fn emulated_cuda() -> Option<Device> {
     Some(cuda.open(options).expect("an emulated device opens"))
 }
 
+/// Whether tests of graphics processors run on a real one.
+pub(crate) fn on_real_device() -> bool {
+    std::env::var_os("GLM_REQUIRE_GPU").is_some()
+}
+
 /// Panics with the worst element unless all are within `tolerance` of what is wanted, relative to
 /// the largest value wanted.
 #[track_caller]

@@ -304,8 +304,10 @@ fn check(
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
-    use crate::testing::{Random, assert_close, devices};
+    use crate::testing::{Random, assert_close, devices, every_device};
     use crate::{Device, KvDType};
 
     const BLOCK_SIZE: usize = 16;
@@ -343,58 +345,29 @@ mod tests {
         out
     }
 
+    fn dims(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttnDims {
+        AttnDims {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+        }
+    }
+
     #[test]
-    fn every_isa_rotates_by_the_equation_and_stores_where_told() {
-        for device in devices(2) {
+    fn every_device_rotates_by_the_equation_and_stores_where_told() {
+        for device in every_device(2) {
             for (tokens, dims, rotary_dim) in [
-                (
-                    1,
-                    AttnDims {
-                        num_heads: 4,
-                        num_kv_heads: 2,
-                        head_dim: 16,
-                    },
-                    16,
-                ),
-                (
-                    7,
-                    AttnDims {
-                        num_heads: 6,
-                        num_kv_heads: 2,
-                        head_dim: 24,
-                    },
-                    8,
-                ),
-                (
-                    5,
-                    AttnDims {
-                        num_heads: 3,
-                        num_kv_heads: 3,
-                        head_dim: 80,
-                    },
-                    40,
-                ),
-                (
-                    3,
-                    AttnDims {
-                        num_heads: 2,
-                        num_kv_heads: 1,
-                        head_dim: SHORT_HEAD + 32,
-                    },
-                    64,
-                ),
-                (
-                    129,
-                    AttnDims {
-                        num_heads: 8,
-                        num_kv_heads: 2,
-                        head_dim: 128,
-                    },
-                    64,
-                ),
+                (1, dims(4, 2, 16), 16),
+                (4, dims(2, 1, 7), 6),
+                (7, dims(6, 2, 24), 8),
+                (5, dims(3, 3, 80), 40),
+                (3, dims(2, 1, SHORT_HEAD + 32), 64),
+                (129, dims(8, 2, 128), 64),
             ] {
                 for pairing in [Pairing::Interleaved, Pairing::HalfSplit] {
-                    check_case(&device, tokens, dims, rotary_dim, pairing);
+                    for dtype in [KvDType::F32, KvDType::F16, KvDType::BF16, KvDType::Fp8] {
+                        check_case(&device, dtype, tokens, dims, rotary_dim, pairing);
+                    }
                 }
             }
         }
@@ -402,6 +375,7 @@ mod tests {
 
     fn check_case(
         device: &Device,
+        dtype: KvDType,
         tokens: usize,
         dims: AttnDims,
         rotary_dim: usize,
@@ -410,77 +384,120 @@ mod tests {
         let mut random = Random::new(tokens as u64);
         let values = random.values(tokens * dims.qkv_len());
         let qkv = Tensor::from_f32(device, &values, &[tokens, dims.qkv_len()]).unwrap();
-        let positions: Vec<u32> = (0..tokens as u32).map(|t| t * 37).collect();
+        // Some so large that angles are many turns.
+        let positions: Vec<u32> = (0..tokens as u32)
+            .map(|t| t * 37 + t % 3 * 100_003)
+            .collect();
         let angles = angles(device, &inv_freq(rotary_dim), &positions, 1.0, pairing);
         let blocks = tokens.div_ceil(BLOCK_SIZE) + 1;
-        let mut kv = KvLayer::new(
-            device,
-            KvDType::F32,
-            blocks,
-            BLOCK_SIZE,
-            dims.num_kv_heads,
-            dims.head_dim,
-        )
-        .unwrap();
+        let (kv_heads, head_dim) = (dims.num_kv_heads, dims.head_dim);
+        let mut kv = KvLayer::new(device, dtype, blocks, BLOCK_SIZE, kv_heads, head_dim).unwrap();
         let slots: Vec<u32> = random.permutation(kv.num_slots())[..tokens].to_vec();
         let q = rope_store_kv(&qkv, dims, &angles, &slots.clone().into(), &mut kv).unwrap();
         assert_eq!(q.shape(), [tokens, dims.q_len()]);
+        let q = q.to_f32_vec().unwrap();
 
-        let context = format!("{device:?} {tokens} {dims:?} {pairing:?}");
-        let heads: Vec<&[f32]> = values.chunks_exact(dims.head_dim).collect();
+        let context = format!("{device:?} {dtype} {tokens} {dims:?} {pairing:?}");
+        let stored = on_host(&kv);
+        let stored = stored.as_ref().unwrap_or(&kv);
+        let heads: Vec<&[f32]> = values.chunks_exact(head_dim).collect();
         for (t, heads) in heads
-            .chunks_exact(dims.num_heads + 2 * dims.num_kv_heads)
+            .chunks_exact(dims.num_heads + 2 * kv_heads)
             .enumerate()
         {
             let rotated =
                 |head: usize| expected(heads[head], positions[t], &inv_freq(rotary_dim), pairing);
             let want: Vec<f32> = (0..dims.num_heads).flat_map(rotated).collect();
-            assert_close(
-                &q.as_f32().unwrap()[t * dims.q_len()..][..dims.q_len()],
-                &want,
-                1e-6,
-                &context,
-            );
-            let (block, offset) = (
-                slots[t] as usize / BLOCK_SIZE,
-                slots[t] as usize % BLOCK_SIZE,
-            );
-            for head in 0..dims.num_kv_heads {
-                let key: Vec<f32> = (0..dims.head_dim)
-                    .map(|d| kv.key(block, head, offset, d))
-                    .collect();
-                let value: Vec<f32> = (0..dims.head_dim)
-                    .map(|d| kv.value(block, head, offset, d))
-                    .collect();
-                assert_close(&key, &rotated(dims.num_heads + head), 1e-6, &context);
-                assert_eq!(value, heads[dims.num_heads + dims.num_kv_heads + head]);
+            let row = &q[t * dims.q_len()..][..dims.q_len()];
+            assert_close(row, &want, 1e-6, &context);
+            let slot = slots[t] as usize;
+            let (block, offset) = (slot / BLOCK_SIZE, slot % BLOCK_SIZE);
+            for head in 0..kv_heads {
+                let key = rotated(dims.num_heads + head);
+                let value = heads[dims.num_heads + kv_heads + head];
+                for d in 0..head_dim {
+                    let got = stored.key(block, head, offset, d);
+                    assert_stored(dtype, got, key[d], 1e-6, &context);
+                    let got = stored.value(block, head, offset, d);
+                    assert_stored(dtype, got, value[d], 0.0, &context);
+                }
             }
+        }
+    }
+
+    /// Panics unless `got` is what a number becomes that is at most `slack` from `want`.
+    fn assert_stored(dtype: KvDType, got: f32, want: f32, slack: f32, context: &str) {
+        // Half of the last place, relative to a number and at least.
+        let (relative, least) = match dtype {
+            KvDType::F16 => (2f32.powi(-11), 2f32.powi(-25)),
+            KvDType::BF16 => (2f32.powi(-8), 0.0),
+            KvDType::Fp8 => (2f32.powi(-4), 2f32.powi(-10)),
+            _ => (0.0, 0.0),
+        };
+        let largest = (want.abs() * relative).max(least) + slack;
+        assert!((got - want).abs() <= largest, "{context}: {got} for {want}");
+    }
+
+    /// The same keys and values where the CPU can look at them, if they are elsewhere.
+    fn on_host(kv: &KvLayer) -> Option<KvLayer> {
+        kv.device().as_cuda()?;
+        let (size, heads, head_dim) = (kv.block_size(), kv.num_kv_heads(), kv.head_dim());
+        let host = kv.device().host();
+        let copy = KvLayer::new(&host, kv.dtype(), kv.num_blocks(), size, heads, head_dim);
+        let mut copy = copy.unwrap();
+        let writer = copy.writer();
+        for block in 0..kv.num_blocks() {
+            let mut bytes = vec![0; kv.block_bytes()];
+            kv.read_block(block, &mut bytes).unwrap();
+            let numbers = widened(kv.dtype(), &bytes);
+            let (keys, values) = numbers.split_at(heads * size * head_dim);
+            for (i, (key, value)) in keys
+                .chunks_exact(head_dim)
+                .zip(values.chunks_exact(head_dim))
+                .enumerate()
+            {
+                // SAFETY: one thread.
+                unsafe { writer.store(block * size + i % size, i / size, key, value) };
+            }
+        }
+        Some(copy)
+    }
+
+    fn widened(dtype: KvDType, bytes: &[u8]) -> Vec<f32> {
+        let words = || bytes.as_chunks().0.iter();
+        match dtype {
+            KvDType::F16 => words().map(|x| f16::from_le_bytes(*x).to_f32()).collect(),
+            KvDType::BF16 => words().map(|x| bf16::from_le_bytes(*x).to_f32()).collect(),
+            // The same bits further down in an f16 are 2^-8 of it.
+            KvDType::Fp8 => bytes
+                .iter()
+                .map(|x| u16::from(*x))
+                .map(|x| f16::from_bits((x & 0x80) << 8 | (x & 0x7f) << 7).to_f32() * 256.0)
+                .collect(),
+            _ => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|x| f32::from_le_bytes(*x))
+                .collect(),
         }
     }
 
     #[test]
     fn the_scale_multiplies_what_is_rotated() {
-        let device = devices(1).remove(0);
-        let dims = AttnDims {
-            num_heads: 1,
-            num_kv_heads: 1,
-            head_dim: 4,
-        };
-        let qkv = Tensor::from_f32(&device, &[1.0; 12], &[1, 12]).unwrap();
-        let angles = angles(&device, &[1.0], &[0], 2.0, Pairing::Interleaved);
-        let mut kv = KvLayer::new(&device, KvDType::F32, 1, 1, 1, 4).unwrap();
-        let q = rope_store_kv(&qkv, dims, &angles, &[0].into(), &mut kv).unwrap();
-        assert_eq!(q.to_f32_vec().unwrap(), [2.0, 2.0, 1.0, 1.0]);
+        for device in every_device(1) {
+            let qkv = Tensor::from_f32(&device, &[1.0; 12], &[1, 12]).unwrap();
+            let angles = angles(&device, &[1.0], &[0], 2.0, Pairing::Interleaved);
+            let mut kv = KvLayer::new(&device, KvDType::F32, 1, 1, 1, 4).unwrap();
+            let q = rope_store_kv(&qkv, dims(1, 1, 4), &angles, &[0].into(), &mut kv).unwrap();
+            assert_eq!(q.to_f32_vec().unwrap(), [2.0, 2.0, 1.0, 1.0]);
+        }
     }
 
     #[test]
     fn arguments_that_do_not_fit_are_errors_and_store_nothing() {
         let device = devices(1).remove(0);
-        let dims = AttnDims {
-            num_heads: 2,
-            num_kv_heads: 1,
-            head_dim: 4,
-        };
+        let dims = dims(2, 1, 4);
         let qkv = Tensor::from_f32(&device, &[1.0; 32], &[2, 16]).unwrap();
         let angles = |positions: &[u32], pairs| {
             let inv_freq = vec![1.0; pairs];

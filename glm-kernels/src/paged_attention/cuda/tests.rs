@@ -3,13 +3,15 @@
 use super::super::tests::{Case, Spec, dims, spec, widest_device};
 use super::*;
 use crate::Graphs;
-use crate::testing::{assert_close, emulated_cuda};
+use crate::testing::{assert_close, emulated_cuda, on_real_device};
 
-/// What sums in f32 leave where factors are split in two, or what rounding them to 11 or 8 bits does.
+/// What sums in f32 leave where factors are split in two, or what rounding them to 11 or 8 bits does. The two parts of a factor have 17
+/// bits where those are bf16 (7.6e-6), and tensor cores cut their sums off where the emulated ones round them.
 fn tolerance(dtype: KvDType, splits: bool) -> f32 {
     match (dtype, splits) {
         (KvDType::F16 | KvDType::Fp8, false) => 8e-4,
         (KvDType::BF16, false) => 6e-3,
+        _ if on_real_device() => 3e-5,
         _ => 1e-5,
     }
 }
@@ -112,7 +114,7 @@ fn a_recorded_step_follows_its_contexts_as_they_grow() {
     for lens in [[520, 7], [521, 8], [530, 130], [600, 300], [40, 1]] {
         let [alone, repeated] = case.run_twice(&q, &lens, &mut graphs);
         let context = format!("{lens:?}");
-        assert_close(&repeated, &alone, 1e-5, &context);
+        assert_close(&repeated, &alone, tolerance(KvDType::BF16, true), &context);
         assert!(repeated == alone || lens[0] == 40, "{context}");
     }
     assert!(!graphs.is_on() || graphs.repeated() == 3);
