@@ -4,7 +4,7 @@
 use glm_kernels::Device;
 use glm_runtime::{
     ChatOptions, DraftLength, Engine, EngineBuilder, FinishReason, GenerateOptions, Grammar,
-    Message, Request, SamplingParams, SeqEvent, SeqToken, Speculation,
+    KvDType, Message, Request, SamplingParams, SeqEvent, SeqToken, Speculation,
 };
 use serde_json::json;
 
