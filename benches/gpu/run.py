@@ -95,10 +95,12 @@ class Gpu:
         run = self.run
         self.with_pytorch("limits", "reference.py", ["--only", "limits"], 90)
         at_2k = [decode(64, 2048), decode(256, 2048)]
-        self.session("bf16", [decode(1), decode(1, 2048), prefill(8192), decode(64), *at_2k])
+        # From 128 tokens on there is cuBLASLt, if it is installed.
+        short_prompts = [prefill(tokens) for tokens in [128, 192, 384, 1024]]
+        self.session("bf16", [decode(1), decode(1, 2048), prefill(8192), *short_prompts, decode(64), *at_2k])
         self.session("bf16 GLM_CUDA_GRAPHS=off", [decode(1), decode(64)], env={"GLM_CUDA_GRAPHS": "off"})
         self.session("bf16 GLM_RUN_AHEAD=off", [decode(1), decode(64)], env={"GLM_RUN_AHEAD": "off"})
-        self.session("bf16 GLM_CUBLASLT=off", [prefill(8192), decode(64)], env={"GLM_CUBLASLT": "off"})
+        self.session("bf16 GLM_CUBLASLT=off", [prefill(8192), *short_prompts, decode(64)], env={"GLM_CUBLASLT": "off"})
         self.session("fp8", [decode(1), prefill(8192), decode(64)], ["--quantize", "fp8"])
         self.session("int4", [decode(1), prefill(8192), decode(64)], ["--quantize", "int4"])
         self.kernels()
@@ -237,6 +239,8 @@ def find_tools():
     there = [folder for folder in LIBRARIES if Path(folder).is_dir() and folder not in libraries]
     if there:
         os.environ["LD_LIBRARY_PATH"] = ":".join(libraries + there)
+    # The program looks for cuBLASLt there, which PyTorch brings.
+    os.environ.setdefault("VIRTUAL_ENV", sys.prefix)
 
 
 def stop(*_):

@@ -7,7 +7,8 @@ use crate::cuda::{self, CudaDevice};
 use crate::memory::Allocator;
 use crate::parallel::{self, ThreadPool};
 use crate::{
-    AllocatorStats, Buffer, CudaOptions, DeviceInfo, Isa, KernelError, MemoryInfo, Recorder,
+    AllocatorStats, Buffer, CublasLtStats, CudaOptions, DeviceInfo, Isa, KernelError, MemoryInfo,
+    Recorder,
 };
 
 /// How to use the CPU. The default takes what the process may use.
@@ -87,6 +88,12 @@ impl Device {
     /// What the graphics processor is, if that is what the device is.
     pub fn cuda_info(&self) -> Option<&DeviceInfo> {
         self.as_cuda().map(CudaDevice::info)
+    }
+
+    /// What NVIDIA's library of matrix products does on the graphics processor; nothing on the CPU.
+    pub fn cublaslt_stats(&self) -> CublasLtStats {
+        let stats = |cuda: &CudaDevice| cuda.untried_cublaslt().stats();
+        self.as_cuda().map(stats).unwrap_or_default()
     }
 
     /// The memory of the graphics processor as its driver sees it; `None` for the CPU.

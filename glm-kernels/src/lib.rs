@@ -62,7 +62,9 @@ mod testing;
 pub use bandwidth::bandwidth;
 #[cfg(feature = "cuda-emulation")]
 pub use cuda::emulation::{CudaFaults, EmulatedCuda};
-pub use cuda::{CudaError, CudaOptions, CudaReport, CudaTrial, DeviceInfo, Graphs, MemoryInfo};
+pub use cuda::{
+    CublasLtStats, CudaError, CudaOptions, CudaReport, CudaTrial, DeviceInfo, Graphs, MemoryInfo,
+};
 pub use device::{CpuOptions, Device};
 pub use embed::embed;
 pub use error::KernelError;

@@ -2,6 +2,7 @@
 //! every launch. With `GLM_REQUIRE_GPU` they run on a real one (docs/how-to/gpu.md).
 
 use std::path::Path;
+use std::time::Duration;
 
 use glm_kernels::{Device, EmulatedCuda, KernelError};
 use glm_runtime::{
@@ -192,6 +193,30 @@ fn what_cannot_be_recorded_is_computed_all_the_same() {
     assert_eq!((cuda.faults().captures(), stats.graph_steps), (2, 0));
     let error = stats.graph_error.unwrap();
     assert!(error.contains("previous error during capture"), "{error}");
+}
+
+#[test]
+fn prompts_are_computed_with_nvidias_library_and_without_it() {
+    let off = std::env::var_os("GLM_CUBLASLT").is_some_and(|value| value == "off");
+    let mut cpu = on_cpu("tiny-glm4");
+    for fails in [false, true] {
+        let cuda = EmulatedCuda::new(1, MEMORY).filter(|_| !off);
+        let Some(cuda) = cuda.map(EmulatedCuda::with_cublaslt) else {
+            return;
+        };
+        let device = cuda.open(options()).unwrap();
+        let engine = open(&tiny("tiny-glm4"), &device).max_model_len(256);
+        let engine = engine.kv_cache_tokens(512).max_step_time(Duration::MAX);
+        let mut engine = engine.build_engine().unwrap();
+        cuda.faults().refuse_products(fails);
+        let prompt: Vec<u32> = (0..150).map(|i| (i * i * 5 + i) % 300).collect();
+        let tokens = greedy(&mut engine, &prompt, 4);
+        assert_greedy("with the library", &mut cpu, &prompt, &tokens);
+        let stats = engine.stats();
+        assert_eq!(stats.cublaslt_products == 0, fails, "{stats:?}");
+        let error = stats.cublaslt_error.unwrap_or_default();
+        assert_eq!(error.contains("could not be launched"), fails, "{error}");
+    }
 }
 
 #[test]

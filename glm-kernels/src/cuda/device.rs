@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 
+use super::cublaslt::{self, CublasLt};
 use super::driver::{
     Driver, FunctionHandle, GraphHandle, KernelArg, LaunchConfig, MemoryInfo, ModuleHandle,
 };
@@ -35,6 +36,8 @@ pub(crate) struct CudaDevice {
     /// Threads whose buffers come from an arena.
     in_arenas: Mutex<Vec<InArena>>,
     loaded: Mutex<Loaded>,
+    /// NVIDIA's own products, where they are installed.
+    pub(super) cublaslt: CublasLt,
     /// Whether `linear`'s kernel for Hopper gives the right products here, once that was tried.
     pub(crate) runs_wgmma: OnceLock<bool>,
 }
@@ -97,13 +100,39 @@ impl CudaDevice {
         let session = Arc::new(Session::new(driver.open(ordinal)?, info));
         let free = session.call(|context| context.memory())?.free;
         let limit = options.memory_limit.unwrap_or(free);
+        let allocator = Arc::new(DeviceAllocator::new(Arc::clone(&session), limit));
+        // At once, so that whoever shares out the device's memory knows what is left.
+        let cublaslt = CublasLt::open(&session, &allocator, cublaslt::switch().as_deref())?;
         Ok(Self {
-            allocator: Arc::new(DeviceAllocator::new(Arc::clone(&session), limit)),
+            allocator,
             session,
+            cublaslt,
             in_arenas: Mutex::default(),
             loaded: Mutex::default(),
             runs_wgmma: OnceLock::new(),
         })
+    }
+
+    /// The same device with the library that this value of the environment's switch stands for.
+    #[cfg(test)]
+    pub(crate) fn with_cublaslt(
+        mut self,
+        switch: Option<&std::ffi::OsStr>,
+    ) -> Result<Self, KernelError> {
+        self.cublaslt = CublasLt::open(&self.session, &self.allocator, switch)?;
+        Ok(self)
+    }
+
+    /// NVIDIA's own products, for this thread. Not while it records a step or rehearses it: what the library does then, and what of it can be
+    /// repeated, is not known of each version, and steps that are recorded have few tokens.
+    pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
+        let usable = self.cublaslt.is_trusted() && self.in_arena().is_none();
+        usable.then_some(&self.cublaslt)
+    }
+
+    /// The library, trusted or not.
+    pub(crate) fn untried_cublaslt(&self) -> &CublasLt {
+        &self.cublaslt
     }
 
     /// What the device is.

@@ -28,6 +28,12 @@ impl EmulatedCuda {
         }
     }
 
+    /// The same devices with NVIDIA's library of matrix products, which computes on the CPU too.
+    pub fn with_cublaslt(mut self) -> Self {
+        self.driver.cublaslt = true;
+        self
+    }
+
     /// Opens a device.
     ///
     /// # Errors
@@ -60,6 +66,21 @@ impl CudaFaults {
     /// From here on launches cannot be recorded, or they can again.
     pub fn refuse_captures(&self, on: bool) {
         self.0.refuse_captures(on);
+    }
+
+    /// From here on NVIDIA's library knows no way to compute products, or does again.
+    pub fn refuse_plans(&self, on: bool) {
+        self.0.refuse_plans(on);
+    }
+
+    /// From here on the products of NVIDIA's library fail, or do not again.
+    pub fn refuse_products(&self, on: bool) {
+        self.0.refuse_products(on);
+    }
+
+    /// How often NVIDIA's library was asked how it computes a product, with success or without.
+    pub fn plans(&self) -> u64 {
+        self.0.plans()
     }
 
     /// How often launches were recorded, with success or without.

@@ -52,6 +52,12 @@ pub enum CudaError {
         /// What went wrong.
         reason: String,
     },
+    /// NVIDIA's library of matrix products cannot be used. Nothing but speed is lost.
+    #[error("cuBLASLt is not used: {reason}")]
+    NoCublasLt {
+        /// What is missing.
+        reason: String,
+    },
     /// The device's memory is used up.
     #[error("no room for {bytes} bytes")]
     OutOfMemory {

@@ -9,6 +9,7 @@
 //! - `memory`: buffers on the device and the caching allocator behind them.
 //! - `device`: [`CudaDevice`], the above together with the kernels that were loaded.
 //! - `graphs`: [`Graphs`], steps that are recorded once and repeated.
+//! - `cublaslt`: NVIDIA's library of matrix products, where it is installed; `libraries`: where that may be.
 //! - `sources`: the text of the kernels; `pack`: what it was compiled to beforehand; `nvrtc`: NVIDIA's
 //!   compiler, for devices that the pack has nothing for.
 //!
@@ -23,6 +24,7 @@
     allow(dead_code, reason = "without a driver there is no device")
 )]
 
+pub(crate) mod cublaslt;
 mod device;
 pub(crate) mod driver;
 #[cfg(any(test, feature = "cuda-emulation"))]
@@ -36,6 +38,8 @@ pub(crate) mod driver;
 pub(crate) mod emulation;
 mod error;
 mod graphs;
+#[cfg(feature = "cuda")]
+mod libraries;
 mod memory;
 #[cfg(feature = "cuda")]
 mod nvrtc;
@@ -46,10 +50,11 @@ mod session;
 #[cfg(any(test, feature = "cuda", feature = "cuda-emulation"))]
 mod sources;
 
+pub use cublaslt::CublasLtStats;
 pub use device::CudaOptions;
 pub(crate) use device::{CudaDevice, Kernel};
 pub use driver::{DeviceInfo, MemoryInfo};
-pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig};
+pub(crate) use driver::{DevicePtr, KernelArg, LaunchConfig, Product, ProductShape};
 pub use error::CudaError;
 pub use graphs::Graphs;
 pub(crate) use memory::{DeviceBuffer, PendingCopy};

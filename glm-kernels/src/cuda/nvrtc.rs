@@ -8,13 +8,11 @@ use std::ptr;
 
 use libloading::{Library, Symbol};
 
+use super::libraries;
 use super::sources::{Module, OPTIONS, hex};
 
 /// Names under which loaders know the library, newest first.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
-
-/// Variables of the environment that name a CUDA toolkit's folder.
-const TOOLKITS: [&str; 2] = ["CUDA_HOME", "CUDA_PATH"];
 
 /// A program of the library's.
 type Program = *mut c_void;
@@ -27,19 +25,12 @@ pub(crate) struct Nvrtc {
 }
 
 impl Nvrtc {
-    /// Looks for the library: the file that `GLM_NVRTC` names, the loader's folders, CUDA toolkits.
+    /// Looks for the library: the file that `GLM_NVRTC` names, where the loader, CUDA toolkits and packages of Python have it.
     ///
     /// # Errors
     /// A phrase that says that it is not there.
     pub(crate) fn open() -> Result<Self, String> {
-        let named = std::env::var_os("GLM_NVRTC").map(PathBuf::from);
-        let toolkits = TOOLKITS.iter().filter_map(std::env::var_os);
-        let toolkits = toolkits.chain(["/usr/local/cuda".into()]);
-        let in_toolkits = toolkits.map(|folder| Path::new(&folder).join("lib64/libnvrtc.so"));
-        let places = named
-            .into_iter()
-            .chain(NAMES.map(PathBuf::from))
-            .chain(in_toolkits);
+        let places = libraries::places(std::env::var_os("GLM_NVRTC"), &NAMES);
         for place in places {
             // SAFETY: loading NVIDIA's library runs its initialisers, which is what it is for.
             let Ok(library) = (unsafe { Library::new(&place) }) else {

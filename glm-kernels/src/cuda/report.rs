@@ -15,6 +15,8 @@ pub struct CudaReport {
     pub kernels: Vec<(&'static str, Vec<&'static str>)>,
     /// The version of NVIDIA's compiler library, which is needed for devices that no target covers; `None` where it is not installed.
     pub compiler: Option<(u32, u32)>,
+    /// The version of NVIDIA's library of matrix products (cuBLASLt), which makes prompts faster, or why it is not used.
+    pub cublaslt: Result<(u32, u32, u32), CudaError>,
 }
 
 impl CudaReport {
@@ -25,19 +27,21 @@ impl CudaReport {
         let version = version.and_then(Driver::version);
         let devices = installed.as_deref().map_err(Clone::clone);
         #[cfg(feature = "cuda")]
-        let (kernels, compiler) = (
+        let (kernels, compiler, cublaslt) = (
             super::pack::contents(),
             super::nvrtc::Nvrtc::open()
                 .ok()
                 .map(|nvrtc| nvrtc.version()),
+            version.clone().and_then(super::cublaslt::version),
         );
         #[cfg(not(feature = "cuda"))]
-        let (kernels, compiler) = (Vec::new(), None);
+        let (kernels, compiler, cublaslt) = (Vec::new(), None, Err(CudaError::NotBuilt));
         Self {
             driver: version.map(|version| (version / 1000, version % 1000 / 10)),
             devices: devices.and_then(Driver::devices),
             kernels,
             compiler,
+            cublaslt,
         }
     }
 }
@@ -48,7 +52,7 @@ impl CudaReport {
 pub struct CudaTrial {
     /// What it is.
     pub info: DeviceInfo,
-    /// Its memory while the program holds nothing there but what the driver takes for it.
+    /// Its memory while the program holds nothing there but what the driver and cuBLASLt take for it.
     pub memory: MemoryInfo,
     /// The target whose kernels it runs, such as `sm_90a`, or who makes them.
     pub kernels: String,
@@ -105,6 +109,7 @@ mod tests {
                 let expected = matches!(error, NoDriver { .. } | NoDevice { .. } | NotBuilt);
                 assert!(expected, "{error}");
                 assert_eq!(report.devices.as_ref(), Err(error));
+                assert_eq!(report.cublaslt.as_ref(), Err(error));
             }
         }
         assert_eq!(report.kernels.is_empty(), cfg!(not(feature = "cuda")));

@@ -318,7 +318,7 @@ impl WeightBuilder {
             }
         }
         if let Some(cuda) = self.device.as_cuda() {
-            cuda::wgmma::check(cuda); // now, and not in the middle of a step
+            cuda::prepare(cuda); // now, and not in the middle of a step
         }
         Ok(Weight {
             device: self.device,

@@ -494,6 +494,7 @@ impl Engine {
         let speculated = self.speculator.as_ref().map(Speculator::counters);
         let speculated = speculated.unwrap_or_default();
         let (adapters, adapter_bytes) = self.front.adapters.totals();
+        let cublaslt = self.device.cublaslt_stats();
         EngineStats {
             adapters,
             adapter_bytes,
@@ -515,6 +516,8 @@ impl Engine {
             drafter_failures: speculated.failures,
             graph_steps: self.graphs.repeated(),
             graph_error: self.graphs.error().map(str::to_owned),
+            cublaslt_products: cublaslt.products,
+            cublaslt_error: cublaslt.error,
             ..self.counters.clone()
         }
     }

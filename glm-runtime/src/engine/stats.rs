@@ -30,6 +30,10 @@ pub struct EngineStats {
     pub graph_error: Option<String>,
     /// Those that a graphics processor was asked for before the tokens of the step before them were known.
     pub steps_ahead: u64,
+    /// Products that a graphics processor was asked for from NVIDIA's library (cuBLASLt).
+    pub cublaslt_products: u64,
+    /// What went wrong first with that library, if something did; own kernels do what it does not.
+    pub cublaslt_error: Option<String>,
     /// Prompt tokens computed, recomputed ones included.
     pub prefill_tokens: u64,
     /// Tokens looked up in the prefix cache: those of requests that began, or began again after a preemption.

@@ -198,8 +198,12 @@ pub fn cuda(device: DeviceChoice) -> Check {
         Some((major, minor)) => format!("compiler library {major}.{minor}"),
         None => "no compiler library, which only devices without kernels need".to_owned(),
     };
+    let cublaslt = match &report.cublaslt {
+        Ok((major, minor, patch)) => format!("cuBLASLt {major}.{minor}.{patch} for prompts"),
+        Err(error) => format!("own kernels for prompts: {error}"),
+    };
     let found = format!(
-        "driver for CUDA {major}.{minor}; {}; {}; {compiler}",
+        "driver for CUDA {major}.{minor}; {}; {}; {compiler}; {cublaslt}",
         names.join(", "),
         describe_kernels(&report)
     );

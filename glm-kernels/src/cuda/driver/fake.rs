@@ -9,7 +9,7 @@ use super::emulated::Emulator;
 use super::host_memory::HostMemory;
 use super::{
     Context, CopyHandle, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg,
-    LaunchConfig, MemoryInfo, ModuleHandle,
+    LaunchConfig, MemoryInfo, ModuleHandle, PlanHandle, Product, ProductShape,
 };
 use crate::CudaError;
 
@@ -28,12 +28,15 @@ struct Plan {
     broken: AtomicBool,
     out_of_memory: AtomicBool,
     refuses_captures: AtomicBool,
+    refuses_plans: AtomicBool,
+    refuses_products: AtomicBool,
     launches: AtomicU64,
     calls: AtomicU64,
     captures: AtomicU64,
     replays: AtomicU64,
     graphs: AtomicU64,
     copies: AtomicU64,
+    plans: AtomicU64,
 }
 
 impl Faults {
@@ -50,6 +53,21 @@ impl Faults {
     /// From here on nothing that was written down can be used, or it can again.
     pub(crate) fn refuse_captures(&self, on: bool) {
         self.0.refuses_captures.store(on, Ordering::SeqCst);
+    }
+
+    /// From here on NVIDIA's library knows no way to compute products, or does again.
+    pub(crate) fn refuse_plans(&self, on: bool) {
+        self.0.refuses_plans.store(on, Ordering::SeqCst);
+    }
+
+    /// From here on the products of NVIDIA's library fail, or do not again.
+    pub(crate) fn refuse_products(&self, on: bool) {
+        self.0.refuses_products.store(on, Ordering::SeqCst);
+    }
+
+    /// How often NVIDIA's library was asked how it computes a product, with success or without.
+    pub(crate) fn plans(&self) -> u64 {
+        self.0.plans.load(Ordering::SeqCst)
     }
 
     /// How often launches were written down, with success or without.
@@ -115,6 +133,8 @@ pub(crate) struct FakeDriver {
     pub faults: Faults,
     /// What runs kernels; without it they do nothing.
     pub emulator: Option<Arc<Emulator>>,
+    /// Whether there is NVIDIA's library of matrix products. It works without an emulator.
+    pub cublaslt: bool,
 }
 
 impl FakeDriver {
@@ -135,6 +155,7 @@ impl FakeDriver {
             devices: (0..count).map(device).collect(),
             faults: Faults::default(),
             emulator: None,
+            cublaslt: false,
         }
     }
 }
@@ -156,6 +177,7 @@ impl Driver for FakeDriver {
             memory: HostMemory::new(info.total_memory),
             faults: self.faults.clone(),
             emulator: self.emulator.clone(),
+            cublaslt: self.cublaslt,
             state: Mutex::default(),
         }))
     }
@@ -166,6 +188,7 @@ struct FakeContext {
     memory: HostMemory,
     faults: Faults,
     emulator: Option<Arc<Emulator>>,
+    cublaslt: bool,
     state: Mutex<State>,
 }
 
@@ -179,6 +202,8 @@ struct State {
     graphs: HashMap<u64, Arc<[Node]>>,
     /// What was copied and not fetched.
     copies: HashMap<u64, Vec<u8>>,
+    /// How products are done: for which shapes, and in how much memory.
+    plans: HashMap<u64, (ProductShape, usize)>,
 }
 
 impl State {
@@ -452,4 +477,90 @@ impl Context for FakeContext {
         }
         Ok(())
     }
+
+    fn open_cublaslt(&self) -> Result<(), CudaError> {
+        self.call("open_cublaslt")?;
+        match self.cublaslt {
+            true => Ok(()),
+            false => Err(CudaError::NoCublasLt {
+                reason: "this device has none".to_owned(),
+            }),
+        }
+    }
+
+    fn plan_product(
+        &self,
+        shape: &ProductShape,
+        workspace_bytes: usize,
+    ) -> Result<PlanHandle, CudaError> {
+        self.call("plan_product")?;
+        self.faults.0.plans.fetch_add(1, Ordering::SeqCst);
+        if self.faults.0.refuses_plans.load(Ordering::SeqCst) {
+            return Err(CudaError::Call {
+                call: "plan_product",
+                reason: "the operation is not supported (as asked for)".to_owned(),
+            });
+        }
+        let mut state = self.lock();
+        let handle = state.handle();
+        state.plans.insert(handle, (*shape, workspace_bytes));
+        Ok(PlanHandle(handle))
+    }
+
+    unsafe fn multiply(
+        &self,
+        plan: PlanHandle,
+        product: &Product,
+        workspace: DevicePtr,
+    ) -> Result<(), CudaError> {
+        self.call("multiply")?;
+        let planned = self.lock().plans.get(&plan.0).copied();
+        let fits = planned.is_some_and(|(shape, _)| {
+            let tokens = product.shape.tokens;
+            tokens <= shape.tokens && product.shape == ProductShape { tokens, ..shape }
+        });
+        let refused = self.faults.0.refuses_products.load(Ordering::SeqCst);
+        let (true, false, Some((_, bytes))) = (fits, refused, planned) else {
+            return Err(CudaError::Call {
+                call: "multiply",
+                reason: "the product could not be launched".to_owned(),
+            });
+        };
+        self.faults.launch()?;
+        self.memory.range("multiply", workspace, bytes)?;
+        // SAFETY: the caller's promise.
+        unsafe { multiply(&self.memory, product) }
+    }
+}
+
+/// A product, one value after the other: what NVIDIA's library does, bf16 in and sums of f32.
+///
+/// # Safety
+/// Nobody else uses the result meanwhile.
+unsafe fn multiply(memory: &HostMemory, product: &Product) -> Result<(), CudaError> {
+    let shape = &product.shape;
+    let [rows, columns, tokens, stride] =
+        [shape.rows, shape.columns, shape.tokens, shape.stride].map(|size| size as usize);
+    let range = |ptr, bytes| memory.range("multiply", ptr, bytes);
+    let weights: *const u16 = range(product.weights, rows * columns * 2)?.cast();
+    let x: *const u16 = range(product.x, tokens * columns * 2)?.cast();
+    let out: *mut f32 = range(product.out, ((tokens - 1) * stride + rows) * 4)?.cast();
+    let bias: Option<*const f32> = match shape.biased {
+        true => Some(range(product.bias, rows * 4)?.cast()),
+        false => None,
+    };
+    let value = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    for (t, r) in (0..tokens).flat_map(|t| (0..rows).map(move |r| (t, r))) {
+        // SAFETY: the ranges were checked, and allocations are aligned.
+        unsafe {
+            let row = std::slice::from_raw_parts(weights.add(r * columns), columns);
+            let x = std::slice::from_raw_parts(x.add(t * columns), columns);
+            let sum: f32 = (x.iter().zip(row))
+                .map(|(x, w)| value(*x) * value(*w))
+                .sum();
+            out.add(t * stride + r)
+                .write(sum + bias.map_or(0.0, |bias| bias.add(r).read()));
+        }
+    }
+    Ok(())
 }

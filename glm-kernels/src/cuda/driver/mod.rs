@@ -3,6 +3,8 @@
 //! Two traits, so that tests can put something else in the driver's place: [`Driver`] knows the
 //! devices of the machine, a [`Context`] is one of them, opened, with one stream.
 
+#[cfg(feature = "cuda")]
+pub(crate) mod cublaslt;
 #[cfg(any(test, feature = "cuda-emulation"))]
 pub(crate) mod emulated;
 #[cfg(any(test, feature = "cuda-emulation"))]
@@ -108,8 +110,8 @@ pub(crate) trait Context: Send + Sync {
     /// Waits until all is done.
     fn synchronize(&self) -> Result<(), CudaError>;
 
-    /// From here on launches and fills are written down instead of done. Copies to and from the host, waiting, memory and
-    /// modules cannot be asked for until [`Context::end_capture`]; nobody else may use the context meanwhile.
+    /// From here on launches and fills are written down instead of done. Copies to and from the host, waiting, memory,
+    /// modules and NVIDIA's library cannot be asked for until [`Context::end_capture`]; nobody else may use the context meanwhile.
     fn begin_capture(&self) -> Result<(), CudaError>;
 
     /// Ends what [`Context::begin_capture`] began, and gives what was written down. If it fails, nothing is, and the
@@ -124,6 +126,29 @@ pub(crate) trait Context: Send + Sync {
 
     /// Forgets what was written down, once the stream is done with it. The handle is not used afterwards.
     fn destroy_graph(&self, graph: GraphHandle) -> Result<(), CudaError>;
+
+    /// Opens NVIDIA's library of matrix products; [`CudaError::NoCublasLt`] where there is none.
+    fn open_cublaslt(&self) -> Result<(), CudaError>;
+
+    /// Asks the library how it does products of this shape and of fewer tokens in so much memory.
+    fn plan_product(
+        &self,
+        shape: &ProductShape,
+        workspace_bytes: usize,
+    ) -> Result<PlanHandle, CudaError>;
+
+    /// Has the library do a product. Where this fails, the result may have been written in part.
+    ///
+    /// # Safety
+    /// The plan was made for such a product. Weights, activations, bias and result are memory of the device that is as long as the
+    /// shape says, the workspace as long as the plan was told, and nobody else uses the last two meanwhile: nor does another product
+    /// that is asked for at the same time.
+    unsafe fn multiply(
+        &self,
+        plan: PlanHandle,
+        product: &Product,
+        workspace: DevicePtr,
+    ) -> Result<(), CudaError>;
 }
 
 /// An address in a device's memory.
@@ -153,6 +178,8 @@ handles!(
     GraphHandle,
     /// A copy from the device.
     CopyHandle,
+    /// How a product is done.
+    PlanHandle,
 );
 
 /// An argument of a kernel. Its size must be that of the kernel's parameter: there is no conversion.
@@ -188,6 +215,34 @@ macro_rules! kernel_args {
     )*};
 }
 kernel_args!(DevicePtr => Ptr, i32 => I32, u32 => U32, u64 => U64, f32 => F32);
+
+/// The addresses of a [`Product`] are multiples of this: then no kernel of the library's asks for more.
+pub(crate) const PRODUCT_ALIGNMENT: u64 = 256;
+
+/// What decides how a product is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ProductShape {
+    /// Rows of the weight.
+    pub rows: u32,
+    /// Values of a row, and of the activations of a token. They lie side by side.
+    pub columns: u32,
+    pub tokens: u32,
+    /// Elements from the result of one token to that of the next.
+    pub stride: u32,
+    /// Whether there is a bias.
+    pub biased: bool,
+}
+
+/// `out[t, r] = sum over c of x[t, c] * weights[r, c] + bias[r]`, weights and activations bf16, the others and the sums f32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Product {
+    pub shape: ProductShape,
+    pub weights: DevicePtr,
+    pub x: DevicePtr,
+    /// Null if there is none.
+    pub bias: DevicePtr,
+    pub out: DevicePtr,
+}
 
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

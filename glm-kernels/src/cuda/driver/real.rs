@@ -15,12 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys;
 
+use super::cublaslt::{CublasLt, Products};
 use super::{
     Context, CopyHandle, DeviceInfo, DevicePtr, Driver, FunctionHandle, GraphHandle, KernelArg,
-    LaunchConfig, MemoryInfo, ModuleHandle,
+    LaunchConfig, MemoryInfo, ModuleHandle, PlanHandle, Product, ProductShape,
 };
 use crate::CudaError;
-use crate::cuda::pack;
+use crate::cuda::{self, pack};
 use result::check;
 
 /// The driver's library.
@@ -101,6 +102,7 @@ impl Driver for RealDriver {
             capturing: AtomicBool::new(false),
             loaded: Mutex::default(),
             pinned: Mutex::default(),
+            products: Mutex::default(),
         };
         opened.enter()?;
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -179,6 +181,8 @@ struct RealContext {
     capturing: AtomicBool,
     loaded: Mutex<Loaded>,
     pinned: Mutex<pinned::Pool>,
+    /// NVIDIA's library, once it was opened.
+    products: Mutex<Option<Products>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread in which the context is current, which `enter`
@@ -269,6 +273,21 @@ impl RealContext {
         check("cuEventRecord", unsafe {
             sys::cuEventRecord(event, self.stream)
         })
+    }
+
+    /// Asks NVIDIA's library, which must not be asked while launches are written down.
+    fn with_products<T>(
+        &self,
+        call: &'static str,
+        ask: impl FnOnce(&mut Products) -> Result<T, CudaError>,
+    ) -> Result<T, CudaError> {
+        self.enter_for(call)?;
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        let products = products.as_mut().ok_or_else(|| CudaError::Call {
+            call,
+            reason: "the library is not open".to_owned(),
+        })?;
+        ask(products)
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -566,6 +585,38 @@ impl Context for RealContext {
             sys::cuGraphExecDestroy(as_handle(graph.0))
         })
     }
+
+    fn open_cublaslt(&self) -> Result<(), CudaError> {
+        self.enter_for("cublasLtCreate")?;
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        if products.is_none() {
+            let library = CublasLt::find(cuda::cublaslt::switch(), self.version)?;
+            *products = Some(Products::new(library)?);
+        }
+        Ok(())
+    }
+
+    fn plan_product(
+        &self,
+        shape: &ProductShape,
+        workspace_bytes: usize,
+    ) -> Result<PlanHandle, CudaError> {
+        self.with_products("cublasLtMatmulAlgoGetHeuristic", |products| {
+            products.plan(shape, workspace_bytes)
+        })
+    }
+
+    unsafe fn multiply(
+        &self,
+        plan: PlanHandle,
+        product: &Product,
+        workspace: DevicePtr,
+    ) -> Result<(), CudaError> {
+        self.with_products("cublasLtMatmul", |products| {
+            // SAFETY: the caller's promise; the stream is of the context that `with_products` makes this thread's.
+            unsafe { products.multiply(plan, product, workspace, self.stream.cast()) }
+        })
+    }
 }
 
 impl Drop for RealContext {
@@ -573,6 +624,8 @@ impl Drop for RealContext {
         let entered = self.enter().is_ok();
         let modules = std::mem::take(&mut self.loaded().modules);
         let pinned = std::mem::take(&mut *self.pinned());
+        let products = self.products.get_mut();
+        let products = products.unwrap_or_else(PoisonError::into_inner).take();
         // SAFETY: all of it was made here, nobody else has it, and nothing uses it once the stream is
         // done. What fails fails because the context is lost, and is gone with it; it was retained all the same.
         unsafe {
@@ -581,6 +634,7 @@ impl Drop for RealContext {
                     let _ = sys::cuStreamSynchronize(self.stream);
                     let _ = sys::cuStreamDestroy_v2(self.stream);
                 }
+                drop(products);
                 for module in modules.into_keys() {
                     let _ = sys::cuModuleUnload(as_handle(module));
                 }

@@ -1,7 +1,7 @@
 //! Which kernel a product takes, and in which geometry.
 
 use super::activations::Activations;
-use super::{names, wgmma};
+use super::{cublaslt, names, wgmma};
 use crate::cuda::{DeviceBuffer, DevicePtr, LaunchConfig};
 use crate::linear::layout::PANEL_ROWS;
 use crate::{KernelError, WeightFormat};
@@ -71,15 +71,23 @@ impl Activations<'_> {
         match Path::of(rows.format, self.tokens) {
             Path::FloatGemv(at_once) => self.float_gemv(rows, at_once),
             Path::CodeGemv(at_once) => self.code_gemv(rows, at_once),
-            Path::Gemm(_)
-                if rows.format == WeightFormat::BF16
-                    && self.tokens >= wgmma::MIN_TOKENS
-                    && wgmma::usable(self.cuda) =>
-            {
-                self.wgmma(rows)
-            }
+            Path::Gemm(tile) if rows.format == WeightFormat::BF16 => self.gemm_bf16(rows, tile),
             Path::Gemm(tile) => self.gemm(rows, tile),
         }
+    }
+
+    /// With the library if it does it, with the kernel for Hopper there, or with the general one.
+    fn gemm_bf16(&mut self, rows: &Rows, tile: u32) -> Result<(), KernelError> {
+        if self.tokens >= cublaslt::MIN_TOKENS
+            && let Some(library) = self.cuda.cublaslt()
+            && self.cublaslt(library, rows)?
+        {
+            return Ok(());
+        }
+        if self.tokens >= wgmma::MIN_TOKENS && wgmma::usable(self.cuda) {
+            return self.wgmma(rows);
+        }
+        self.gemm(rows, tile)
     }
 
     fn float_gemv(&mut self, rows: &Rows, at_once: u32) -> Result<(), KernelError> {

@@ -6,6 +6,7 @@
 //! | 1 to 4 | bf16, f16; f32 with any number | `float.cu`: a warp has rows | f32 |
 //! | 1 to 8 | codes | `gemv.cu`: a block has a panel of 16 rows, eight warps share its columns | activations in 8 bits, as on the CPU, `dp4a` |
 //! | 1 to 4 | fp8 | the same | f32 |
+//! | 128 and more | bf16, where it is installed | NVIDIA's library (`cublaslt.rs`); not in recorded steps | bf16 |
 //! | 256 and more | bf16, on Hopper | `wgmma.cu`: tiles of 256 rows x 128 tokens | bf16 |
 //! | more | all but f32 | `gemm.cu`: tiles of 64 x 16, 128 x 64, 256 x 128 | bf16 with bf16, anything else as f16 |
 //!
@@ -13,7 +14,7 @@
 //! What a kernel reads, how it is shared out and why is in front of each source, how weights lie in memory in `formats.cu`. Kernels overlap with the one
 //! before (programmatic dependent launch): they ask for weights, which nobody writes, before they wait for activations.
 //!
-//! `GLM_WGMMA=off` in the environment keeps `wgmma.cu` out, which is the one that cannot be tried on the CPU.
+//! `GLM_WGMMA=off` in the environment keeps `wgmma.cu` out, `GLM_CUBLASLT=off` the library: what cannot be tried on the CPU.
 //!
 //! # What results depend on
 //! Unlike on the CPU, a token's result depends on how many tokens there are, because they choose the kernel, and on the number of multiprocessors,
@@ -31,17 +32,25 @@
 //! verified on a GPU.**
 
 mod activations;
+mod cublaslt;
 mod launch;
 mod names;
 pub(super) mod pack;
 #[cfg(test)]
 mod tests;
-pub(super) mod wgmma;
+mod trial;
+mod wgmma;
 
 use super::Weight;
 use crate::cuda::{CudaDevice, DevicePtr, LaunchConfig};
 use crate::{DType, Indices, KernelError, Tensor};
 use activations::Activations;
+
+/// Tries what cannot be tried but on this device, unless that was done before.
+pub(super) fn prepare(cuda: &CudaDevice) {
+    wgmma::check(cuda);
+    cublaslt::check(cuda);
+}
 
 /// `x @ weight^T + bias`; arguments fit.
 pub(super) fn linear(

@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
+use super::launch::Rows;
+use super::trial;
+use crate::CublasLtStats;
+use crate::cuda::DevicePtr;
+use crate::cuda::emulation::{CudaFaults, EmulatedCuda};
 use crate::linear::activations::QuantizedRows;
 use crate::linear::layout::BLOCK_COLS;
 use crate::linear::tests::random_weight_rows;
 use crate::linear::{linear, reference};
 use crate::testing::{Random, emulated_cuda as new_device, on_real_device};
-use crate::{CpuOptions, Device, Indices, KernelError, Tensor, Weight, WeightBuilder};
+use crate::{CpuOptions, CudaOptions, Device, Indices, KernelError, Tensor, Weight, WeightBuilder};
 use crate::{WeightFormat, embed};
 
 /// What rounding may cost, relative to the magnitude of the products.
@@ -347,4 +352,146 @@ fn the_kernel_for_hopper_is_used_there_and_the_general_one_elsewhere() {
     for rows in [20, 300] {
         Case::new(&device, &[(WeightFormat::BF16, rows)], 64, 257).check("prompt");
     }
+}
+
+/// An emulated device with NVIDIA's library, and a weight that stays, as in [`emulated_cuda`]; `None` also where the environment keeps the library out.
+fn with_cublaslt(fault: impl FnOnce(&CudaFaults)) -> Option<(Device, Weight)> {
+    if std::env::var_os("GLM_CUBLASLT").is_some_and(|value| value == "off") {
+        return None;
+    }
+    let cuda = EmulatedCuda::new(1, 4 << 30)?.with_cublaslt();
+    fault(&cuda.faults());
+    let device = cuda.open(CudaOptions::default()).unwrap();
+    let weight = Case::new(&device, &[(WeightFormat::F32, 1)], 1, 1).weight;
+    Some((device, weight))
+}
+
+#[test]
+fn products_of_many_tokens_are_the_librarys_where_it_is_installed() {
+    let Some((device, _memory)) = with_cublaslt(|_| ()) else {
+        return;
+    };
+    let stats = || device.cublaslt_stats();
+    assert_eq!(stats(), CublasLtStats::default(), "trials do not count");
+    let products = |format, cols, tokens| {
+        let before = stats().products;
+        Case::new(&device, &[(format, 37)], cols, tokens).check("library");
+        stats().products - before
+    };
+    for (cols, tokens) in [(64, 128), (65, 129), (200, 300)] {
+        assert_eq!(products(WeightFormat::BF16, cols, tokens), 1, "{tokens}");
+    }
+    assert_eq!(products(WeightFormat::BF16, 64, 127), 0, "few tokens");
+    assert_eq!(products(WeightFormat::F16, 64, 128), 0, "no bf16");
+    // The second part's results begin in the middle of a line of memory, those of the third at one.
+    use WeightFormat as F;
+    let before = stats().products;
+    let parts = [(F::Q8_0, 16), (F::BF16, 48), (F::BF16, 20)];
+    Case::new(&device, &parts, 64, 130).check("mixed");
+    assert_eq!(stats().products - before, 1);
+    assert_eq!(stats().error, None);
+}
+
+#[test]
+fn steps_that_are_recorded_keep_to_own_kernels() {
+    let Some((device, _memory)) = with_cublaslt(|_| ()) else {
+        return;
+    };
+    let case = Case::new(&device, &[(WeightFormat::BF16, 20)], 64, 130);
+    let cuda = device.as_cuda().unwrap();
+    let arena = cuda.new_arena();
+    let step = || linear(&case.x, &case.weight, None);
+    drop(cuda.rehearse(&arena, step).unwrap());
+    cuda.record(&arena, step).unwrap();
+    assert_eq!(device.cublaslt_stats(), CublasLtStats::default());
+    step().unwrap();
+    assert_eq!(device.cublaslt_stats().products, 1);
+}
+
+#[test]
+fn where_the_library_fails_own_kernels_do_its_work() {
+    let faults: [fn(&CudaFaults); 2] = [|f| f.refuse_plans(true), |f| f.refuse_products(true)];
+    for fault in faults {
+        let Some((device, _memory)) = with_cublaslt(fault) else {
+            return;
+        };
+        for tokens in [128, 130] {
+            Case::new(&device, &[(WeightFormat::BF16, 20)], 64, tokens).check("fallback");
+        }
+        let stats = device.cublaslt_stats();
+        assert_eq!(stats.products, 0);
+        assert!(stats.error.is_some());
+    }
+    // After its trial, for one shape.
+    let mut handle = None;
+    let Some((device, _memory)) = with_cublaslt(|faults| handle = Some(faults.clone())) else {
+        return;
+    };
+    let faults = handle.unwrap();
+    faults.refuse_products(true);
+    let case = Case::new(&device, &[(WeightFormat::BF16, 20)], 64, 130);
+    case.check("failed");
+    faults.refuse_products(false);
+    case.check("not tried again");
+    assert_eq!(device.cublaslt_stats().products, 0);
+    Case::new(&device, &[(WeightFormat::BF16, 21)], 64, 130).check("another");
+    let stats = device.cublaslt_stats();
+    assert_eq!(stats.products, 1);
+    let error = stats.error.unwrap();
+    assert!(error.contains("could not be launched"), "{error}");
+}
+
+#[test]
+fn a_trial_finds_what_is_missing_or_too_much() {
+    let Some((device, _memory)) = emulated_cuda() else {
+        return;
+    };
+    let cuda = device.as_cuda().unwrap();
+    let agrees = |change: fn(&mut Rows) -> Option<bool>| {
+        let tried = trial::agrees(cuda, [20, 30, 128], true, |activations, rows| {
+            let mut rows = Rows { ..*rows };
+            match change(&mut rows) {
+                Some(done) => Ok(done),
+                None => activations.gemm(&rows, 16).map(|()| true),
+            }
+        });
+        tried.unwrap()
+    };
+    assert!(agrees(|_| None));
+    assert!(agrees(|_| Some(false)), "what is not done is not wrong");
+    assert!(!agrees(|_| Some(true)), "nothing is written");
+    let without_bias = |rows: &mut Rows| {
+        rows.bias = DevicePtr(0);
+        None
+    };
+    assert!(!agrees(without_bias));
+    let dense = |rows: &mut Rows| {
+        rows.stride = rows.rows;
+        None
+    };
+    assert!(!agrees(dense));
+    let few = |rows: &mut Rows| {
+        rows.rows -= 1;
+        None
+    };
+    assert!(!agrees(few));
+}
+
+/// On a real device: what was found and opened is used, without an error.
+#[test]
+fn an_installed_library_proves_itself() {
+    let Some((device, _memory)) = emulated_cuda() else {
+        return;
+    };
+    let library = device.as_cuda().unwrap().untried_cublaslt();
+    let stats = device.cublaslt_stats();
+    assert_eq!(stats.error, None);
+    if !library.is_trusted() {
+        println!("skipped: this device has no cuBLASLt");
+        return;
+    }
+    let case = Case::new(&device, &[(WeightFormat::BF16, 4096)], 1024, 200);
+    case.check("installed");
+    assert_eq!(device.cublaslt_stats().products, stats.products + 1);
+    assert_eq!(device.cublaslt_stats().error, None);
 }

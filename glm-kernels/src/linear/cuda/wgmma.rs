@@ -6,8 +6,9 @@
 use super::activations::Activations;
 use super::launch::Rows;
 use super::pack::CHUNK;
-use crate::cuda::{CudaDevice, DeviceBuffer, LaunchConfig};
-use crate::{KernelError, WeightFormat};
+use super::trial;
+use crate::KernelError;
+use crate::cuda::{CudaDevice, LaunchConfig};
 
 /// With fewer tokens there are fewer tiles than multiprocessors, and `gemm.cu` has smaller ones.
 pub(super) const MIN_TOKENS: u32 = 256;
@@ -24,7 +25,7 @@ pub(super) fn usable(cuda: &CudaDevice) -> bool {
 }
 
 /// Tries the kernel, unless that was done before.
-pub(in crate::linear) fn check(cuda: &CudaDevice) {
+pub(super) fn check(cuda: &CudaDevice) {
     cuda.runs_wgmma.get_or_init(|| {
         cuda.info().compute_capability == (9, 0)
             && std::env::var_os(SWITCH).is_none_or(|value| value != "off")
@@ -56,69 +57,10 @@ impl Activations<'_> {
     }
 }
 
-/// Whether both kernels give the same products, up to rounding: more tiles than one in each direction, the last ones in part.
+/// Whether it gives the products of the general kernel: more tiles than one in each direction, the last ones in part.
 fn agrees(cuda: &CudaDevice) -> Result<bool, KernelError> {
     cuda.kernel("linear_wgmma", "linear_wgmma_bf16")?; // emulated devices do not have it
-    let (tokens, rows, columns) = (300, 600, 9 * CHUNK);
-    let mut state = 1u32;
-    let mut random = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let weights: Vec<u8> = (0..rows * columns)
-        .flat_map(|_| half::bf16::from_f32(random()).to_le_bytes())
-        .collect();
-    let x: Vec<u8> = (0..tokens * columns)
-        .flat_map(|_| random().to_le_bytes())
-        .collect();
-    let bias: Vec<u8> = (0..rows).flat_map(|_| random().to_le_bytes()).collect();
-    let (weights, x, bias) = (
-        upload(cuda, &weights)?,
-        upload(cuda, &x)?,
-        upload(cuda, &bias)?,
-    );
-    let mut activations = Activations::new(cuda, x.ptr(), tokens, columns)?;
-    let mut product = |wgmma: bool| {
-        let mut out = cuda.allocate(tokens * rows * size_of::<f32>())?;
-        out.fill(0xff)?; // not a number, where nothing is written
-        let rows = Rows {
-            format: WeightFormat::BF16,
-            weights: weights.ptr(),
-            rows: rows as u32,
-            bias: bias.ptr(),
-            out: out.ptr(),
-            stride: rows as u32,
-        };
-        match wgmma {
-            true => activations.wgmma(&rows)?,
-            false => activations.gemm(&rows, 128)?,
-        }
-        let mut bytes = vec![0; out.len()];
-        out.copy_out(0, &mut bytes)?;
-        let values = bytes.as_chunks().0.iter();
-        Ok::<_, KernelError>(
-            values
-                .map(|word| f32::from_le_bytes(*word))
-                .collect::<Vec<_>>(),
-        )
-    };
-    let want = product(false)?;
-    for _ in 0..3 {
-        let got = product(true)?;
-        // Sums of 576 products below 1, in two orders; written so that NaN fails.
-        let same = got
-            .iter()
-            .zip(&want)
-            .all(|(got, want)| (got - want).abs() <= 1e-3);
-        if !same {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn upload(cuda: &CudaDevice, bytes: &[u8]) -> Result<DeviceBuffer, KernelError> {
-    let mut buffer = cuda.allocate(bytes.len())?;
-    buffer.copy_in(0, bytes)?;
-    Ok(buffer)
+    trial::agrees(cuda, [300, 600, 9 * CHUNK], true, |activations, rows| {
+        activations.wgmma(rows).map(|()| true)
+    })
 }
