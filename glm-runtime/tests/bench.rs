@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use glm_kernels::EmulatedCuda;
 use glm_runtime::bench::{self, BenchError, BenchOptions, Machine, Session};
 use glm_runtime::{Engine, EngineBuilder};
 
 mod common;
+use common::device::{MEMORY, options};
 use common::tiny;
 
 /// A batch whose prompts are read in steps that have room for 16 tokens, of which up to 11 decode.
@@ -64,4 +66,25 @@ fn a_batch_that_does_not_stay_together_is_an_error() {
     }
     // One alone cannot be left behind.
     assert_eq!(session.decode(1, 60, 8, 1).unwrap().batch, 1);
+}
+
+#[test]
+fn a_step_has_as_much_room_for_prompts_however_many_decode() {
+    let tokens = |builder: EngineBuilder| {
+        let engine = builder.build_engine().unwrap();
+        engine.model_info().max_num_batched_tokens
+    };
+    let on_cpu = || {
+        let model = Engine::builder(tiny("tiny-glm4").to_str().unwrap());
+        model.offline(true).device("cpu".to_owned())
+    };
+    assert_eq!(tokens(on_cpu()), 512);
+    assert_eq!(tokens(on_cpu().max_num_seqs(3)), 512);
+    assert_eq!(tokens(on_cpu().max_num_seqs(600)), 512 + 600 - 64);
+    assert_eq!(tokens(on_cpu().max_num_batched_tokens(7)), 7);
+    // Kernels that do nothing are enough.
+    let device = EmulatedCuda::idle(1, MEMORY).open(options()).unwrap();
+    let on_cuda = || on_cpu().open_device(device.clone()).kv_cache_tokens(1024);
+    assert_eq!(tokens(on_cuda()), 2048);
+    assert_eq!(tokens(on_cuda().max_num_seqs(256)), 2048 + 256 - 64);
 }

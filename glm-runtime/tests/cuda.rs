@@ -12,7 +12,7 @@ use glm_runtime::{
 
 mod common;
 use common::device::{MEMORY, devices, options};
-use common::golden::{Golden, assert_close};
+use common::golden::{Golden, assert_close, assert_nearly_greedy};
 use common::{greedy, tiny};
 
 /// Largest difference allowed in f32 weights and f32 keys, relative to the largest magnitude of the array. Products of prompts are made of bf16 halves on
@@ -40,21 +40,11 @@ fn on_cpu(case: &str) -> Engine {
     engine.build_engine().unwrap()
 }
 
-/// Panics unless each of `tokens` is the most likely one after those before it, or as good as that: these models are noise, and two
-/// tokens may be nearer to each other than a device's rounding.
+/// As [`assert_nearly_greedy`], by the logits of `cpu`.
 fn assert_greedy(what: &str, cpu: &mut Engine, prompt: &[u32], tokens: &[u32]) {
     let ids = [prompt, tokens].concat();
     let logits = cpu.trace(&ids[..ids.len() - 1]).unwrap().logits;
-    let rows = logits.chunks_exact(logits.len() / (ids.len() - 1));
-    for (row, token) in rows.skip(prompt.len() - 1).zip(tokens) {
-        let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-        let best = row.iter().copied().fold(f32::MIN, f32::max);
-        let chosen = row[*token as usize];
-        assert!(
-            best - chosen <= TOLERANCE * largest,
-            "{what}: token {token} has {chosen}, the best {best}, of {tokens:?}"
-        );
-    }
+    assert_nearly_greedy(what, &logits, ids.len() - 1, tokens, TOLERANCE);
 }
 
 #[test]

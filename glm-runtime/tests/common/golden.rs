@@ -88,3 +88,24 @@ pub fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     };
     length(&mut got.iter().zip(want).map(|(g, w)| g - w)) / length(&mut want.iter().copied())
 }
+
+/// Panics unless each of `tokens` is the most likely one by the last of the `num_rows` rows of `logits`, or as good as that: models of noise may have two
+/// tokens that are nearer to each other than a device's rounding. `tolerance` is relative to the largest magnitude of a row.
+pub fn assert_nearly_greedy(
+    what: &str,
+    logits: &[f32],
+    num_rows: usize,
+    tokens: &[u32],
+    tolerance: f32,
+) {
+    let rows = logits.chunks_exact(logits.len() / num_rows);
+    for (row, token) in rows.skip(num_rows - tokens.len()).zip(tokens) {
+        let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let best = row.iter().copied().fold(f32::MIN, f32::max);
+        let chosen = row[*token as usize];
+        assert!(
+            best - chosen <= tolerance * largest,
+            "{what}: token {token} has {chosen}, the best {best}, of {tokens:?}"
+        );
+    }
+}
