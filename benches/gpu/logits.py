@@ -26,7 +26,8 @@ except ImportError as error:
 
 # Largest distance from f32, over the length of its logits, by format; with None, which is the weights as they are, as many times
 # that of transformers in bf16.
-DISTANCE = {None: 1.5, "fp8": 0.15, "int4": 0.5}
+DISTANCE = {None: 1.5, "q8_0": 0.05, "fp8": 0.15}
+FEW_BITS = 0.5  # for other formats
 # Which is never taken to be less than this: matrices as small as those of a test are hardly rounded.
 LEAST_DISTANCE = 2e-3
 # How much less likely than the likeliest token a chosen one may be, over the largest logit.
@@ -92,7 +93,7 @@ def compare_logits(engine, ids, want, rounded, quantize):
     got, nll = engine.logits(ids, want.shape[1], quantize)
     distance, same = compared(got, want)
     own_distance, own_same = compared(rounded, want)
-    allowed = DISTANCE[quantize] * (1.0 if quantize else max(own_distance, LEAST_DISTANCE))
+    allowed = DISTANCE.get(quantize, FEW_BITS) * (1.0 if quantize else max(own_distance, LEAST_DISTANCE))
     right = torch.log_softmax(want[:-1].double(), -1).gather(1, torch.tensor(ids[1:])[:, None]).mean().neg().item()
     return {
         "name": f"of {len(ids)} tokens in {quantize or 'bf16'}",

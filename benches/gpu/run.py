@@ -3,13 +3,13 @@
 
 import argparse
 import csv
-import lzma
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
@@ -201,14 +201,17 @@ def by_kernel(text):
 
 
 def unpacked(programs, folder):
-    """The programs, ready to run: those that travelled in a small form are unpacked to `folder`."""
-    packed = sorted(programs.glob("*.xz"))
-    for path in packed:
-        target = folder / path.stem
-        with lzma.open(path) as source, open(target, "wb") as out:
-            shutil.copyfileobj(source, out)
-        target.chmod(0o755)
-    return folder if packed else programs.resolve()
+    """The programs, ready to run: what `--prepare` has packed is unpacked to `folder`."""
+    packed = programs / "programs.tar.xz"
+    if not packed.exists():
+        return programs.resolve()
+    with tarfile.open(packed) as archive:
+        for member in filter(tarfile.TarInfo.isfile, archive):
+            target = folder / Path(member.name).name
+            with archive.extractfile(member) as source, open(target, "wb") as out:
+                shutil.copyfileobj(source, out)
+            target.chmod(0o755)
+    return folder
 
 
 def said_by(*command):

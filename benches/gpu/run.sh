@@ -29,22 +29,25 @@ for line in sys.stdin:
         print(message["target"]["name"].replace("glm_kernels", "kernels"), message["executable"])'
 }
 
-prepare() {
+# In a shell of its own, which cleans up.
+prepare() (
     local folder=$1 name program
-    mkdir -p "$folder"
-    rm -f "$folder"/*.xz
+    unpacked=$(mktemp -d)
+    trap 'rm -rf "$unpacked"' EXIT
     {
         built build --release -p glm-cli --bin glm-cli
         built test --no-run -p glm-kernels --lib
         built test --no-run -p glm-runtime --test 'cuda*'
     } | while read -r name program; do
-        cp "$program" "$folder/$name"
-        strip "$folder/$name" 2>/dev/null || true
-        xz --force -6 --threads=0 "$folder/$name"
+        cp "$program" "$unpacked/$name"
+        strip "$unpacked/$name" 2>/dev/null || true
     done
+    mkdir -p "$folder"
+    # Kernels and the demo are part of every program: with a window over all of them they are packed once.
+    tar --create --directory "$unpacked" . | xz --lzma2=preset=6,dict=128MiB --threads=1 >"$folder/programs.tar.xz"
     describe >"$folder/commit"
     sizes "$folder"
-}
+)
 
 # The commit, and whether anything has changed since.
 describe() {
