@@ -148,7 +148,9 @@ impl TokenMask {
     /// The set as bits, those of token `i` in word `i / 32`, for `[V]` logits.
     pub(crate) fn words(&self, len: usize) -> impl Iterator<Item = u32> {
         let words = self.0.as_slice().iter().copied();
-        words.chain(std::iter::repeat(u32::MAX)).take(len.div_ceil(32))
+        words
+            .chain(std::iter::repeat(u32::MAX))
+            .take(len.div_ceil(32))
     }
 
     pub(super) fn add(&mut self, id: u32) {
