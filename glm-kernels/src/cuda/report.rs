@@ -76,13 +76,13 @@ impl CudaTrial {
         let cuda = CudaDevice::open(driver, &options)?;
         cuda.kernel("gather_rows", "gather_rows")?;
         #[cfg(feature = "cuda")]
-        let kernels = super::pack::choice(cuda.info().compute_capability);
+        let kernels = super::pack::choice(cuda.info().compute_capability).unwrap_or_default();
         #[cfg(not(feature = "cuda"))]
-        let kernels: Option<String> = None;
+        let kernels = String::new();
         Ok(Self {
             info: cuda.info().clone(),
             memory: cuda.memory()?,
-            kernels: kernels.unwrap_or_default(),
+            kernels,
         })
     }
 }
