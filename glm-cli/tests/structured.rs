@@ -7,9 +7,9 @@ use std::fs;
 use common::{arg, glm};
 use serde_json::{Value, json};
 
-/// The demo, sampled hot: only the option gives the answer its form.
+/// The demo, sampled hot: only the option gives the answer its form. There are tokens enough for all blanks that JSON may have.
 fn generate(args: &[&str]) -> common::Run {
-    let rest = ["--temperature", "2", "--seed", "7", "--max-tokens", "120"];
+    let rest = ["--temperature", "2", "--seed", "7", "--max-tokens", "300"];
     glm(&[&["generate", "--raw", "--prompt", "Hello"], args, &rest].concat())
 }
 
