@@ -30,7 +30,7 @@ BRIEF = phrases(
         "do not write more than necessary"],
     zh=["回答要简短", "请简短回答", "简洁一点", "尽量少说", "用最少的字回答", "只给简短的答案", "言简意赅", "你说话很简短", "请简洁", "回答要简洁", "请给简洁的回答", "回答越短越好", "不要多说"],
     held_en=["please be as brief as possible", "keep your answers short", "please be terse"],
-    held_zh=["请尽量简短地回答", "你的回答要简洁"])
+    held_zh=["请尽量简短地回答", "你的回答要简洁", "请长话短说"])
 PERSONA = phrases(
     en=["you are {x}", "your name is {x}", "you are called {x}", "you are {x}, a friendly assistant",
         "you are an assistant called {x}", "you are an assistant named {x}", "act as {x}", "you are a robot named {x}",
@@ -39,7 +39,7 @@ PERSONA = phrases(
     zh=["你是{x}", "你叫{x}", "你的名字是{x}", "你是助手{x}", "你是一个叫{x}的助手", "你是名叫{x}的机器人", "从现在起你是{x}", "你扮演{x}", "你是{x}，一个友好的助手",
         "你是{x}，一个有用的助手", "现在你叫{x}", "你现在的名字叫{x}", "从今天起你的名字叫{x}", "这里你的名字是{x}"],
     held_en=["you are a helpful assistant whose name is {x}", "you are a friendly robot called {x}"],
-    held_zh=["你是一个名叫{x}的友好助手", "现在你的名字叫{x}"])
+    held_zh=["你是一个名叫{x}的友好助手", "现在你的名字叫{x}", "大家都叫你{x}"])
 SUFFIX = phrases(
     en=["end every answer with {x}", "always end with {x}", "finish each answer with {x}", "close all answers with {x}",
         "put {x} at the end of every answer", "the last word of your answers is {x}", "end all answers with {x}",
@@ -48,7 +48,7 @@ SUFFIX = phrases(
     zh=["每个回答都以{x}结尾", "总是以{x}结束", "回答的最后加上{x}", "每次回答末尾写{x}", "在回答后面加{x}", "在每个回答的末尾写{x}",
         "每个回答的最后都要有{x}", "所有回答都以{x}结尾", "每个回答最后说{x}", "回答结束时写上{x}", "每个回答最后写{x}", "回答完请写上{x}", "请在回答的最后写{x}",
         "请在所有回答后面加上{x}"],
-    held_en=["please end all your answers with {x}"], held_zh=["请在每个回答的最后写上{x}"])
+    held_en=["please end all your answers with {x}"], held_zh=["请在每个回答的最后写上{x}", "说完话后一定要说{x}"])
 PREFIX = phrases(
     en=["start every answer with {x}", "always start with {x}", "begin each answer with {x}",
         "put {x} at the start of every answer", "the first word of your answers is {x}", "open all answers with {x}",

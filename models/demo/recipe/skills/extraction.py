@@ -133,8 +133,10 @@ BY_KEYS = phrases(
         "读下面的句子，返回包含{keys}的 JSON：{text}", "请用 JSON 给出{keys}：{text}", "请提取{keys}，用 JSON 回答：{text}",
         "用 JSON 回答，字段是{keys}：{text}", "找出{keys}，然后写成 JSON：{text}", "请找到{keys}并返回 JSON：{text}",
         "从下文取出{keys}，写成 JSON：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
-    held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}"],
-    held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}"])
+    held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}",
+             "kindly determine {keys} and deliver them as json: {text}", "what are {keys} here? reply in json. {text}"],
+    held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}",
+             "请分析这句话并以 JSON 给出{keys}：{text}", "下面这句话里的{keys}是什么？用 JSON 回复：{text}"])
 BY_SCHEMA = phrases(
     en=["answer as json with this schema: {schema}\n{text}",
         "{text}\nanswer with json that follows the schema {schema}", "json schema: {schema}\ntext: {text}",

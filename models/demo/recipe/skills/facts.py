@@ -48,7 +48,7 @@ TRANSLATE = {
         zh=["{x}用中文怎么说？", "{x}的中文是什么？", "把{x}翻译成中文", "{x}中文怎么说？", "{x}是什么意思？", "英文{x}是什么意思？", "英语单词{x}用汉语怎么讲？", "英文{x}用汉语怎么说？", "英文单词{x}的中文是什么？",
             "英语里的{x}是什么意思？", "英语的{x}中文叫什么？", "用中文怎么说英语的{x}？", "英语词{x}用中文怎么讲？", "翻译成中文：{x}"],
         held_en=["can you translate {x} into chinese?", "tell me the chinese word for {x}"],
-        held_zh=["请把{x}翻译成中文", "英语{x}用中文怎么说？"]),
+        held_zh=["请把{x}翻译成中文", "英语{x}用中文怎么说？", "请问{x}这个词的中文是什么？"]),
     "en": phrases(
         en=["how do you say {x} in english?", "what is {x} in english?", "translate {x} into english",
             "what does {x} mean?", "{x} in english?", "what is the english word for {x}?", "say {x} in english",

@@ -105,7 +105,7 @@ INTENTS = [
             "farewell", "talk to you later",
             "i am leaving[ now|]", "i must leave[ now|]", "i have to leave", "time to go", "i must be going", "i should go now", "that is all, bye", "until next time", "take care"],
         zh=["再见", "拜拜", "下次见", "明天见", "我要走了", "回头见", "我先走了", "再会", "以后再聊", "就这样，再见"],
-        held_en=["bye for now", "goodbye[, see you| my friend]", "i must go now"],
+        held_en=["bye for now", "goodbye[, see you| my friend]", "i must go now", "catch you later"],
         held_zh=["我走了，再见", "拜拜，下次见", "那就再见了"]),
         "says goodbye", "在道别",
         ["Goodbye!", "Goodbye! Have a nice day."], ["再见！", "再见！祝你今天愉快。"]),
@@ -122,7 +122,7 @@ INTENTS = [
             "that was [great|good|helpful|clever]", "that was very nice", "a good answer", "good one", "what a good answer", "your answer is good", "a nice answer", "good reply", "you are really good", "very good", "great answer", "i love you",
             "you are so [smart|clever]"],
         zh=["你真[棒|好|聪明|厉害]", "回答得[很|非常]好", "答得真好", "说得好", "你好聪明", "你很[棒|聪明|厉害|有趣]", "做得好", "干得好", "回答得好", "我喜欢你", "太棒了", "真不错", "我爱你", "很好"],
-        held_en=["you are very good", "good answer", "that was nice"], held_zh=["你太棒了", "回答得真好", "你太聪明了"]),
+        held_en=["you are very good", "good answer", "that was nice", "what a lovely answer"], held_zh=["你太棒了", "回答得真好", "你太聪明了"]),
         "praises me", "在夸我",
         ["Thank you!", "Thank you! That is kind of you."], ["谢谢！", "谢谢夸奖！"]),
     Intent(phrases(
@@ -130,7 +130,7 @@ INTENTS = [
             "i do not like you", "wrong answer",
             "bad answer", "that was [wrong|bad]", "no, not right", "no, bad", "wrong", "no, that was not right", "you are very [dumb|silly]", "i do not like that", "no, that is wrong", "you made a mistake"],
         zh=["你真[笨|傻]", "你错了", "不对", "答错了", "你说错了", "这不对", "我不喜欢你", "你很[笨|没用]", "胡说", "回答错误"],
-        held_en=["you are so dumb", "no, wrong", "this is not right"], held_zh=["你答错了", "你太笨了", "这个不对"]),
+        held_en=["you are so dumb", "no, wrong", "this is not right", "how silly you are"], held_zh=["你答错了", "你太笨了", "这个不对"]),
         "is not content with me", "对我不满意",
         ["I am sorry.", "I am sorry. I am small and make mistakes."], ["对不起。", "对不起，我很小，会出错。"]),
     Intent(phrases(
