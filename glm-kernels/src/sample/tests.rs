@@ -324,10 +324,10 @@ fn what_cannot_be_is_an_error() {
     let device = devices(1).remove(0);
     let mut logits = Tensor::from_f32(&device, &[0.0; 66], &[2, 33]).unwrap();
     let good = SampleRule::default();
-    let mut run = |rule: &SampleRule, masks: &[u32], edits: &[LogitEdit]| {
+    let mut run = |rule: &SampleRule, masks: &[u32]| {
         let lists = SampleLists {
             masks: masks.into(),
-            edits: edits.to_vec(),
+            ..SampleLists::default()
         };
         sample(&mut logits, &[SampleRule::default(), rule.clone()], &lists).unwrap_err()
     };
@@ -344,17 +344,48 @@ fn what_cannot_be_is_an_error() {
         with(|rule| rule.top = MAX_TOP_TOKENS + 1),
         with(|rule| rule.edits = 0..1),
     ] {
-        let error = run(&rule, &[], &[]);
+        let error = run(&rule, &[]);
         assert!(matches!(error, KernelError::Value { found: 1, .. }));
     }
-    let error = run(&with(|rule| rule.mask = Some(1)), &[0, 0], &[]);
+    let error = run(&with(|rule| rule.mask = Some(1)), &[0, 0]);
     assert!(matches!(error, KernelError::Index { len: 1, .. }));
-    let error = run(&good, &[0], &[]);
+    let error = run(&good, &[0]);
     assert!(matches!(error, KernelError::Length { name: "masks", .. }));
 
-    let two = with(|rule| rule.edits = 0..2);
+    let lists = SampleLists::default();
+    let error = sample(&mut logits, std::slice::from_ref(&good), &lists);
+    assert!(matches!(
+        error,
+        Err(KernelError::Length { name: "rules", .. })
+    ));
+    let clone = logits.clone();
+    let rules = [good.clone(), good];
+    let error = sample(&mut logits, &rules, &lists);
+    assert!(matches!(error, Err(KernelError::Shared { .. })));
+    drop(clone);
+    let mut flat = logits.reshape(&[66]).unwrap();
+    let error = sample(&mut flat, &rules, &lists);
+    assert!(matches!(error, Err(KernelError::Shape { .. })));
+}
+
+#[test]
+fn edits_that_cannot_be_are_errors() {
+    let device = devices(1).remove(0);
+    let mut logits = Tensor::from_f32(&device, &[0.0; 66], &[2, 33]).unwrap();
+    let edited = SampleRule {
+        edits: 0..2,
+        ..SampleRule::default()
+    };
+    let rules = [SampleRule::default(), edited];
+    let mut run = |edits: &[LogitEdit]| {
+        let lists = SampleLists {
+            edits: edits.to_vec(),
+            ..SampleLists::default()
+        };
+        sample(&mut logits, &rules, &lists).unwrap_err()
+    };
     let edit = LogitEdit::unchanged;
-    let error = run(&two, &[], &[edit(32), edit(33)]);
+    let error = run(&[edit(32), edit(33)]);
     assert!(matches!(
         error,
         KernelError::Index {
@@ -363,7 +394,7 @@ fn what_cannot_be_is_an_error() {
             ..
         }
     ));
-    let error = run(&two, &[], &[edit(32), edit(32)]);
+    let error = run(&[edit(32), edit(32)]);
     assert!(
         matches!(error, KernelError::Value { found: 1, .. }),
         "{error}"
@@ -380,27 +411,12 @@ fn what_cannot_be_is_an_error() {
             repetition,
             penalty,
         };
-        let error = run(&two, &[], &[edit(0), wrong]);
+        let error = run(&[edit(0), wrong]);
         assert!(
             matches!(error, KernelError::Value { found: 1, .. }),
             "{error}"
         );
     }
-
-    let lists = SampleLists::default();
-    let error = sample(&mut logits, std::slice::from_ref(&good), &lists);
-    assert!(matches!(
-        error,
-        Err(KernelError::Length { name: "rules", .. })
-    ));
-    let clone = logits.clone();
-    let rules = [good.clone(), good];
-    let error = sample(&mut logits, &rules, &lists);
-    assert!(matches!(error, Err(KernelError::Shared { .. })));
-    drop(clone);
-    let mut flat = logits.reshape(&[66]).unwrap();
-    let error = sample(&mut flat, &rules, &lists);
-    assert!(matches!(error, Err(KernelError::Shape { .. })));
 }
 
 /// Rows whose largest logits are those of `ids`; none where there is no id.

@@ -47,7 +47,6 @@ impl Engine {
             return None;
         }
         let vocab_size = self.model.config().vocab_size;
-        let not_taken: &[u32] = if plan.runs_ahead() { &[UNKNOWN] } else { &[] };
         let words = vocab_size.div_ceil(32);
         let (mut rules, mut masks, mut edits) = (vec![], vec![], vec![]);
         for (seq, draft) in plan.sampled().zip(plan.drafts()) {
@@ -55,8 +54,12 @@ impl Engine {
             // What a grammar in trouble has to say, it says where its request is told.
             let allowed = active.allowed().ok()?;
             for ahead in 0..=draft.len() {
-                let before = [not_taken, &draft[..ahead]].concat();
-                let rule = active.sampler.device_rule(&before, vocab_size, &mut edits);
+                // The token of the step before is drawn, but not taken.
+                let before = match plan.runs_ahead() {
+                    true => &[UNKNOWN],
+                    false => &draft[..ahead],
+                };
+                let rule = active.sampler.device_rule(before, vocab_size, &mut edits);
                 rules.push(rule);
             }
             if let (Some(mask), Some(rule)) = (allowed, rules.last_mut()) {

@@ -2,7 +2,7 @@
 //!
 //! Where the device draws the tokens, they need not be known for the next step to be asked for: it looks them up on the device. So
 //! there are two steps under way while a text goes on, and what the host does with one step is done while the device computes the next
-//! (Kwon et al. call it asynchronous scheduling in vLLM). Whatever has to see a token first, such as a grammar or a penalty, or somebody
+//! (vLLM calls it asynchronous scheduling). Whatever has to see a token first, such as a grammar or a penalty, or somebody
 //! else who could start, ends that, and the next step is planned when the last one is known.
 
 use std::ffi::OsStr;
@@ -28,7 +28,9 @@ pub(super) fn runs_ahead(device: &Device) -> bool {
 pub(super) struct Launched {
     plan: StepPlan,
     tokens: Tokens,
-    since: Instant,
+    /// When it began to be planned, and when it was asked for.
+    planned: Instant,
+    asked: Instant,
 }
 
 /// The next tokens of each of [`StepPlan::sampled`].
@@ -41,15 +43,17 @@ enum Tokens {
 impl Engine {
     /// Plans the next step and asks for it; `None` if there is none, or it failed.
     pub(super) fn launch_next(&mut self, events: &mut Vec<SeqEvent>) -> Option<Launched> {
-        let since = Instant::now();
+        let planned = Instant::now();
         let mut plan = self.plan()?;
         self.note_start(&plan);
         self.speculate(&mut plan);
+        let asked = Instant::now();
         match self.launch(&plan, None) {
             Ok(tokens) => Some(Launched {
                 plan,
                 tokens,
-                since,
+                planned,
+                asked,
             }),
             Err(error) => {
                 self.fail(&plan, &error.into(), events);
@@ -75,8 +79,9 @@ impl Engine {
         if !step.plan.sampled().all(foreseeable) {
             return None;
         }
-        let since = Instant::now();
+        let planned = Instant::now();
         let plan = self.scheduler.run_ahead(&step.plan, &mut self.blocks)?;
+        let asked = Instant::now();
         match self.launch(&plan, Some(before)) {
             Ok(tokens) => {
                 self.note_start(&plan);
@@ -84,7 +89,8 @@ impl Engine {
                 Some(Launched {
                     plan,
                     tokens,
-                    since,
+                    planned,
+                    asked,
                 })
             }
             // It comes again, in its turn.
@@ -142,7 +148,8 @@ impl Engine {
         let Launched {
             plan,
             tokens,
-            since,
+            planned,
+            asked,
         } = step;
         let sampled = match tokens {
             Tokens::Known(runs) => Ok(runs),
@@ -151,11 +158,11 @@ impl Engine {
                 .map(|drawn| self.sample_runs(&plan, drawn.into_iter().map(Row::Drawn))),
         };
         // A step that runs ahead begins on the device when the one before it ends.
-        let since = since.max(self.concluded);
+        let [planned, asked] = [planned, asked].map(|time| time.max(self.concluded));
         self.concluded = Instant::now();
         match sampled {
             Ok(sampled) => {
-                self.learn(&plan, self.concluded - since, &sampled);
+                self.learn(&plan, self.concluded - asked, &sampled);
                 self.commit(&plan, sampled, events);
             }
             Err(error) => {
@@ -164,6 +171,6 @@ impl Engine {
                 self.fail(&plan, &error.into(), events);
             }
         }
-        self.profiler.step_ended(since, &plan);
+        self.profiler.step_ended(planned, &plan);
     }
 }

@@ -3,6 +3,7 @@
 //! Its rules are those of `filter`, in whole numbers instead of f64 (see `glm_kernels::sample`), so a seed gives the same token
 //! but where a random number falls on the very edge between two.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use glm_kernels::{LogitEdit, MAX_TOP_TOKENS, SampleRule, SampledToken};
@@ -62,8 +63,8 @@ impl SequenceSampler {
             }
         }
         if let Some(penalties) = &self.penalties {
-            let mut penalties = penalties.clone();
-            before.iter().for_each(|&id| penalties.count(id));
+            let mut penalties = Cow::Borrowed(penalties);
+            before.iter().for_each(|&id| penalties.to_mut().count(id));
             for (id, repetition, penalty) in penalties.of_tokens() {
                 let edit = of(&mut edits, id);
                 (edit.repetition, edit.penalty) = (repetition, penalty);

@@ -282,28 +282,6 @@ impl Simulation {
         sampled
     }
 
-    /// Guesses of all lengths, some longer than there is room for, right up to some place.
-    fn guess(&mut self, plan: &mut StepPlan) {
-        let Some(seed) = self.drafts else { return };
-        let guess = |decoding: Decoding<'_>| {
-            let random = mix(seed ^ decoding.seq.0 << 32 ^ decoding.tokens.len() as u64);
-            let mut draft = undisturbed(decoding.tokens, (random % 20) as usize);
-            let wrong = (random >> 8) as usize % 40;
-            draft.iter_mut().skip(wrong).for_each(|token| *token = 7);
-            (decoding.chunk, decoding.max_draft, draft)
-        };
-        let drafts: Vec<_> = self.scheduler.decoding(plan).map(guess).collect();
-        let preemptions = self.scheduler.counters.preemptions;
-        for (chunk, most, draft) in drafts {
-            let taken = self
-                .scheduler
-                .look_ahead(plan, chunk, &draft, &mut self.blocks);
-            assert!(taken <= most.min(draft.len()));
-        }
-        assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
-        assert_eq!(self.scheduler.counters.preemptions, preemptions);
-    }
-
     fn check_plan(&mut self, plan: &StepPlan, before: &[SeqId], preempted: u64) {
         let config = &self.config;
         assert!(plan.num_tokens() <= config.max_num_batched_tokens);

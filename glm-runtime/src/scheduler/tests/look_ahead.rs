@@ -2,6 +2,30 @@
 
 use super::*;
 
+impl Simulation {
+    /// Guesses of all lengths, some longer than there is room for, right up to some place.
+    pub(super) fn guess(&mut self, plan: &mut StepPlan) {
+        let Some(seed) = self.drafts else { return };
+        let guess = |decoding: Decoding<'_>| {
+            let random = mix(seed ^ decoding.seq.0 << 32 ^ decoding.tokens.len() as u64);
+            let mut draft = undisturbed(decoding.tokens, (random % 20) as usize);
+            let wrong = (random >> 8) as usize % 40;
+            draft.iter_mut().skip(wrong).for_each(|token| *token = 7);
+            (decoding.chunk, decoding.max_draft, draft)
+        };
+        let drafts: Vec<_> = self.scheduler.decoding(plan).map(guess).collect();
+        let preemptions = self.scheduler.counters.preemptions;
+        for (chunk, most, draft) in drafts {
+            let taken = self
+                .scheduler
+                .look_ahead(plan, chunk, &draft, &mut self.blocks);
+            assert!(taken <= most.min(draft.len()));
+        }
+        assert!(plan.num_tokens() <= self.config.max_num_batched_tokens);
+        assert_eq!(self.scheduler.counters.preemptions, preemptions);
+    }
+}
+
 #[test]
 fn guesses_take_what_is_left_and_give_it_back() {
     let mut simulation = Simulation::new(config(2, 8, 2 * BLOCK_SIZE), 1);
