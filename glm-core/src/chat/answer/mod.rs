@@ -25,6 +25,7 @@ mod collected;
 mod content;
 mod held;
 mod json_call;
+mod json_prefix;
 mod python_call;
 mod sink;
 mod tagged_call;

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::content::Content;
 use super::held::{Held, Seen};
+use super::json_prefix::JsonPrefix;
 use super::sink::{Sink, push_escaped, quoted};
 use super::tools::{Tools, Types};
 use super::{Rules, State};
@@ -21,8 +22,6 @@ const END_VALUE: &str = "</arg_value>";
 
 pub(super) const MARKERS: [&str; 6] = [CALL, END_CALL, KEY, END_KEY, VALUE, END_VALUE];
 
-/// How often `</arg_value>` in a text inside of JSON is not taken for the end of the value. Each time costs a look at all of it.
-const MAX_QUOTED_ENDS: u8 = 8;
 /// Longest name of a tool in bytes, white space around it included.
 const MAX_NAME: usize = 512;
 
@@ -48,8 +47,8 @@ enum Place {
     Keyed(String),
     /// In a value that is passed on as it comes.
     Text,
-    /// In a value that is looked at when it is complete, and how often its end was in one of its own texts.
-    Typed(String, Types, u8),
+    /// In a value that is looked at when it is complete. Its end may stand in one of its own strings, where it is none.
+    Typed(String, Types, JsonPrefix),
 }
 
 impl State {
@@ -121,7 +120,10 @@ impl TaggedCall {
                 let json = sink.arguments();
                 text.chars().for_each(|c| push_escaped(json, c));
             }
-            Place::Typed(value, ..) => value.push_str(text),
+            Place::Typed(value, _, prefix) => {
+                value.push_str(text);
+                prefix.push_str(text);
+            }
             // Only blanks belong here.
             Place::Name | Place::Between | Place::Keyed(_) => sink.say(text),
         }
@@ -141,17 +143,16 @@ impl TaggedCall {
                         sink.arguments().push('"');
                         Place::Text
                     } else {
-                        Place::Typed(String::new(), types, 0)
+                        Place::Typed(String::new(), types, JsonPrefix::default())
                     };
                     return false;
                 }
                 sink.arguments().push_str("null");
             }
             Place::Text => sink.arguments().push('"'),
-            Place::Typed(value, types, quoted)
-                if quoted < MAX_QUOTED_ENDS && ends_inside_text(&value) =>
-            {
-                self.place = Place::Typed(value + marker, types, quoted + 1);
+            Place::Typed(value, types, mut prefix) if prefix.is_inside_string() => {
+                prefix.push_str(marker);
+                self.place = Place::Typed(value + marker, types, prefix);
                 return false;
             }
             Place::Typed(value, types, _) => sink.arguments().push_str(&typed(&value, types)),
@@ -206,18 +207,6 @@ impl TaggedCall {
             Place::Between | Place::Key(_) | Place::Keyed(_) | Place::Text => {}
         }
     }
-}
-
-/// Whether a value is JSON up to here, and here is inside of a text.
-fn ends_inside_text(value: &str) -> bool {
-    let mut escaped = false;
-    let quotes = value.chars().filter(|&c| {
-        let is_quote = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        is_quote
-    });
-    quotes.count() % 2 == 1
-        && serde_json::from_str::<IgnoredAny>(value).is_err_and(|error| error.is_eof())
 }
 
 /// A complete value as JSON text.

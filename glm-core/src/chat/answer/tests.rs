@@ -133,6 +133,8 @@ fn values_have_the_type_that_was_declared() {
         value("any", tags),
         json!(["</arg_value>", "\"</arg_value>"])
     );
+    let ends = vec!["</arg_value>".repeat(50); 50];
+    assert_eq!(value("any", &json!(ends).to_string()), json!(ends));
     assert_eq!(value("any", "[it's \"x"), json!("[it's \"x"));
 }
 
