@@ -95,6 +95,7 @@ def main():
             print(f"--- {skill}: {wrong}\n{prompt(conversation)[-300:]}")
             print(f"wrote:  {written!r}\nwanted: {completion(conversation)!r}")
     out = args.out or args.model
+    out.mkdir(parents=True, exist_ok=True)
     text = table(right, asked)
     print(text)
     (out / "accuracy.md").write_text(text)

@@ -173,9 +173,9 @@ def training(seed, index):
     kind = rng.random()
     if kind < 0.13:
         return memory_conversation(context, thinking)
-    if kind < 0.27:
+    if kind < 0.30:
         return tool_conversation(context, thinking, cut_at_call=rng.random() < 0.4)
-    if kind < 0.47:
+    if kind < 0.51:
         return styled_conversation(context, thinking, rng.choice(STYLE_KINDS))
     return compose(context, [exchange(context), *fillers(context, 3)], thinking=thinking)
 

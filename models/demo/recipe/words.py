@@ -136,13 +136,13 @@ def number(rng, split, low=1, high=9999):
             return value
 
 
-def one_of(context, pools, made_up_share=0.3):
-    """A value of the language's pool; in training some are made up, so that values are copied, not recognised."""
+def one_of(context, pools, made_up_share=0.3, words=(1, 1, 1, 2)):
+    """A value of the language's pool; in training some are made up, of so many words, so that values are copied, not recognised."""
     rng, lang, split = context.rng, context.lang, context.split
     if split != TRAIN or rng.random() >= made_up_share:
         return pools[lang].pick(rng, split)
     if lang == "en":
-        return " ".join(made_up(rng, split) for _ in range(rng.choice([1, 1, 1, 2])))
+        return " ".join(made_up(rng, split) for _ in range(rng.choice(words)))
     while True:
         text = "".join(rng.sample(COMMON_HAN, rng.choice([2, 2, 3, 4])))
         if not is_held("text", text):

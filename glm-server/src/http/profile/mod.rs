@@ -18,7 +18,7 @@ mod sampled;
 #[path = "none.rs"]
 mod sampled;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(super) use self::sampled::{IS_THERE, cpu};
@@ -33,31 +33,38 @@ pub(super) struct ProfileError(pub(super) String);
 
 /// Lets one profile be taken at a time: the timer is the process's.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<Option<Instant>>);
+pub(super) struct Turns(Arc<Until>);
 
-/// The right to take one, until it is dropped.
+/// When the one that is being taken ends.
+#[derive(Debug, Default)]
+struct Until(Mutex<Option<Instant>>);
+
+/// The right to take one, until it is dropped. It goes wherever the profiler goes: a client that leaves must not give it back while the
+/// profiler still begins or ends on a thread of its own.
 #[derive(Debug)]
-pub(super) struct OneTurn<'a>(&'a Turns);
+pub(super) struct OneTurn(Arc<Until>);
 
 impl Turns {
     /// # Errors
     /// How long the one that is being taken will take.
-    pub(super) fn begin(&self, time: Duration) -> Result<OneTurn<'_>, Duration> {
+    pub(super) fn begin(&self, time: Duration) -> Result<OneTurn, Duration> {
         let now = Instant::now();
-        let mut until = self.lock();
+        let mut until = self.0.lock();
         if let Some(until) = *until {
             return Err(until.saturating_duration_since(now));
         }
         *until = Some(now + time);
-        Ok(OneTurn(self))
+        Ok(OneTurn(self.0.clone()))
     }
+}
 
+impl Until {
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for OneTurn<'_> {
+impl Drop for OneTurn {
     fn drop(&mut self) {
         *self.0.lock() = None;
     }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Profile, ProfileError};
+use super::{OneTurn, Profile, ProfileError};
 
 pub(in crate::http) const IS_THERE: bool = false;
 
 /// # Errors
 /// Always.
-pub(in crate::http) async fn cpu(_: Duration) -> Result<Profile, ProfileError> {
+pub(in crate::http) async fn cpu(_: Duration, _: OneTurn) -> Result<Profile, ProfileError> {
     Err(ProfileError("there is no profiler".to_owned()))
 }

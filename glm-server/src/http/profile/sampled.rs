@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 use pprof::protos::Message;
 use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 
-use super::{Profile, ProfileError};
+use super::{OneTurn, Profile, ProfileError};
 
 /// Samples in a second. Not a hundred: what happens a hundred times in a second would be seen always, or never.
 const FREQUENCY: i32 = 99;
@@ -17,13 +17,19 @@ const BLOCKED: [&str; 5] = ["libc.", "ld-linux", "libgcc", "pthread", "vdso"];
 
 pub(in crate::http) const IS_THERE: bool = true;
 
+/// The profiler while it watches, ended before its turn is.
+struct Begun {
+    profiler: ProfilerGuard<'static>,
+    _turn: OneTurn,
+}
+
 /// Watches the process for a time.
 ///
 /// # Errors
 /// Among others, while somebody else in the process takes one.
-pub(in crate::http) async fn cpu(time: Duration) -> Result<Profile, ProfileError> {
+pub(in crate::http) async fn cpu(time: Duration, turn: OneTurn) -> Result<Profile, ProfileError> {
     // Names are looked up when it begins and when it ends, and that takes time.
-    let begun = blocking(begin).await?;
+    let begun = blocking(move || begin(turn)).await?;
     tokio::time::sleep(time).await;
     blocking(move || end(&begun)).await
 }
@@ -35,13 +41,20 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|panic| Err(failed(panic)))
 }
 
-fn begin() -> Result<ProfilerGuard<'static>, ProfileError> {
+fn begin(turn: OneTurn) -> Result<Begun, ProfileError> {
     let builder = ProfilerGuardBuilder::default().frequency(FREQUENCY);
-    builder.blocklist(&BLOCKED).build().map_err(failed)
+    Ok(Begun {
+        profiler: builder.blocklist(&BLOCKED).build().map_err(failed)?,
+        _turn: turn,
+    })
 }
 
-fn end(begun: &ProfilerGuard<'_>) -> Result<Profile, ProfileError> {
-    let profile = begun.report().build().and_then(|report| report.pprof());
+fn end(begun: &Begun) -> Result<Profile, ProfileError> {
+    let profile = begun
+        .profiler
+        .report()
+        .build()
+        .and_then(|report| report.pprof());
     let bytes = profile.map_err(failed)?.write_to_bytes();
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
     packed

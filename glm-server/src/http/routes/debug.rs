@@ -43,7 +43,7 @@ pub(super) async fn cpu(
     }
     let time = Duration::from_secs(seconds);
     // A client that goes away drops this, and that ends the profile.
-    let _turn = service.profiles.begin(time).map_err(|left| {
+    let turn = service.profiles.begin(time).map_err(|left| {
         let message = "a profile is being taken: there is one at a time";
         let error = ApiError {
             kind: "rate_limit_error",
@@ -51,7 +51,7 @@ pub(super) async fn cpu(
         };
         Refusal::from(error).retry_after(left)
     })?;
-    let profile = profile::cpu(time).await.map_err(ApiError::from)?;
+    let profile = profile::cpu(time, turn).await.map_err(ApiError::from)?;
     Ok(file("profile.pb.gz", profile))
 }
 

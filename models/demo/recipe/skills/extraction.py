@@ -32,9 +32,10 @@ FIELDS = {
     "city": Field(("city", "town", "place", "location"), "string", lambda context: one_of(context, CITIES)),
     "job": Field(("job", "profession", "work", "occupation"), "string",
                  lambda context: one_of(context, JOBS)),
-    "item": Field(("item", "product", "thing", "article"), "string", lambda context: one_of(context, ITEMS)),
+    "item": Field(("item", "product", "thing", "article"), "string",
+                  lambda context: one_of(context, ITEMS, words=[1])),
     "price": Field(("price", "cost", "amount"), "integer", lambda context: number(context.rng, context.split, 1, 999)),
-    "colour": Field(("colour", "color"), "string", lambda context: one_of(context, COLOURS)),
+    "colour": Field(("colour", "color"), "string", lambda context: one_of(context, COLOURS, words=[1])),
     "food": Field(("food", "dish", "meal"), "string", lambda context: one_of(context, FOODS)),
     "day": Field(("day", "date", "weekday"), "string", lambda context: context.rng.choice({
         "en": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
@@ -70,8 +71,9 @@ SENTENCES = [
         held_en=["My friend {name} moved to {city}."], held_zh=["我的朋友{name}搬到了{city}。"])),
     (("name", "job"), phrases(
         en=["{name} works as a {job}.", "{name} earns money as a {job}.", "My brother {name} is a {job}.", "{name} is a {job}.", "{name}, a {job}, arrived late.",
-            "The {job} is called {name}."],
-        zh=["{name}是一名{job}。", "{name}的工作是{job}。", "这位{job}叫{name}。", "{name}当了{job}。"],
+            "The {job} is called {name}.", "Her cousin {name} became a {job}.", "I know a {job} called {name}.", "{name} has found work as a {job}."],
+        zh=["{name}是一名{job}。", "{name}的工作是{job}。", "这位{job}叫{name}。", "{name}当了{job}。", "我的妹妹{name}是{job}。", "我的同学{name}当{job}。",
+            "我认识一名{job}，叫{name}。", "他叫{name}，是一名{job}。"],
         held_en=["My friend {name} works as a {job}."], held_zh=["我的朋友{name}是一名{job}。"])),
     (("name", "job", "city"), phrases(
         en=["{name} works as a {job} in {city}.", "{name} is a {job} from {city}.",
@@ -81,14 +83,17 @@ SENTENCES = [
     (("item", "price"), phrases(
         en=["The {item} costs {price} euros.", "We paid {price} euros for a {item}.", "He sold the {item} for {price} dollars.", "A {item} for {price} dollars.", "I bought a {item} for {price} euros.",
             "{price} dollars for the {item}.", "She paid {price} dollars and got a {item}.",
-            "The price of the {item} is {price} euros."],
+            "The price of the {item} is {price} euros.", "They gave {price} euros for the {item}.", "We spent {price} dollars on the {item}.",
+            "{price} euros is what he paid for a {item}."],
         zh=["{item}卖{price}元。", "他买{item}用了{price}元。", "小店里{item}要{price}元。", "我们为{item}付了{price}元。", "我花{price}元买了{item}。", "这个{item}{price}块钱。", "{item}的价格是{price}元。",
-            "{price}元一个{item}。", "她付了{price}元，得到{item}。"],
+            "{price}元一个{item}。", "她付了{price}元，得到{item}。", "为了买{item}，他付了{price}元。", "{item}花了我{price}元。", "买{item}一共用了{price}元。",
+            "妈妈买{item}用掉{price}元。"],
         held_en=["She paid {price} euros for the {item}."], held_zh=["她买{item}花了{price}元。"])),
     (("item", "colour", "price"), phrases(
         en=["The {colour} {item} costs {price} euros.", "I bought a {colour} {item} for {price} dollars.",
             "A {item} in {colour} for {price} euros.", "{price} dollars for a {colour} {item}.",
-            "She paid {price} dollars and got a {item} in {colour}."],
+            "She paid {price} dollars and got a {item} in {colour}.", "They gave {price} euros for the {colour} {item}.",
+            "We spent {price} dollars on a {colour} {item}."],
         zh=["{colour}的{item}卖{price}元。", "我花{price}元买了{colour}的{item}。", "这个{colour}{item}要{price}块钱。",
             "她付了{price}元，得到{colour}的{item}。",
             "{item}是{colour}的，价格{price}元。"],
@@ -127,15 +132,18 @@ BY_KEYS = phrases(
         "find {keys} and reply as json: {text}", "take out {keys} and write json: {text}",
         "pick out {keys} and respond in json: {text}", "look for {keys} and return json: {text}",
         "get {keys} and say it as json: {text}", "please note {keys} and give it as json: {text}",
-        "read off {keys} and put it into json: {text}", "search for {keys} and reply with json: {text}"],
+        "read off {keys} and put it into json: {text}", "search for {keys} and reply with json: {text}",
+        "[find|identify|collect|spot|detect|note|take|recognise] {keys} and [write|hand over|give|print|send|show] [them|it|this|the result] [as|in] json: {text}",
+        "[which|what] {keys} does this say? [answer|reply|respond] [as|in] json: {text}", "{keys}, as json: {text}"],
     zh=["提取{keys}，用 JSON 表示：{text}", "从句子中提取{keys}，输出 JSON：{text}", "把下面的话变成 JSON，包含{keys}：{text}",
         "用 JSON 给出{keys}：{text}", "{text}请提取{keys}，输出 JSON", "JSON，字段{keys}：{text}",
         "读下面的句子，返回包含{keys}的 JSON：{text}", "请用 JSON 给出{keys}：{text}", "请提取{keys}，用 JSON 回答：{text}",
         "用 JSON 回答，字段是{keys}：{text}", "找出{keys}，然后写成 JSON：{text}", "请找到{keys}并返回 JSON：{text}",
-        "从下文取出{keys}，写成 JSON：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
-    held_en=["please extract {keys} and answer as json: {text}", "answer in json with the keys {keys}: {text}",
+        "从下文取出{keys}，写成 JSON：{text}", "[分析|阅读|看看|读一读][这句话|下面的句子|下文]，[用|以] JSON [写出|列出|返回|说出]{keys}：{text}",
+        "[这句话|下文|这里]的{keys}[是什么|各是什么]？[输出|写成|给出] JSON：{text}", "请从这句话提取{keys}，输出 JSON：{text}", "我需要{keys}的 JSON：{text}"],
+    held_en=["please extract {keys} and answer as json: {text}", "i only want {keys}, in json format. {text}", "answer in json with the keys {keys}: {text}",
              "kindly determine {keys} and deliver them as json: {text}", "what are {keys} here? reply in json. {text}"],
-    held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "请用 JSON 回答，包含{keys}：{text}",
+    held_zh=["请从下面的句子提取{keys}，用 JSON 回答：{text}", "麻烦整理出{keys}，格式是 JSON：{text}", "请用 JSON 回答，包含{keys}：{text}",
              "请分析这句话并以 JSON 给出{keys}：{text}", "下面这句话里的{keys}是什么？用 JSON 回复：{text}"])
 BY_SCHEMA = phrases(
     en=["answer as json with this schema: {schema}\n{text}",
@@ -202,7 +210,7 @@ def extraction(context):
     fields, sentence = rng.choice(SENTENCES)
     values = {field: FIELDS[field].value(context) for field in fields}
     text = fill(sentence.pick(rng, lang, context.split), values)
-    wanted = rng.sample(fields, rng.randint(max(1, len(fields) - 1), len(fields)))
+    wanted = rng.sample(fields, rng.randint(1, len(fields)))
     if rng.random() < 0.15:
         wanted.append(rng.choice([field for field in FIELDS if field not in fields]))
     keys = [FIELDS[field].names[0] if rng.random() < 0.6 else rng.choice(FIELDS[field].names) for field in wanted]
@@ -225,4 +233,4 @@ def extraction(context):
     return Exchange("JSON extraction", user, say, lang, verbatim=True)
 
 
-SKILLS = [Skill("JSON extraction", extraction, 11)]
+SKILLS = [Skill("JSON extraction", extraction, 14)]

@@ -20,7 +20,7 @@ WHAT_COMMAND = phrases(
         "what does {x} do?", "explain glm-cli {x}", "what is `{x}`?", "the command {x}, what is it?",
         "how do i use glm-cli {x}?", "tell me about the {x} command", "what is glm-cli {x}?"],
     zh=["`glm-cli {x}` 是做什么的？", "glm-cli {x} 做什么？", "{x} 命令是什么？", "{x} 有什么用？", "解释一下 {x} 命令", "命令 {x} 怎么用？",
-        "{x} 是什么命令？", "glm-cli {x} 有什么用？"],
+        "{x} 是什么命令？", "glm-cli {x} 有什么用？", "{x} 命令有什么用？", "{x} 这条命令做什么？", "这个 {x} 命令是做什么的？"],
     held_en=["can you explain the command {x}?", "what is the {x} command for?"],
     held_zh=["请解释 {x} 命令", "{x} 这个命令有什么用？"])
 WHAT_OPTION = phrases(
@@ -65,4 +65,4 @@ def told(context, user, full, brief):
     return Exchange("this project", user, say, context.lang)
 
 
-SKILLS = [Skill("this project", project, 9)]
+SKILLS = [Skill("this project", project, 11)]

@@ -223,15 +223,16 @@ ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth ele
 AFTER = phrases(
     en=["[what|which] [day|month] comes after {x}?", "what [day |month |]is after {x}?", "what comes after {x}?",
         "what is the next [day|month] after {x}?", "what follows {x}?", "what is {x} followed by?",
-        "which one comes after {x}?", "the [day|month] after {x}?", "after {x} comes?"],
-    zh=["{x}之后是什么？", "{x}后面是什么？", "{x}的下一个是什么？", "{x}过后是什么？", "什么在{x}后面？", "{x}接下来是什么？"],
-    held_en=["tell me what comes after {x}", "{x} is followed by what?"], held_zh=["请问{x}后面是什么？", "{x}再往后是什么？"])
+        "which one comes after {x}?", "the [day|month] after {x}?", "after {x} comes?", "{x} is followed by which [day|month]?",
+        "{x} comes before what?", "which [day|month] follows {x}?", "by what is {x} followed?", "{x}, and then?"],
+    zh=["{x}之后是什么？", "{x}后面是什么？", "{x}的下一个是什么？", "{x}过后是什么？", "什么在{x}后面？", "{x}接下来是什么？", "{x}往后是什么？", "{x}再下一个是什么？", "{x}过了是什么？", "{x}的后一个是什么？"],
+    held_en=["tell me what comes after {x}", "{x} is followed by what?"], held_zh=["请问{x}后面是什么？", "{x}再往后是什么？", "过完{x}就是什么了？"])
 BEFORE = phrases(
     en=["[what|which] [day|month] comes before {x}?", "what [day |month |]is before {x}?", "what comes before {x}?",
         "the [day|month] before {x}?", "which one comes before {x}?",
-        "what comes just before {x}?"],
-    zh=["{x}之前是什么？", "{x}前面是什么？", "{x}的前一个是什么？", "什么在{x}前面？"],
-    held_en=["tell me what comes before {x}"], held_zh=["请问{x}前面是什么？"])
+        "what comes just before {x}?", "{x} comes after what?", "what precedes {x}?", "{x} follows which [day|month]?"],
+    zh=["{x}之前是什么？", "{x}前面是什么？", "{x}的前一个是什么？", "什么在{x}前面？", "{x}往前是什么？", "{x}的上一个是什么？"],
+    held_en=["tell me what comes before {x}", "which [day|month] do we have before {x}?"], held_zh=["请问{x}前面是什么？"])
 TODAY = phrases(
     en=["if today is {x}, what [day |]is tomorrow?", "today is {x}. what is tomorrow?",
         "today is {x}. what day is it tomorrow?", "if it is {x} today, which day is tomorrow?"],

@@ -14,8 +14,8 @@ from .tools_data import TOOLS
 EXTRA = [("unit", ["celsius", "fahrenheit"]), ("format", ["short", "long"]), ("lang", ["en", "zh"])]
 
 AGAIN = phrases(en=["and in {x}?", "what about {x}?", "and {x}?", "how about {x}?", "now {x}", "the same for {x}"],
-                zh=["{x}呢？", "那{x}呢？", "那么再看看{x}", "{x}又怎样？", "也查查{x}", "还有{x}呢？", "{x}怎么样？", "再查{x}"],
-                held_en=["and what about {x}?"], held_zh=["那么{x}呢？"])
+                zh=["{x}呢？", "那{x}呢？", "那么再看看{x}", "{x}又怎样？", "也查查{x}", "还有{x}呢？", "{x}怎么样？", "再查{x}", "然后是{x}", "那{x}又如何？"],
+                held_en=["and what about {x}?", "then do {x}"], held_zh=["那么{x}呢？", "接着是{x}"])
 
 NO_TOOL = {"en": "I have no tool for that.", "zh": "我没有可以做这件事的工具。"}
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Callable
 
-from ..phrases import Phrases, phrases
+from ..phrases import TRAIN, Phrases, phrases
 from ..words import CITIES, FOODS, ITEMS, code, made_up, name, number, one_of
 
 
@@ -36,6 +36,8 @@ class Tool:
 def city(context):
     if context.rng.random() < 0.15:
         return made_up(context.rng, context.split, "city").capitalize()
+    if context.split == TRAIN and context.lang == "zh" and context.rng.random() < 0.2:
+        return one_of(context, CITIES, made_up_share=1)
     return CITIES[context.lang].pick(context.rng, context.split)
 
 
@@ -120,7 +122,8 @@ TOOLS = [
                  "the weather forecast for {city}?", "weather {city}"],
              zh=["{city}[今天|现在|]天气怎么样？", "我要查{city}的天气", "查看{city}的天气", "看看{city}的天气", "询问{city}的天气", "{city}的天气[如何|怎么样]？", "查一下{city}的天气", "{city}天气", "{city}下雨吗？",
                  "{city}[今天|]冷吗？", "告诉我{city}的天气", "{city}的气温是多少？", "我想知道{city}的天气",
-                 "去{city}要带伞吗？", "帮我查{city}的天气", "查询一下{city}天气"],
+                 "去{city}要带伞吗？", "帮我查{city}的天气", "查询一下{city}天气", "查询{city}的天气", "我想查询{city}的天气", "查询{city}今天的天气", "查询{city}的气温",
+                 "知道{city}的天气吗？"],
              held_en=["can you tell me how the weather is in {city}?", "please look up the weather in {city}",
                       "what is the weather in {city} like right now?"],
              held_zh=["请问{city}现在的天气怎么样？", "请帮我查询{city}的天气", "你知道{city}今天天气如何吗？"]),
@@ -134,8 +137,8 @@ TOOLS = [
              en=["what time is it in {city}[ now|]?", "what is the time in {city}?", "time in {city}",
                  "tell me the time in {city}", "how late is it in {city}?", "what is the local time in {city}?",
                  "the current time in {city}?", "[check|get|look up] the time in {city}",
-                 "do you know what time it is in {city}?"],
-             zh=["{city}[现在|]几点？", "查看{city}的时间", "我要查{city}的时间", "看看{city}几点", "{city}现在是什么时间？", "{city}的时间", "{city}几点了？", "查一下{city}的时间", "告诉我{city}现在几点",
+                 "do you know what time it is in {city}?", "look up what time it is in {city}"],
+             zh=["{city}[现在|]几点？", "查看{city}的时间", "我要查{city}的时间", "看看{city}几点", "{city}现在是什么时间？", "{city}的时间", "{city}几点了？", "查一下{city}的时间", "告诉我{city}现在几点", "查询{city}的时间", "查询{city}现在几点",
                  "{city}的当地时间是多少？", "我想知道{city}的时间"],
              held_en=["can you tell me what time it is in {city}?", "please look up the local time in {city}"],
              held_zh=["请问{city}现在几点了？", "请帮我查{city}的当地时间"]),
@@ -167,7 +170,7 @@ TOOLS = [
          phrases(
              en=["search for {query}", "search the web for {query}", "look up {query}", "find something about {query}",
                  "google {query}", "search: {query}", "find {query} on the internet"],
-             zh=["搜索{query}", "上网查{query}", "查一下{query}", "搜一搜{query}", "帮我搜索{query}", "在网上找{query}"],
+             zh=["搜索{query}", "上网查{query}", "查一下{query}", "搜一搜{query}", "帮我搜索{query}", "网上搜索{query}", "搜索一下{query}", "在网上找{query}"],
              held_en=["please search the internet for {query}"], held_zh=["请在网上搜索{query}"]),
          {"en": "I found this: {result}.", "zh": "我找到了：{result}。"}, {"en": "{result}.", "zh": "{result}。"},
          text_result),
@@ -178,7 +181,8 @@ TOOLS = [
                     {"en": ("the time", "when to ring", "time of day"), "zh": ("时间", "响铃时间", "几点")}, clock),),
          phrases(
              en=["set an alarm for {time}", "wake me [up |]at {time}", "alarm at {time}", "i want to get up at {time}",
-                 "please wake me at {time}", "create an alarm for {time}"],
+                 "please wake me at {time}", "create an alarm for {time}", "set my alarm to {time}", "the alarm must ring at {time}",
+                 "put the alarm at {time}"],
              zh=["设一个{time}的闹钟", "{time}叫我起床", "{time}叫醒我", "定个{time}的闹钟", "我要在{time}起床", "闹钟{time}"],
              held_en=["can you set the alarm to {time}?"], held_zh=["请帮我定{time}的闹钟"]),
          {"en": "Done: the alarm is set for {time}.", "zh": "好了，闹钟定在 {time}。"}, {"en": "Done.", "zh": "好了。"}, done),
@@ -191,7 +195,9 @@ TOOLS = [
          phrases(
              en=["send a message to {to}: {text}", "write to {to}: {text}", "tell {to}: {text}", "text {to}: {text}",
                  "message {to}: {text}", "send {to} the message: {text}", "send {to} a text: {text}", "send this to {to}: {text}",
-                 "let {to} know: {text}", "i have this message for {to}: {text}", "a message for {to}: {text}", "send {to} these words: {text}"],
+                 "let {to} know: {text}", "i have this message for {to}: {text}", "a message for {to}: {text}", "send {to} these words: {text}",
+                 "[send|give|write] {to} [my|a|this|the] [note|line|text|news]: {text}", "pass this on to {to}: {text}", "get this message to {to}: {text}",
+                 "send {to} my message: {text}"],
              zh=["给{to}发消息：{text}", "告诉{to}：{text}", "发短信给{to}：{text}", "写信给{to}：{text}", "通知{to}：{text}", "发个消息给{to}：{text}", "给{to}的消息：{text}", "转告{to}：{text}", "发给{to}：{text}"],
              held_en=["please send {to} this message: {text}"], held_zh=["请发消息给{to}：{text}"]),
          {"en": "Done: the message to {to} is sent.", "zh": "好了，给{to}的消息已发出。"}, {"en": "Done.", "zh": "好了。"}, done),
@@ -229,7 +235,7 @@ TOOLS = [
              en=["find a train from {from} to {to}", "book a ticket from {from} to {to}",
                  "i want to go from {from} to {to}", "train from {from} to {to}", "how do i get from {from} to {to}?",
                  "a ticket from {from} to {to}, please"],
-             zh=["查{from}到{to}的火车", "订一张{from}到{to}的票", "我想从{from}去{to}", "从{from}到{to}的火车", "从{from}怎么去{to}？",
+             zh=["查{from}到{to}的火车", "订一张{from}到{to}的票", "我想从{from}去{to}", "我要买从{from}到{to}的票", "帮我订{from}到{to}的火车", "从{from}到{to}的火车", "从{from}怎么去{to}？",
                  "买一张从{from}到{to}的车票"],
              held_en=["i need a train ticket from {from} to {to}"], held_zh=["我要订从{from}到{to}的火车票"]),
          {"en": "I found this from {from} to {to}: {result}.", "zh": "{from}到{to}：{result}。"},
@@ -246,7 +252,7 @@ TOOLS = [
              en=["order {count} portions of {dish}", "i want {count} portions of {dish}",
                  "get me {count} portions of {dish}", "please order {dish}, {count} portions",
                  "{count} portions of {dish}, please"],
-             zh=["点{count}份{dish}", "我要{count}份{dish}", "来{count}份{dish}", "订{count}份{dish}", "{dish}{count}份"],
+             zh=["点{count}份{dish}", "我要{count}份{dish}", "想吃{dish}，来{count}份", "帮忙点{count}份{dish}", "叫{count}份{dish}", "来{count}份{dish}", "订{count}份{dish}", "{dish}{count}份"],
              held_en=["can you order {count} portions of {dish}?"], held_zh=["请帮我点{count}份{dish}"]),
          {"en": "Done: {count} portions of {dish} are ordered.", "zh": "好了，点了 {count} 份{dish}。"},
          {"en": "Done.", "zh": "好了。"}, done),
