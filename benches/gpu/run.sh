@@ -5,9 +5,10 @@
 #     benches/gpu/run.sh --prepare target/gpu                      # only builds, for a machine without Rust
 #     benches/gpu/run.sh --with target/gpu run.json                # runs what was built, from a checkout of the same commit
 #
-# In stages: `checks` compares every operation with the CPU's, and tiny checkpoints and GLM-4-9B at its true size with transformers; `speed`
-# measures GLM-4-9B with random weights, and the same in PyTorch; `sanitizer` looks for errors with NVIDIA's compute-sanitizer.
-# `--stage NAME` does only that one, `--limit SECONDS` ends everything in time. The most valuable comes first, each step has a limit of
+# In stages: `checks` compares every operation with the CPU's, and tiny checkpoints with transformers; `logits` compares GLM-4-9B at its true
+# size with transformers; `speed` measures GLM-4-9B with random weights, and the same in PyTorch; `memcheck`, `racecheck`, `synccheck` and
+# `initcheck` look for errors with NVIDIA's compute-sanitizer. `--stage NAME` does only that one, `--limit SECONDS` ends everything in time. The
+# most valuable comes first, each step has a limit of
 # its own, and run.json has what is known after each step: nothing is lost if the machine is. What was printed is in run.log, and a
 # table at the end has everything in short. What is not there (PyTorch, compute-sanitizer, ncu) is said to be missing and left out.
 # The script fails if a step failed, took too long or could not be begun in time.
@@ -37,7 +38,8 @@ prepare() (
     {
         built build --release -p glm-cli --bin glm-cli
         built test --no-run -p glm-kernels --lib
-        built test --no-run -p glm-runtime --test 'cuda*'
+        # Engines as they are in a release: debug builds fill tensors, and no kernel would overlap the one before it.
+        CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false built test --no-run -p glm-runtime --test 'cuda*'
     } | while read -r name program; do
         cp "$program" "$unpacked/$name"
         strip "$unpacked/$name" 2>/dev/null || true

@@ -232,6 +232,23 @@ class Parts(WithPrograms):
         tests = (script.REPO / "glm-runtime" / "tests" / "cuda.rs").read_text()
         self.assertIn(f"fn {script.ENGINE_TEST}", tests)
 
+    def test_no_option_is_given_twice_and_every_stage_is_one(self):
+        commands = []
+
+        class Recorder:
+            def __getattr__(self, _):
+                return lambda *parts, **_: commands.extend(list(map(str, part)) for part in parts if isinstance(part, list) and part)
+
+        gpu = script.Gpu(Recorder(), self.folder, "random:glm-4-9b", "cuda")
+        for stage in script.STAGES:
+            before = len(commands)
+            gpu.stage(stage)
+            self.assertGreater(len(commands), before, stage)
+        self.assertIn("ncu", {command[0] for command in commands})
+        for command in commands:
+            options = [word for word in command if word.startswith("--")]
+            self.assertEqual(len(options), len(set(options)), command)
+
 
 if __name__ == "__main__":
     os.chdir(HERE)

@@ -140,6 +140,9 @@ def build(job):
     if kept:
         return name, target, stored(PACK / path_of(name, target)), kept["kernels"]
     image, ptx, log = Nvrtc().compile(name, source(files), target)
+    # The assembler says so where products of tensor cores would wait for each other, and goes on.
+    if "serialized" in log:
+        raise ValueError(f"{name} for {target} computes one product after the other:\n{log}")
     return name, target, image, usage(log, ptx)
 
 

@@ -1,6 +1,8 @@
 //! What the tests of the kernels share: random data, devices for every instruction set, and
 //! comparison that names the worst element.
 
+use std::sync::OnceLock;
+
 use crate::{CpuOptions, CudaOptions, Device, Isa};
 
 /// A small generator (xorshift64*, Vigna 2016): the same numbers on every machine.
@@ -85,7 +87,11 @@ pub(crate) fn emulated_cuda() -> Option<Device> {
         ..CudaOptions::default()
     };
     if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
-        return Some(Device::cuda(options).expect("GLM_REQUIRE_GPU asks for a device"));
+        // One is kept, so that the device's context is made once and not for every test.
+        static KEPT: OnceLock<Device> = OnceLock::new();
+        let open = || Device::cuda(options.clone()).expect("GLM_REQUIRE_GPU asks for a device");
+        KEPT.get_or_init(open);
+        return Some(open());
     }
     let cuda = crate::cuda::emulation::EmulatedCuda::new(1, 4 << 30)?;
     Some(cuda.open(options).expect("an emulated device opens"))

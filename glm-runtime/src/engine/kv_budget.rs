@@ -20,8 +20,8 @@ const DEFAULT_SHARE: u64 = 4;
 /// Tenths of a graphics processor's memory beside the weights that the cache takes at most when no size is asked for: nobody else is
 /// expected there, and what is left is for activations.
 const CUDA_TENTHS: u64 = 9;
-/// Slots are counted in 32 bits.
-const MAX_BLOCKS: usize = u32::MAX as usize / BLOCK_SIZE;
+/// Slots are counted in 32 bits, those of the block that devices have to spare included.
+const MAX_BLOCKS: usize = u32::MAX as usize / BLOCK_SIZE - 1;
 
 /// The size of the KV cache and the arithmetic behind it; printed, one line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -1,5 +1,7 @@
 //! The graphics processor of the tests.
 
+use std::sync::OnceLock;
+
 use glm_kernels::{CpuOptions, CudaOptions, Device, EmulatedCuda};
 
 /// Memory of an emulated device.
@@ -18,6 +20,9 @@ pub fn options() -> CudaOptions {
 /// The emulated device, where there is a compiler for it; with `GLM_REQUIRE_GPU` in the environment a real one, or the test fails.
 pub fn devices() -> Vec<(&'static str, Device)> {
     if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
+        // One is kept, so that the device's context is made once and not for every test.
+        static KEPT: OnceLock<Device> = OnceLock::new();
+        KEPT.get_or_init(|| Device::cuda(options()).unwrap());
         return vec![("real", Device::cuda(options()).unwrap())];
     }
     let emulated = EmulatedCuda::new(1, MEMORY);

@@ -34,15 +34,14 @@ const LIBRARY: &str = if cfg!(windows) {
 /// Copies go through pinned memory in pieces of at most this.
 const PIECE: usize = 8 << 20;
 
-/// A copy to the device of at most this does not wait for what is queued before it; a larger one from memory that is not pinned
-/// may.
-const SMALL_COPY: usize = 64 << 10;
-
 /// A block gets so much dynamic shared memory without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
 /// The first version of CUDA whose graphs know kernels that begin before the one before them has ended.
 const OVERLAPS_IN_GRAPHS: u32 = 12_030;
+
+/// `off` in the environment: each kernel begins when the one before it has ended.
+const OVERLAP_SWITCH: &str = "GLM_CUDA_OVERLAP";
 
 /// The driver of this machine.
 pub(super) struct RealDriver {
@@ -99,6 +98,7 @@ impl Driver for RealDriver {
             stream: ptr::null_mut(),
             info,
             version: self.version,
+            overlaps: std::env::var_os(OVERLAP_SWITCH).is_none_or(|value| value != "off"),
             capturing: AtomicBool::new(false),
             loaded: Mutex::default(),
             pinned: Mutex::default(),
@@ -177,6 +177,8 @@ struct RealContext {
     stream: sys::CUstream,
     info: DeviceInfo,
     version: u32,
+    /// Whether kernels may begin before the one before them has ended.
+    overlaps: bool,
     /// Whether launches are written down at the moment.
     capturing: AtomicBool,
     loaded: Mutex<Loaded>,
@@ -229,16 +231,19 @@ impl RealContext {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Copies to the device from memory that is not pinned.
+    /// Copies to the device from memory that is not pinned, and waits until all of it has been read: how long the driver reads such
+    /// memory is its own affair.
     ///
     /// # Safety
     /// As for [`Context::copy_in`], and the context is that of this thread.
     unsafe fn copy_in_pageable(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
-        // SAFETY: the caller's promise. Such memory has been read when the call returns: the driver copies it to
-        // memory of its own first.
-        check("cuMemcpyHtoDAsync", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to.0, bytes.as_ptr().cast(), bytes.len(), self.stream)
-        })
+        // SAFETY: the caller's promise; the stream lives as long as this.
+        unsafe {
+            let (from, len) = (bytes.as_ptr().cast(), bytes.len());
+            let copied = sys::cuMemcpyHtoDAsync_v2(to.0, from, len, self.stream);
+            check("cuMemcpyHtoDAsync", copied)?;
+            check("cuStreamSynchronize", sys::cuStreamSynchronize(self.stream))
+        }
     }
 
     /// Copies to the device by way of pinned memory: the host need not wait until the device comes to that.
@@ -355,16 +360,16 @@ impl Context for RealContext {
 
     unsafe fn free(&self, ptr: DevicePtr) -> Result<(), CudaError> {
         self.enter_for("cuMemFree")?;
-        // SAFETY: the caller's promise; the driver waits for what uses the memory.
-        check("cuMemFree", unsafe { sys::cuMemFree_v2(ptr.0) })
+        // That the driver waits for what uses the memory is how it is, and nowhere promised.
+        // SAFETY: the caller's promise; the stream lives as long as this.
+        unsafe {
+            check("cuStreamSynchronize", sys::cuStreamSynchronize(self.stream))?;
+            check("cuMemFree", sys::cuMemFree_v2(ptr.0))
+        }
     }
 
     unsafe fn copy_in(&self, to: DevicePtr, bytes: &[u8]) -> Result<(), CudaError> {
         self.enter_for("cuMemcpyHtoDAsync")?;
-        if bytes.len() <= SMALL_COPY {
-            // SAFETY: the caller's promise.
-            return unsafe { self.copy_in_pageable(to, bytes) };
-        }
         let mut to = to;
         for part in bytes.chunks(PIECE) {
             // SAFETY: the caller's promise.
@@ -499,7 +504,7 @@ impl Context for RealContext {
         self.enter()?;
         let may_overlap = self.prepare(function, config.shared_bytes)?;
         let known = self.version >= OVERLAPS_IN_GRAPHS || !self.capturing.load(Ordering::Relaxed);
-        let overlaps = config.overlaps && may_overlap && known;
+        let overlaps = self.overlaps && config.overlaps && may_overlap && known;
         let mut overlap = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],

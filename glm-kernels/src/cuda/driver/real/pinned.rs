@@ -11,8 +11,9 @@ use crate::CudaError;
 /// The least memory for a copy: enough for what is drawn for hundreds of sequences.
 const MIN_BYTES: usize = 64 << 10;
 
-/// Copies to the device that may be under way. Whoever wants to begin another waits for the first of them.
-const MOST_LEAVING: usize = 8;
+/// Copies to the device that may be under way: a step takes a few, and two steps are under way. Whoever wants to begin another waits for
+/// the first of them.
+const MOST_LEAVING: usize = 16;
 
 /// Of larger ones, as many as have so many bytes together: while one is under way, the next is made ready.
 const MOST_LEAVING_BYTES: usize = 32 << 20;
