@@ -152,4 +152,4 @@ def arithmetic(context):
     return Exchange("arithmetic", user, context.answers(say), lang)
 
 
-SKILLS = [Skill("arithmetic", arithmetic, 15)]
+SKILLS = [Skill("arithmetic", arithmetic, 19)]

@@ -13,8 +13,9 @@ from .tools_data import TOOLS
 
 EXTRA = [("unit", ["celsius", "fahrenheit"]), ("format", ["short", "long"]), ("lang", ["en", "zh"])]
 
-AGAIN = phrases(en=["and in {x}?", "what about {x}?", "and {x}?", "how about {x}?", "now {x}", "the same for {x}"],
-                zh=["{x}呢？", "那{x}呢？", "那么再看看{x}", "{x}又怎样？", "也查查{x}", "还有{x}呢？", "{x}怎么样？", "再查{x}", "然后是{x}", "那{x}又如何？"],
+AGAIN = phrases(en=["and in {x}?", "what about {x}?", "and {x}?", "how about {x}?", "now {x}", "the same for {x}", "then {x}", "next, {x}", "now do {x}", "do {x} too", "after that {x}",
+                    "{x} next", "do the same for {x}", "please do {x} as well"],
+                zh=["{x}呢？", "那{x}呢？", "那么再看看{x}", "{x}又怎样？", "也查查{x}", "还有{x}呢？", "{x}怎么样？", "再查{x}", "然后是{x}", "那{x}又如何？", "接下来{x}", "下一个是{x}", "接着查{x}", "那么看看{x}", "那么再说{x}", "现在说{x}"],
                 held_en=["and what about {x}?", "then do {x}"], held_zh=["那么{x}呢？", "接着是{x}"])
 
 NO_TOOL = {"en": "I have no tool for that.", "zh": "我没有可以做这件事的工具。"}

@@ -128,4 +128,4 @@ def unknown(context):
     return Exchange("everything else", user, say, context.lang)
 
 
-SKILLS = [Skill("everything else", unknown, 8)]
+SKILLS = [Skill("everything else", unknown, 10)]
