@@ -76,6 +76,22 @@ pub(crate) enum JobFailure {
     Disk(#[from] io::Error),
 }
 
+impl JobFailure {
+    /// What the same step would meet again, however often it is tried. A database that is away, a disk that is full and a file that cannot be
+    /// read are none of that: somebody mends them.
+    pub(super) fn permanent(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error)
+                if error.kind() == ErrorKind::Invalid
+                    || matches!(error, StoreError::Conflict { .. }) =>
+            {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl From<JobFailure> for ApiError {
     fn from(failure: JobFailure) -> Self {
         match failure {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::workers::BEATS;
 use super::{JobFailure, Jobs};
 use crate::queue::{NewRecord, StoreError, Timestamp};
 
@@ -47,6 +48,10 @@ struct Seen {
     failure: Option<String>,
     /// When it last answered.
     answered: Option<Instant>,
+    /// The same by the clock that leases run out by.
+    turned: Option<Timestamp>,
+    /// Until then no lease is taken for that of a dead worker.
+    truce: Option<Instant>,
 }
 
 impl Observed {
@@ -56,6 +61,37 @@ impl Observed {
 
     pub(super) fn failed(&self, error: &dyn Error) {
         self.lock().failure = Some(error.to_string());
+    }
+
+    pub(super) fn turned(&self, now: Timestamp) {
+        let mut seen = self.lock();
+        seen.answered = Some(Instant::now());
+        seen.turned = Some(now);
+    }
+
+    /// Gives everybody the time to say that they are alive.
+    pub(super) fn begin_truce(&self, time: Duration) {
+        self.lock().truce = Some(Instant::now() + time);
+    }
+
+    /// Whether everybody is given the time to say that they are alive: after failures; and when there was no turn for longer than `time`, going by
+    /// the clock, which may have been set forward, or gone on while the machine slept.
+    fn has_truce(&self, now: Timestamp, time: Duration) -> bool {
+        let mut seen = self.lock();
+        if let Some(end) = seen.truce {
+            let is_over = Instant::now() >= end;
+            if is_over {
+                seen.truce = None;
+            }
+            return !is_over;
+        }
+        let is_late = seen
+            .turned
+            .is_some_and(|last| now > last.after(TURN + time));
+        if is_late {
+            seen.truce = Some(Instant::now() + time);
+        }
+        is_late
     }
 
     fn proved(&self) {
@@ -90,20 +126,41 @@ impl Jobs {
         let mut turn: u32 = 0;
         loop {
             match self.turn(&model, turn).await {
-                Ok(()) => self.observed.lock().answered = Some(Instant::now()),
-                Err(failure) => self.observed.failed(&failure),
+                Ok(()) => self.observed.turned(Timestamp::now()),
+                Err(failure) => {
+                    self.observed.failed(&failure);
+                    if matches!(failure, JobFailure::Store(_)) {
+                        self.observed.begin_truce(self.truce());
+                    }
+                }
             }
             turn = turn.wrapping_add(1);
             sleep(TURN).await;
         }
     }
 
-    pub(super) async fn turn(self: &Arc<Self>, model: &str, turn: u32) -> Result<(), JobFailure> {
+    /// Long enough for each worker to have a turn and a heartbeat.
+    fn truce(&self) -> Duration {
+        self.options.lease / BEATS + TURN
+    }
+
+    /// Puts back what dead workers left, and ends what is over. Leases also run out while the queue cannot be reached, and when the clock is set
+    /// forward: what runs here is alive all the same, and so may be what runs elsewhere.
+    pub(super) async fn reap(&self) -> Result<(), StoreError> {
         let now = Timestamp::now();
-        let reaped = self.store.reap(now).await?;
-        if reaped.requeued > 0 {
-            self.wake.send_replace(());
+        self.extend_if_late(now).await?;
+        if !self.observed.has_truce(now, self.truce()) {
+            let reaped = self.store.reap(now).await?;
+            if reaped.requeued > 0 {
+                self.wake.send_replace(());
+            }
         }
+        Ok(())
+    }
+
+    pub(super) async fn turn(self: &Arc<Self>, model: &str, turn: u32) -> Result<(), JobFailure> {
+        self.reap().await?;
+        let now = Timestamp::now();
         let before = self.bound.since();
         let backlog = self.store.backlog(model).await?;
         {

@@ -1,9 +1,15 @@
 //! Claims tasks, has them run, and reports what came of them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -18,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long to leave an engine alone that has no place for a task.
 const WHEN_FULL: Duration = Duration::from_millis(250);
 /// Heartbeats per lease: two may be lost.
-const BEATS: u32 = 3;
+pub(super) const BEATS: u32 = 3;
 
 /// Why a task is stopped before it has a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +47,15 @@ struct Attempt {
 
 /// Tasks that this process has leases for.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<HashMap<TaskId, Attempt>>);
+pub(super) struct Held {
+    attempts: Mutex<HashMap<TaskId, Attempt>>,
+    /// When all of them were last extended, in milliseconds since 1970.
+    extended: AtomicI64,
+}
 
 impl Held {
     fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Attempt>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, task: &Claimed) -> oneshot::Receiver<Stop> {
@@ -71,10 +81,11 @@ impl Held {
     }
 
     /// Not one of a later lease.
-    fn remove(&self, lease: Lease) {
+    fn remove(&self, lease: Lease) -> Option<Attempt> {
         let mut held = self.lock();
-        if held.get(&lease.task).is_some_and(|its| its.lease == lease) {
-            held.remove(&lease.task);
+        match held.get(&lease.task) {
+            Some(its) if its.lease == lease => held.remove(&lease.task),
+            _ => None,
         }
     }
 
@@ -82,21 +93,42 @@ impl Held {
         self.lock().values().map(|its| its.lease).collect()
     }
 
-    fn stop(&self, id: TaskId, why: Stop) {
-        if let Some(attempt) = self.lock().remove(&id) {
+    /// Not one of a later lease.
+    fn stop(&self, lease: Lease, why: Stop) {
+        if let Some(attempt) = self.remove(lease) {
             // It may just have ended.
             let _ = attempt.stop.send(why);
         }
     }
 
     pub(super) fn cancel(&self, id: TaskId) {
-        self.stop(id, Stop::Cancelled);
+        let attempt = self.lock().remove(&id);
+        if let Some(attempt) = attempt {
+            let _ = attempt.stop.send(Stop::Cancelled);
+        }
+    }
+
+    /// When all of them were last extended.
+    fn extended(&self) -> Timestamp {
+        Timestamp::from_millis(self.extended.load(Ordering::Relaxed))
     }
 
     fn hand_back(&self) {
         for (_, attempt) in self.lock().drain() {
             let _ = attempt.stop.send(Stop::HandedBack);
         }
+    }
+}
+
+/// A lease that is extended for as long as this is there.
+struct Holding<'a> {
+    held: &'a Held,
+    lease: Lease,
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.held.remove(self.lease);
     }
 }
 
@@ -159,6 +191,10 @@ impl Jobs {
         stopped: oneshot::Receiver<Stop>,
     ) {
         let lease = task.lease;
+        let holding = Holding {
+            held: &self.held,
+            lease,
+        };
         let report = tokio::select! {
             // Whoever was told that it is cancelled sees no result later.
             biased;
@@ -168,15 +204,17 @@ impl Jobs {
                 Ok(Stop::Lost) | Err(_) => None,
             },
             () = self.cancelled_early(lease.task) => Some(Report::Cancelled),
-            report = run(&task, &*runner) => Some(report),
+            report = AssertUnwindSafe(run(&task, &*runner)).catch_unwind() => {
+                Some(report.unwrap_or_else(|_| Report::Retry(panicked())))
+            }
             () = until(task.info.deadline) => None,
         };
         match report {
             Some(report) => self.report(&task, report).await,
             // Whoever ends what is over, or takes it on: the deadline is the queue's affair.
-            None => drop(self.store.reap(Timestamp::now()).await),
+            None => drop(self.reap().await),
         }
-        self.held.remove(lease);
+        drop(holding);
         self.changed(lease.task);
     }
 
@@ -222,23 +260,34 @@ impl Jobs {
     pub(crate) async fn beat(self: Arc<Self>) {
         loop {
             sleep(self.options.lease / BEATS).await;
-            let leases = self.held.leases();
-            if leases.is_empty() {
-                continue;
+            if let Err(error) = self.extend(Timestamp::now()).await {
+                self.observed.failed(&error);
             }
-            let now = Timestamp::now();
-            match self.store.heartbeat(&leases, self.options.lease, now).await {
-                Err(error) => self.observed.failed(&error),
-                Ok(pulses) => {
-                    for (lease, pulse) in leases.iter().zip(pulses) {
-                        match pulse {
-                            Pulse::Held => {}
-                            Pulse::CancelRequested => self.held.stop(lease.task, Stop::Cancelled),
-                            Pulse::Lost => self.held.stop(lease.task, Stop::Lost),
-                        }
-                    }
+        }
+    }
+
+    async fn extend(&self, now: Timestamp) -> Result<(), StoreError> {
+        let leases = self.held.leases();
+        if !leases.is_empty() {
+            let pulses = self.store.heartbeat(&leases, self.options.lease, now);
+            for (lease, pulse) in leases.iter().zip(pulses.await?) {
+                match pulse {
+                    Pulse::Held => {}
+                    Pulse::CancelRequested => self.held.stop(*lease, Stop::Cancelled),
+                    Pulse::Lost => self.held.stop(*lease, Stop::Lost),
                 }
             }
+        }
+        let extended = &self.held.extended;
+        extended.store(now.as_millis(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Extends the leases of what runs here if the last time was longer ago than it should be, going by the clock that they run out by.
+    pub(super) async fn extend_if_late(&self, now: Timestamp) -> Result<(), StoreError> {
+        match now > self.held.extended().after(self.options.lease / BEATS) {
+            true => self.extend(now).await,
+            false => Ok(()),
         }
     }
 }
@@ -256,6 +305,18 @@ async fn run(task: &Claimed, runner: &dyn Runner) -> Report {
             },
         }
     }
+}
+
+/// The error of an attempt that panicked.
+fn panicked() -> Value {
+    written(&ApiError {
+        status: 500,
+        kind: "server_error",
+        code: Some("internal_error"),
+        ..ApiError::not_found(
+            "this attempt failed because of a mistake in the service; its log says more",
+        )
+    })
 }
 
 /// An error as tasks keep it: what a client would have got, and the status.

@@ -1,23 +1,25 @@
 //! [`Driver`]: brings batches to their end, step by step.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tokio::time::sleep;
 
 use super::super::files::seconds;
-use super::super::{JobFailure, Jobs, Runner, Running};
+use super::super::{JobFailure, Jobs, Runner, Running, refusal};
 use super::record::BatchError;
 use super::{Batch, BatchStatus, MAX_REQUESTS, PRIORITY, results};
 use crate::batch::{BadLine, BatchLine, Requests};
 use crate::openai::ApiError;
-use crate::queue::{Claimed, Limits, NewTask, Timestamp};
+use crate::queue::{Claimed, Limits, NewTask, StoreError, Timestamp};
 
 /// Most things that are said to be wrong with an input.
 const MAX_ERRORS: usize = 100;
+/// Most characters of what is said to be wrong: it may quote a line, and all of it together is one record.
+const MAX_MESSAGE: usize = 500;
 /// Lines that become tasks at once.
 const CHUNK: usize = 500;
 /// Their bodies together, roughly, in bytes.
@@ -52,7 +54,12 @@ impl Runner for Driver {
             id: text("batch"),
         };
         Box::pin(async move {
-            drive.to_its_end().await.map_err(later)?;
+            while let Err(failure) = drive.to_its_end().await {
+                let Some(error) = failure.permanent() else {
+                    return Err(later(failure));
+                };
+                drive.give_up(error).await.map_err(later)?;
+            }
             Ok(Value::Null)
         })
     }
@@ -74,7 +81,7 @@ pub(super) struct Drive {
     id: String,
 }
 
-type Input = Requests<BufReader<File>>;
+pub(super) type Input = Requests<BufReader<File>>;
 
 impl Drive {
     async fn to_its_end(&self) -> Result<(), JobFailure> {
@@ -111,6 +118,27 @@ impl Drive {
         Ok(())
     }
 
+    /// Says what a batch cannot get past, which ends it: at once, or when the lines that are tasks by now have ended.
+    async fn give_up(&self, error: &StoreError) -> Result<(), JobFailure> {
+        let now = seconds(Timestamp::now());
+        let refusal = refusal(error);
+        let error = BatchError {
+            param: refusal.param,
+            ..whole(refusal.code.unwrap_or("invalid_value"), refusal.message)
+        };
+        let change = |batch: &mut Batch| {
+            // One that cannot even be ended so is ended the hard way.
+            let can_go_on = batch.status == BatchStatus::InProgress && batch.errors.is_empty();
+            if !batch.status.is_final() {
+                batch.errors = vec![error.clone()];
+                if !can_go_on {
+                    batch.enter(BatchStatus::Failed, now);
+                }
+            }
+        };
+        self.change(change).await
+    }
+
     /// Looks at every line before the first of them is a task.
     async fn validate(&self, batch: &Batch) -> Result<(), JobFailure> {
         let found = match self.input(batch).await {
@@ -136,9 +164,9 @@ impl Drive {
         self.change(change).await
     }
 
-    /// Makes tasks of the lines that are none yet.
+    /// Makes tasks of the lines that are none yet, unless the batch is to end without them.
     async fn submit(&self, batch: &Batch) -> Result<(), JobFailure> {
-        if batch.all_submitted {
+        if batch.all_submitted || !batch.errors.is_empty() {
             return Ok(());
         }
         let mut input = match self.input(batch).await {
@@ -200,9 +228,8 @@ impl Drive {
         task.group = Some(batch.id.clone());
         task.label = Some(line.custom_id);
         task.payer.clone_from(&batch.payer);
-        // Results are needed until the batch ends, which may be long after the task did.
         let window = Duration::from_secs(batch.expires_at.saturating_sub(batch.created_at));
-        task.retention = task.retention.max(window + Duration::from_hours(24));
+        task.retention = self.jobs.kept(window);
         task
     }
 
@@ -261,7 +288,7 @@ impl Drive {
 }
 
 /// Does what waits for the disk, or computes, where nobody else has to wait for it.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
@@ -272,9 +299,18 @@ async fn blocking<T: Send + 'static>(
 fn whole(code: &str, message: String) -> BatchError {
     BatchError {
         code: code.to_owned(),
-        message,
+        message: beginning(message),
         param: None,
         line: None,
+    }
+}
+
+/// Of a message as much as is kept.
+fn beginning(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        // Not the same text cut short, which would keep its memory.
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }
 
@@ -298,10 +334,9 @@ fn check(mut input: Input, endpoint: &str) -> io::Result<Result<u64, Vec<BatchEr
             && errors.len() < MAX_ERRORS
         {
             errors.push(BatchError {
-                code: error.code.unwrap_or("invalid_line").to_owned(),
-                message: error.message,
                 param: error.param,
                 line: Some(line),
+                ..whole(error.code.unwrap_or("invalid_line"), error.message)
             });
         }
     }
@@ -323,13 +358,45 @@ fn fits(request: &BatchLine, endpoint: &str) -> Result<(), ApiError> {
             ..ApiError::invalid("url", message)
         });
     }
-    let most = Limits::default().max_name_bytes;
+    let Limits {
+        max_body_bytes,
+        max_name_bytes: most,
+        ..
+    } = Limits::default();
+    let found = written_bytes(&request.body);
+    if found > max_body_bytes {
+        // Longer than the line: `1e15` is written as `1000000000000000.0`.
+        let message = format!(
+            "`body` has {found} bytes as it is written down, at most {max_body_bytes} are allowed: divide the request"
+        );
+        return Err(ApiError {
+            code: Some("body_too_large"),
+            ..ApiError::invalid("body", message)
+        });
+    }
     if request.custom_id.len() > most || request.custom_id.chars().any(char::is_control) {
         let message =
             format!("`custom_id` must have at most {most} bytes and no control characters");
         return Err(ApiError::invalid("custom_id", message));
     }
     Ok(())
+}
+
+/// How long a body is where the queue keeps it.
+fn written_bytes(body: &Map<String, Value>) -> usize {
+    struct Count(usize);
+    impl Write for Count {
+        fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+            self.0 += part.len();
+            Ok(part.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // It cannot fail: what was read as JSON can be written as JSON.
+    serde_json::to_writer(&mut count, body).map_or(usize::MAX, |()| count.0)
 }
 
 /// The next lines after line `done`. All of them are requests: that has been checked, and files do not change.
@@ -341,7 +408,7 @@ fn chunk(input: &mut Input, done: u64) -> io::Result<Vec<(u64, BatchLine)>> {
         };
         let request = request.map_err(|bad| io::Error::other(bad.error))?;
         if number > done {
-            bytes += json!(request.body).to_string().len();
+            bytes += written_bytes(&request.body);
             lines.push((number, request));
         }
     }

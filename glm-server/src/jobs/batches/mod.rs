@@ -10,6 +10,8 @@ mod results;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -52,13 +54,22 @@ pub(crate) struct NewBatch {
 }
 
 impl Jobs {
-    /// Begins a batch.
+    /// Begins a batch, even if nobody waits for the answer: half of one is of no use.
     ///
     /// # Errors
     /// [`JobFailure::Store`].
     pub(crate) async fn create_batch(
-        &self,
+        self: &Arc<Self>,
         tenant: &str,
+        new: NewBatch,
+    ) -> Result<Batch, JobFailure> {
+        let begun = Arc::clone(self).begin_batch(tenant.to_owned(), new);
+        tokio::spawn(begun).await.map_err(io::Error::other)?
+    }
+
+    async fn begin_batch(
+        self: Arc<Self>,
+        tenant: String,
         new: NewBatch,
     ) -> Result<Batch, JobFailure> {
         let now = Timestamp::now();
@@ -75,9 +86,14 @@ impl Jobs {
             payer: new.payer,
             ..Batch::default()
         };
-        let record = NewRecord::new(KIND, &*batch.id, tenant, json!(batch));
+        // Its tasks have come to their end by then and are kept no longer.
+        let kept = self.kept(new.window).saturating_add(new.window);
+        let record = NewRecord {
+            expires: Some(now.after(kept)),
+            ..NewRecord::new(KIND, &*batch.id, &*tenant, json!(batch))
+        };
         self.store.put_record(record, 0, now).await?;
-        // Whoever dies in between leaves a batch that nobody drives, and that nobody was told of.
+        // Whoever dies in between leaves a batch that nobody drives, and that nobody was told of: it is deleted when its time is over.
         let body = json!({"tenant": tenant, "batch": batch.id});
         let task = NewTask {
             pool: POOL.to_owned(),
@@ -87,6 +103,12 @@ impl Jobs {
         };
         self.submit(task).await?;
         Ok(batch)
+    }
+
+    /// How long the tasks of a batch are kept after their end: their results are needed until the batch ends, which may be long after them.
+    fn kept(&self, window: Duration) -> Duration {
+        let longest = window.saturating_add(Duration::from_hours(24));
+        self.options.retention.max(longest)
     }
 
     /// A batch of this tenant, with the counts of this moment.
@@ -178,7 +200,10 @@ impl Jobs {
             let now = Timestamp::now();
             let retention = self.options.retention;
             let new = NewRecord {
-                expires: batch.status.is_final().then(|| now.after(retention)),
+                expires: match batch.status.is_final() {
+                    true => Some(now.after(retention)),
+                    false => record.expires,
+                },
                 ..NewRecord::new(KIND, id, tenant, json!(batch))
             };
             match self.store.put_record(new, record.version, now).await {

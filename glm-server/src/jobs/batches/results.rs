@@ -1,6 +1,8 @@
 //! The files of results: what was answered in one, what was not in another; each line of the input once.
 
 use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,7 +10,7 @@ use serde_json::Value;
 use super::super::JobFailure;
 use super::super::contents::Incoming;
 use super::super::files::NewFile;
-use super::driver::Drive;
+use super::driver::{Drive, Input, blocking};
 use super::{Batch, BatchStatus};
 use crate::batch::BatchResult;
 use crate::openai::ApiError;
@@ -16,6 +18,10 @@ use crate::queue::{Filter, Paging, Status, Task, TaskInfo};
 
 /// How many tasks are looked up at a time.
 const PAGE: usize = 200;
+/// How many lines of the input that were no tasks are looked up at a time.
+const PART: usize = 1000;
+/// How many bytes their names may have together, roughly. In an input that was not checked a name may be as long as a line.
+const PART_BYTES: usize = 1 << 20;
 
 /// What was written.
 #[derive(Debug, Default)]
@@ -49,7 +55,7 @@ impl<'a> Output<'a> {
             Some(incoming) => incoming,
             none => none.insert(self.drive.jobs.begin_file().await?),
         };
-        let mut line = serde_json::to_vec(result).map_err(std::io::Error::from)?;
+        let mut line = serde_json::to_vec(result).map_err(io::Error::from)?;
         line.push(b'\n');
         incoming.write(&line).await?;
         self.lines += 1;
@@ -110,7 +116,7 @@ pub(super) async fn write(drive: &Drive, batch: &Batch) -> Result<Written, JobFa
         }
     }
     if (seen.len() as u64) < batch.total || batch.total == 0 {
-        unseen(drive, batch, &seen, &mut errors).await?;
+        unseen(drive, batch, seen, &mut errors).await?;
     }
     written.completed = output.lines;
     written.output = output.keep(batch, "output").await?;
@@ -141,22 +147,29 @@ fn result(line: u64, task: &Task) -> BatchResult<'_> {
             let status = status.and_then(|status| status.try_into().ok());
             BatchResult::kept_failure(line, custom_id, request_id, status.unwrap_or(500), error)
         }
-        (status, ..) => never(line, custom_id, status == Status::Cancelled),
+        (Status::Cancelled, ..) => never(line, custom_id, CANCELLED),
+        _ => never(line, custom_id, EXPIRED),
     }
 }
 
+/// Why a line was not answered: a code, and a message.
+type Why = (&'static str, &'static str);
+
+const CANCELLED: Why = (
+    "batch_cancelled",
+    "the batch was cancelled before this request was answered",
+);
+const EXPIRED: Why = (
+    "batch_expired",
+    "this request was not answered before the completion window was over",
+);
+const FAILED: Why = (
+    "batch_failed",
+    "the batch failed before this request was a task: `errors` of the batch say why",
+);
+
 /// A line that was not answered.
-fn never(line: u64, custom_id: &str, is_cancelled: bool) -> BatchResult<'_> {
-    let (code, message) = match is_cancelled {
-        true => (
-            "batch_cancelled",
-            "the batch was cancelled before this request was answered",
-        ),
-        false => (
-            "batch_expired",
-            "this request was not answered before the completion window was over",
-        ),
-    };
+fn never(line: u64, custom_id: &str, (code, message): Why) -> BatchResult<'_> {
     let error = ApiError {
         param: None,
         code: Some(code),
@@ -165,27 +178,51 @@ fn never(line: u64, custom_id: &str, is_cancelled: bool) -> BatchResult<'_> {
     BatchResult::bad_line(line, Some(custom_id), error)
 }
 
-/// Lines that never were tasks, because the batch was cancelled before.
+/// Lines that never were tasks, because the batch was cancelled, or failed, before.
 async fn unseen(
     drive: &Drive,
     batch: &Batch,
-    seen: &HashSet<u64>,
+    seen: HashSet<u64>,
     errors: &mut Output<'_>,
 ) -> Result<(), JobFailure> {
     let mut input = match drive.input(batch).await {
         // Somebody has deleted it: what it held can no longer be said.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         input => input?,
     };
-    let is_cancelled = batch.status == BatchStatus::Cancelling;
-    while let Some((line, request)) = input.next()? {
-        if let Ok(request) = request.as_ref()
-            && !seen.contains(&line)
-        {
-            errors
-                .write(&never(line, &request.custom_id, is_cancelled))
-                .await?;
+    let why = match batch.status {
+        BatchStatus::Cancelling => CANCELLED,
+        _ if !batch.errors.is_empty() => FAILED,
+        _ => EXPIRED,
+    };
+    let seen = Arc::new(seen);
+    loop {
+        let known = Arc::clone(&seen);
+        let read = move || part(&mut input, &known).map(|part| (input, part));
+        let (rest, (lines, at_end)) = blocking(read).await?;
+        input = rest;
+        for (line, custom_id) in &lines {
+            errors.write(&never(*line, custom_id, why)).await?;
+        }
+        if at_end {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// Of the next lines those that are not known, with their `custom_id`; and whether there are no more.
+fn part(input: &mut Input, known: &HashSet<u64>) -> io::Result<(Vec<(u64, String)>, bool)> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    while lines.len() < PART && bytes < PART_BYTES {
+        let Some((line, request)) = input.next()? else {
+            return Ok((lines, true));
+        };
+        if let Ok(request) = request
+            && !known.contains(&line)
+        {
+            bytes += request.custom_id.len();
+            lines.push((line, request.custom_id));
+        }
+    }
+    Ok((lines, false))
 }

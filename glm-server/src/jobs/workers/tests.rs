@@ -1,0 +1,125 @@
+//! Attempts that fail in unusual ways, and leases that run out while their holders are alive.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::sleep;
+
+use super::super::{Jobs, JobsOptions, Runner, Running};
+use super::Stop;
+use crate::queue::{Claimed, Lease, Report, Status, TaskId, TaskInfo, Timestamp};
+
+const MODEL: &str = "model";
+const LEASE: Duration = Duration::from_secs(30);
+
+fn jobs() -> Arc<Jobs> {
+    Arc::new(Jobs::open(JobsOptions::default()).unwrap())
+}
+
+/// A task that may be started once, claimed by `worker` so long ago that the lease has run out.
+async fn claimed_long_ago(jobs: &Jobs, worker: &str) -> Claimed {
+    let mut task = jobs.new_task("t", MODEL, "/");
+    task.max_retries = 0;
+    jobs.submit(task).await.unwrap();
+    let then = Timestamp::from_millis(Timestamp::now().as_millis() - 3_600_000);
+    let claimed = jobs.store.claim(MODEL, worker, 1, LEASE, then).await;
+    claimed.unwrap().remove(0)
+}
+
+async fn info(jobs: &Jobs, id: TaskId) -> TaskInfo {
+    jobs.info("t", id).await.unwrap().unwrap()
+}
+
+#[derive(Debug)]
+struct Panics;
+
+impl Runner for Panics {
+    fn room(&self, _: usize) -> usize {
+        1
+    }
+
+    fn run(&self, _: &Claimed) -> Running {
+        Box::pin(async { panic!("a mistake") })
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_panics_has_failed() {
+    let jobs = jobs();
+    let mut task = jobs.new_task("t", MODEL, "/");
+    task.max_retries = 0;
+    let id = jobs.submit(task).await.unwrap().task.id;
+    let work = Arc::clone(&jobs).work(
+        MODEL.to_owned(),
+        Arc::new(Panics),
+        1,
+        std::future::pending(),
+    );
+    let work = tokio::spawn(work);
+    let begin = Instant::now();
+    while !info(&jobs, id).await.status.is_terminal() || !jobs.held.leases().is_empty() {
+        assert!(begin.elapsed() < Duration::from_mins(1), "it runs for ever");
+        sleep(Duration::from_millis(2)).await;
+    }
+    work.abort();
+    let info = info(&jobs, id).await;
+    assert_eq!(info.status, Status::Failed);
+    assert_eq!(info.error.unwrap()["code"], "internal_error");
+}
+
+#[tokio::test]
+async fn a_lease_that_runs_out_here_is_none_of_a_dead_worker() {
+    let jobs = jobs();
+    let task = claimed_long_ago(&jobs, &jobs.worker).await;
+    let mut stopped = jobs.held.add(&task);
+    jobs.turn(MODEL, 1).await.unwrap();
+    let info = info(&jobs, task.info.id).await;
+    assert_eq!((info.status, info.attempts), (Status::Running, 1));
+    assert_eq!(stopped.try_recv(), Err(TryRecvError::Empty));
+    let finished = jobs
+        .store
+        .finish(task.lease, Report::Completed(json!({})), Timestamp::now());
+    assert_eq!(finished.await.unwrap(), Status::Completed);
+}
+
+#[tokio::test]
+async fn others_are_given_time_after_an_outage_and_after_a_leap_of_the_clock() {
+    let jobs = jobs();
+    let task = claimed_long_ago(&jobs, "another").await;
+    let is_running = async || info(&jobs, task.info.id).await.status == Status::Running;
+    jobs.observed.begin_truce(Duration::from_hours(1));
+    jobs.turn(MODEL, 1).await.unwrap();
+    assert!(is_running().await, "the queue could not be reached");
+    jobs.observed.begin_truce(Duration::ZERO);
+    let hour_ago = Timestamp::now().as_millis() - 3_600_000;
+    jobs.observed.turned(Timestamp::from_millis(hour_ago));
+    jobs.reap().await.unwrap();
+    assert!(!is_running().await, "the truce is over");
+
+    let task = claimed_long_ago(&jobs, "another").await;
+    let is_running = async || info(&jobs, task.info.id).await.status == Status::Running;
+    jobs.reap().await.unwrap();
+    assert!(is_running().await, "an hour is gone");
+    jobs.observed.begin_truce(Duration::ZERO);
+    jobs.reap().await.unwrap();
+    assert!(!is_running().await, "and nobody has said anything");
+}
+
+#[tokio::test]
+async fn news_of_an_earlier_lease_do_not_stop_the_later_one() {
+    let jobs = jobs();
+    let mut task = claimed_long_ago(&jobs, &jobs.worker).await;
+    let _earlier = jobs.held.add(&task);
+    let earlier = task.lease;
+    task.lease = Lease {
+        number: earlier.number + 1,
+        ..earlier
+    };
+    let mut stopped = jobs.held.add(&task);
+    jobs.held.stop(earlier, Stop::Lost);
+    assert_eq!(stopped.try_recv(), Err(TryRecvError::Empty));
+    jobs.held.stop(task.lease, Stop::Lost);
+    assert_eq!(stopped.try_recv(), Ok(Stop::Lost));
+}
