@@ -138,8 +138,8 @@ class Scripts(WithPrograms):
 
     def test_the_end_of_the_time_is_kept(self):
         began = time.monotonic()
-        code, named, said = self.go("--stage", "speed", "--limit", "5.5", when="hang")
-        self.assertLess(time.monotonic() - began, 25)
+        code, named, said = self.go("--stage", "speed", "--limit", "9.5", when="hang")
+        self.assertLess(time.monotonic() - began, 45)
         self.assertEqual(code, 1)
         self.assertEqual(named["bf16, 1 stream"]["status"], "too long")
         self.assertEqual(named["int4"]["status"], "not run", said)
@@ -187,8 +187,8 @@ class Parts(WithPrograms):
         crashed = self.outcome("crash")
         self.assertEqual(crashed["status"], "failed")
         self.assertEqual(crashed["result"], {"passed": 2, "of": 3, "bad": {"a::wrong": "crashed, exit code -9"}})
-        hung = self.outcome("hang", each=0.5)["result"]
-        self.assertEqual(hung, {"passed": 2, "of": 3, "bad": {"a::wrong": "hung for 0 s"}})
+        hung = self.outcome("hang", each=4)["result"]
+        self.assertEqual(hung, {"passed": 2, "of": 3, "bad": {"a::wrong": "hung for 4 s"}})
 
     def test_what_a_sanitizer_finds_is_an_error_though_the_tests_pass(self):
         self.assertEqual(self.outcome("", under=["env"])["status"], "ok")

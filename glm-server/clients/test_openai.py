@@ -6,10 +6,11 @@ import json
 import struct
 import threading
 import time
+from typing import Annotated
 
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service import BASE, MODEL, WEATHER
 
@@ -20,8 +21,9 @@ RESPONSE_TOOLS = [{"type": "function", "name": "weather", "description": "The we
 
 
 class City(BaseModel):
-    name: str
-    inhabitants: int
+    # Values of bounded length: an answer has an end, whatever the model says.
+    name: Annotated[str, Field(max_length=20)]
+    inhabitants: Annotated[int, Field(ge=0, le=50_000_000)]
 
 
 def chat(**options):
@@ -64,7 +66,7 @@ def test_the_stream_helper_puts_it_together():
 
 
 def test_a_tool_is_called_and_its_result_read():
-    answer = chat(tools=TOOLS, tool_choice="required", parallel_tool_calls=False)
+    answer = chat(tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200)
     call = answer.choices[0].message.tool_calls[0]
     assert answer.choices[0].finish_reason == "tool_calls" and call.function.name == "weather"
     assert set(json.loads(call.function.arguments)) == {"city"}
@@ -75,7 +77,7 @@ def test_a_tool_is_called_and_its_result_read():
 
 def test_calls_stream_in_parts():
     calls = {}
-    for chunk in chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "weather"}}, stream=True):
+    for chunk in chat(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=200, stream=True):
         for part in chunk.choices[0].delta.tool_calls or []:
             call = calls.setdefault(part.index, {"id": part.id, "name": part.function.name, "arguments": ""})
             call["arguments"] += part.function.arguments or ""
@@ -95,7 +97,7 @@ def test_a_schema_is_kept_to():
     schema = {"name": "city", "strict": True, "schema": {**WEATHER}}
     answer = chat(response_format={"type": "json_schema", "json_schema": schema}, max_tokens=300)
     assert set(json.loads(answer.choices[0].message.content)) == {"city"}
-    assert chat(response_format={"type": "json_object"}).choices[0].message.content.startswith("{")
+    assert chat(response_format={"type": "json_object"}, max_tokens=200).choices[0].message.content.startswith("{")
 
 
 def test_log_probabilities():

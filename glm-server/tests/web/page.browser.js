@@ -7,12 +7,17 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 import { Browser } from "./browser.js";
 
 const [program, folder] = process.argv.slice(2);
+
+/** Tokens of the longest answer: they take minutes on any machine. */
+const LENGTH = 200_000;
 
 /** Starts the service on a port that is free; its address. */
 async function serve(args = [], env = {}) {
@@ -28,6 +33,15 @@ async function serve(args = [], env = {}) {
     await ended;
   };
   return { address, child, end };
+}
+
+/** The demo with room for answers that last until somebody stops them: its folder. */
+function demoOfLength(length, folder) {
+  const demo = join(folder, "demo");
+  cpSync(join(import.meta.dirname, "../../../models/demo"), demo, { recursive: true });
+  const config = join(demo, "config.json");
+  writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, "utf8")), max_position_embeddings: length }));
+  return demo;
 }
 
 const last = ".message.assistant:last-of-type";
@@ -61,8 +75,24 @@ async function conversation(page, { address }) {
   await page.until(`${textOf("#model-name")} === "demo"`);
   await set(page, "temperature", "0");
   await set(page, "thinking", "off");
-  // Every state that the answer goes through is seen: it has to grow.
+  // Every state that the answer goes through is seen: it has to grow. Its parts come one after the other, however fast they are made and
+  // however slow the page is.
   await page.value(`(() => {
+    const ask = window.fetch;
+    const slowly = new TransformStream({
+      async transform(text, controller) {
+        for (const event of text.split(/(?<=\\n\\n)/)) {
+          controller.enqueue(event);
+          await new Promise((later) => setTimeout(later, 30));
+        }
+      },
+    });
+    window.fetch = async (path, options) => {
+      const response = await ask(path, options);
+      if (!options?.body) return response;
+      return new Response(response.body.pipeThrough(new TextDecoderStream()).pipeThrough(slowly).pipeThrough(new TextEncoderStream()), response);
+    };
+    window.restore = () => (window.fetch = ask);
     window.lengths = new Set();
     new MutationObserver(() => {
       const body = document.querySelector("${last}.streaming .body");
@@ -71,6 +101,7 @@ async function conversation(page, { address }) {
   })()`);
   assert.match(await say(page, "Tell me a short story."), /\w+ \w+ \w+/);
   assert.ok((await page.value("window.lengths.size")) >= 2, "the answer came at once");
+  await page.value("window.restore()");
   assert.match(await say(page, "法国的首都是哪里？"), /巴黎/);
   assert.match(await page.value(textOf(`${last} .stats`)), /\d+ tokens · first after \d+ ms/);
   await shot(page, "chat");
@@ -104,7 +135,7 @@ async function stopAndRegenerate(page) {
     const ask = window.fetch;
     window.fetch = (path, options) => {
       if (!options?.body) return ask(path, options);
-      return ask(path, { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true, max_tokens: 1900 }) });
+      return ask(path, { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true, max_tokens: ${LENGTH - 1000} }) });
     };
     window.restore = () => (window.fetch = ask);
   })()`);
@@ -231,7 +262,8 @@ async function key(browser) {
 }
 
 const browser = await Browser.launch();
-const service = await serve();
+const models = mkdtempSync(join(tmpdir(), "page-test-"));
+const service = await serve(["--model", demoOfLength(LENGTH, models)]);
 try {
   const page = await browser.page();
   for (const step of [conversation, thinking, stopAndRegenerate, tools, hostileAnswers, dashboard, keyboardAndPhone]) {
@@ -245,4 +277,5 @@ try {
 } finally {
   await service.end();
   await browser.close();
+  rmSync(models, { recursive: true });
 }
