@@ -61,7 +61,7 @@ mod text;
 pub use beam::{Beam, BeamError, BeamOptions, EarlyStopping};
 pub use engine::{
     Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, KvBudget,
-    KvBudgetReason, LinearShape, ModelInfo, PendingEmbedding, PromptLogprob, RequestStream,
+    KvBudgetReason, LinearShape, ModelInfo, Pending, PendingEmbedding, PromptLogprob, RequestStream,
     SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};

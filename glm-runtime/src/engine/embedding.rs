@@ -1,11 +1,6 @@
 //! Texts to vectors: the mean of a model's final hidden states. A job like scoring: through the paged cache in chunks, between the
 //! steps of running requests.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use futures_core::Stream;
 use glm_kernels::KernelError;
 
 use super::Engine;
@@ -13,37 +8,9 @@ use super::handle::Job;
 use super::prompt::Look;
 use crate::error::EngineError;
 use crate::forward::ForwardBatch;
-use crate::sync::channel::{Receiver, Sender};
+use crate::sync::channel::Sender;
 
 type Embedding = Result<Vec<f32>, EngineError>;
-
-/// An embedding on its way, from [`EngineHandle::embed`](crate::EngineHandle::embed): to wait for, or to await under any async runtime.
-/// Dropping it gives it up.
-#[derive(Debug)]
-pub struct PendingEmbedding(Pin<Box<Receiver<Embedding>>>);
-
-impl PendingEmbedding {
-    pub(super) fn new(answer: Receiver<Embedding>) -> Self {
-        Self(Box::pin(answer))
-    }
-
-    /// Waits for it: `[hidden_size]`, not normalised.
-    ///
-    /// # Errors
-    /// [`EngineError::NotFinite`], and whatever ends an engine.
-    pub fn wait(self) -> Result<Vec<f32>, EngineError> {
-        self.0.recv_blocking().unwrap_or(Err(EngineError::Stopped))
-    }
-}
-
-impl Future for PendingEmbedding {
-    type Output = Embedding;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.0.as_mut().poll_next(cx));
-        Poll::Ready(answer.unwrap_or(Err(EngineError::Stopped)))
-    }
-}
 
 /// One text on its way to its embedding.
 pub(super) struct EmbedJob {

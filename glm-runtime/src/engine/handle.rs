@@ -8,8 +8,9 @@ use glm_core::chat::{ChatRequest, Message};
 use glm_core::tokenizer::SpecialTokens;
 use glm_core::{ChatFormat, Tokenizer};
 
-use super::embedding::{EmbedJob, PendingEmbedding};
+use super::embedding::EmbedJob;
 use super::limits::Limits;
+use super::pending::{Pending, PendingEmbedding};
 use super::prompt::{PromptLogprob, Scoring, check_top};
 use super::stats::EngineStats;
 use super::stream::RequestStream;
@@ -354,7 +355,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::ContextLength`] if `ids` do not fit into the context: split them into windows.
     pub fn score(&self, ids: &[u32]) -> Result<Vec<f32>, EngineError> {
-        self.look(Scoring::nll(ids, None))
+        self.look(Scoring::nll(ids, None))?.wait()
     }
 
     /// As [`Self::score`], by the model under a LoRA adapter.
@@ -363,7 +364,7 @@ impl EngineHandle {
     /// As [`Self::score`]; [`EngineError::Adapter`] if there is none of this name.
     pub fn score_with_adapter(&self, ids: &[u32], name: &str) -> Result<Vec<f32>, EngineError> {
         self.front.adapters.find(Some(name))?;
-        self.look(Scoring::nll(ids, Some(name)))
+        self.look(Scoring::nll(ids, Some(name)))?.wait()
     }
 
     /// Log-probability of every token after the first, given all before it, and the `top` most likely tokens in its place:
@@ -377,8 +378,7 @@ impl EngineHandle {
         ids: &[u32],
         top: usize,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
-        check_top(top)?;
-        self.look(Scoring::logprobs(ids, top, None))
+        self.begin_prompt_logprobs(ids, top, None)?.wait()
     }
 
     /// As [`Self::prompt_logprobs`], by the model under a LoRA adapter.
@@ -391,18 +391,32 @@ impl EngineHandle {
         top: usize,
         name: &str,
     ) -> Result<Vec<PromptLogprob>, EngineError> {
-        check_top(top)?;
-        self.front.adapters.find(Some(name))?;
-        self.look(Scoring::logprobs(ids, top, Some(name)))
+        self.begin_prompt_logprobs(ids, top, Some(name))?.wait()
     }
 
-    fn look<T: Send + 'static>(&self, scoring: Scoring<T>) -> Result<Vec<T>, EngineError> {
+    /// As [`Self::prompt_logprobs`], under a LoRA adapter if one is named, for whoever does not want to wait on a thread or may give up
+    /// waiting. Texts that are asked for together follow each other.
+    ///
+    /// # Errors
+    /// As [`Self::prompt_logprobs`]; [`EngineError::Adapter`] if there is none of this name.
+    pub fn begin_prompt_logprobs(
+        &self,
+        ids: &[u32],
+        top: usize,
+        adapter: Option<&str>,
+    ) -> Result<Pending<Vec<PromptLogprob>>, EngineError> {
+        check_top(top)?;
+        self.front.adapters.find(adapter)?;
+        self.look(Scoring::logprobs(ids, top, adapter))
+    }
+
+    fn look<T: Send + 'static>(&self, scoring: Scoring<T>) -> Result<Pending<Vec<T>>, EngineError> {
         self.front.limits.check_score(scoring.ids())?;
         self.accepting()?;
         let (reply, answer) = channel::bounded(1);
         let scoring = Some(scoring);
         self.send(Command::Work(Box::new(ScoreJob { scoring, reply })))?;
-        answer.recv_blocking().unwrap_or(Err(EngineError::Stopped))
+        Ok(Pending::new(answer))
     }
 
     /// The mean of the final hidden states of a text's tokens, `[hidden_size]`, not normalised; under a LoRA adapter if one is
@@ -429,7 +443,7 @@ impl EngineHandle {
         let (reply, answer) = channel::bounded(1);
         let job = EmbedJob::new(ids, adapter, reply);
         self.send(Command::Work(Box::new(job)))?;
-        Ok(PendingEmbedding::new(answer))
+        Ok(Pending::new(answer))
     }
 
     /// Loads a LoRA adapter from a directory that PEFT wrote: requests can choose it by `name` from now on. It is loaded on the
