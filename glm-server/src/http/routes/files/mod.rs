@@ -1,5 +1,6 @@
 //! `/v1/files`: files as OpenAI has them, for batches above all.
 
+mod allowance;
 #[cfg(test)]
 pub(in crate::http) mod tests;
 mod upload;

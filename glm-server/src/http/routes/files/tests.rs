@@ -1,8 +1,13 @@
 //! Files from outside.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::Request;
+use futures_util::stream;
 use serde_json::{Value, json};
 
 use crate::http::tests::{ask, get, polite, send, text};
@@ -229,5 +234,32 @@ async fn ids_that_lead_elsewhere_are_no_files() {
             let (status, answer) = ask(&working.router, get(&format!("/v1/files/{id}{end}"))).await;
             assert_eq!(status, 404, "{answer}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_part_of_a_field_has_a_limit() {
+    const CHUNK: usize = 16 << 10;
+    let working = limited(100 << 20);
+    let no_end = format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"");
+    for begins in ["", &no_end] {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&taken);
+        let chunks = (0..640).map(move |_| {
+            counter.fetch_add(CHUNK, Ordering::Relaxed);
+            Bytes::from(vec![b'x'; CHUNK])
+        });
+        let chunks = [Bytes::from(begins.to_owned())].into_iter().chain(chunks);
+        let body = Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)));
+        let mut request = form(&[], None);
+        *request.body_mut() = body;
+        let (status, answer) = ask(&working.router, request).await;
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!("invalid_form")),
+            "{answer}"
+        );
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken <= 512 << 10, "{taken} bytes were read");
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
-use axum::extract::{Multipart, State};
+use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::allowance::{Allowance, MAX_BETWEEN};
 use crate::http::error::{Refusal, error, json};
 use crate::http::state::Service;
 use crate::http::tenant::Owner;
@@ -35,11 +36,18 @@ struct Form {
 pub(in super::super) async fn upload(
     State(service): State<Arc<Service>>,
     Owner(tenant): Owner,
-    form: Result<Multipart, MultipartRejection>,
+    request: Request,
 ) -> Result<Response, Refusal> {
-    let form = form.map_err(|error| not_a_form(error.body_text()))?;
     let jobs = service.jobs()?;
-    let form = read(form, jobs, service.options.body_timeout).await?;
+    let allowance = Allowance::default();
+    let request = request.map(|body| allowance.meter(body));
+    let form = Multipart::from_request(request, &()).await;
+    let form = form.map_err(|error: MultipartRejection| not_a_form(error.body_text()))?;
+    let patience = Patience {
+        time: service.options.body_timeout,
+        allowance,
+    };
+    let form = read(form, jobs, &patience).await?;
     let (filename, incoming) = form.file.ok_or_else(|| ApiError::missing("file"))?;
     let purpose = form.purpose.ok_or_else(|| ApiError::missing("purpose"))?;
     if !PURPOSES.contains(&purpose.as_str()) {
@@ -57,10 +65,10 @@ pub(in super::super) async fn upload(
     Ok(json(StatusCode::OK, &file.view()))
 }
 
-async fn read(mut form: Multipart, jobs: &Jobs, patience: Duration) -> Result<Form, ApiError> {
+async fn read(mut form: Multipart, jobs: &Jobs, patience: &Patience) -> Result<Form, ApiError> {
     let mut read = Form::default();
     for _ in 0..MAX_FIELDS {
-        let Some(mut field) = within(patience, form.next_field()).await? else {
+        let Some(mut field) = patience.with(form.next_field()).await? else {
             return Ok(read);
         };
         match field.name().unwrap_or_default() {
@@ -92,16 +100,30 @@ async fn read(mut form: Multipart, jobs: &Jobs, patience: Duration) -> Result<Fo
     )))
 }
 
-/// Clients may be slow, but not silent.
-async fn within<T>(
-    patience: Duration,
-    part: impl Future<Output = Result<T, MultipartError>>,
-) -> Result<T, ApiError> {
-    match tokio::time::timeout(patience, part).await {
-        Ok(part) => part.map_err(|error| not_a_form(error.body_text())),
-        Err(_) => {
-            let message = format!("nothing of the body came in {patience:?}");
-            Err(error(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+/// How long is waited for the next part of a form, and how much is read for it.
+struct Patience {
+    time: Duration,
+    allowance: Allowance,
+}
+
+impl Patience {
+    /// Clients may be slow, but not silent, and what comes must be part of something.
+    async fn with<T>(
+        &self,
+        part: impl Future<Output = Result<T, MultipartError>>,
+    ) -> Result<T, ApiError> {
+        self.allowance.renew();
+        match tokio::time::timeout(self.time, part).await {
+            Ok(Ok(part)) => Ok(part),
+            Ok(Err(_)) if self.allowance.is_spent() => {
+                let message = format!("no field begins in {MAX_BETWEEN} bytes of the form");
+                Err(not_a_form(message))
+            }
+            Ok(Err(error)) => Err(not_a_form(error.body_text())),
+            Err(_) => {
+                let message = format!("nothing of the body came in {:?}", self.time);
+                Err(error(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+            }
         }
     }
 }
@@ -110,9 +132,9 @@ fn not_a_form(message: impl Into<String>) -> ApiError {
     error(StatusCode::BAD_REQUEST, "invalid_form", message)
 }
 
-async fn text(field: &mut Field<'_>, patience: Duration) -> Result<String, ApiError> {
+async fn text(field: &mut Field<'_>, patience: &Patience) -> Result<String, ApiError> {
     let mut bytes = Vec::new();
-    while let Some(part) = within(patience, field.chunk()).await? {
+    while let Some(part) = patience.with(field.chunk()).await? {
         bytes.extend_from_slice(&part);
         if bytes.len() > MAX_FIELD {
             let message = format!("a field of the form has more than {MAX_FIELD} bytes");
@@ -139,11 +161,11 @@ fn filename(name: Option<&str>) -> Result<String, ApiError> {
 async fn file(
     field: &mut Field<'_>,
     jobs: &Jobs,
-    patience: Duration,
+    patience: &Patience,
 ) -> Result<Incoming, ApiError> {
     let max = jobs.options().max_file_bytes;
     let mut incoming = jobs.begin_file().await?;
-    while let Some(part) = within(patience, field.chunk()).await? {
+    while let Some(part) = patience.with(field.chunk()).await? {
         if incoming.bytes() + part.len() as u64 > max {
             let message = format!("the file has more than {max} bytes");
             return Err(error(
