@@ -1,8 +1,10 @@
 //! [`Inference`]: the calls of `glm.v1.Inference`.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -13,6 +15,10 @@ use super::proto::{
     DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, GenerateEvent,
     GenerateRequest, GenerateResponse, TokenizeRequest, TokenizeResponse,
 };
+use crate::http::WRITE_PATIENCE;
+
+/// Events that are read before their client takes them.
+const AHEAD: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Inference(Bridge);
@@ -57,8 +63,8 @@ impl Calls for Inference {
             stream::iter(events)
         });
         Ok(Response::new(match until {
-            Some(until) => Box::pin(ended_at(events, until)),
-            None => Box::pin(events),
+            Some(until) => Box::pin(taken_in_time(ended_at(events, until), WRITE_PATIENCE)),
+            None => Box::pin(taken_in_time(events, WRITE_PATIENCE)),
         }))
     }
 
@@ -113,9 +119,41 @@ fn ended_at(
     })
 }
 
+/// The events, read ahead a little, until their client has taken none for so long; that is an error and the end. Over HTTP/2 a connection
+/// goes on although nobody reads one of its streams.
+fn taken_in_time(
+    events: impl Stream<Item = Result<GenerateEvent, Status>> + Send + 'static,
+    patience: Duration,
+) -> impl Stream<Item = Result<GenerateEvent, Status>> + Send {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let mut events = pin!(events);
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = sender.closed() => return,
+            };
+            let is_last = event.is_none();
+            if sender.send_timeout(event, patience).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    stream::unfold(Some(receiver), move |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(event) => Some((event?, Some(receiver))),
+            None => {
+                let message = format!("nothing of the answer was read for {patience:?}");
+                Some((Err(Status::deadline_exceeded(message)), None))
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::Arc;
 
     use tonic::Code;
 
@@ -136,5 +174,31 @@ mod tests {
         );
         let events = ended_at(stream::iter([Ok(GenerateEvent::default())]), until);
         assert_eq!(events.count().await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_nobody_reads_ends() {
+        let (patience, held) = (Duration::from_secs(9), Arc::new(()));
+        let holder = Arc::clone(&held);
+        let events = stream::repeat_with(move || {
+            let _ = &holder;
+            Ok(GenerateEvent::default())
+        });
+        let mut events = Box::pin(taken_in_time(events, patience));
+        // As long as something is read now and then, it goes on.
+        for _ in 0..2 * AHEAD {
+            tokio::time::sleep(patience / 2).await;
+            assert!(events.next().await.unwrap().is_ok());
+        }
+        tokio::time::sleep(2 * patience).await;
+        assert_eq!(Arc::strong_count(&held), 1, "the answer goes on");
+        let rest: Vec<_> = events.collect().await;
+        let (last, read_ahead) = rest.split_last().unwrap();
+        assert_eq!(last.as_ref().unwrap_err().code(), Code::DeadlineExceeded);
+        assert!(read_ahead.iter().all(Result::is_ok));
+        // One that ends is not cut off.
+        let few = stream::iter(vec![Ok(GenerateEvent::default()); 3]);
+        let few: Vec<_> = taken_in_time(few, patience).collect().await;
+        assert!(few.len() == 3 && few.iter().all(Result::is_ok));
     }
 }

@@ -8,6 +8,7 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use glm_runtime::EngineError;
 
 use super::caller::Caller;
 use super::companion::{Companion, accompany};
@@ -17,6 +18,14 @@ use super::limits::{Full, Wish};
 use super::state::{Phase, Service};
 use crate::openai::ApiError;
 
+/// Beside a request that came over a port that this process alone has, whatever it shares.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "grpc"),
+    expect(dead_code, reason = "without gRPC there is one port")
+)]
+pub(super) struct OwnPort;
+
 /// Lets a request in unless the service starts or drains. It is inside until its response has gone out to its end, or its client
 /// has gone away.
 pub(super) async fn admit(
@@ -24,7 +33,9 @@ pub(super) async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    if service.hands_over() {
+    // Nobody takes over the port of its own.
+    let hands_over = service.hands_over() && request.extensions().get::<OwnPort>().is_none();
+    if hands_over {
         // The connection would have waited in the socket, if it had not been taken from there for the probes.
         service.begun().await;
     }
@@ -34,7 +45,7 @@ pub(super) async fn admit(
         Phase::Draining { until } => Some(until),
         Phase::Starting | Phase::Ready => None,
     };
-    if let Some(until) = draining.filter(|_| !service.hands_over()) {
+    if let Some(until) = draining.filter(|_| !hands_over) {
         let message = "the service is stopping and takes no new requests";
         let error = error(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
         let left = until.saturating_duration_since(Instant::now());
@@ -61,10 +72,12 @@ pub(super) async fn admit(
 /// the last answer has ended.
 ///
 /// # Errors
-/// 429 when as many wait as may.
+/// 429 when as many wait as may; 504 when the time for the answer is over before.
 pub(super) async fn turn(service: &Service, wish: Wish) -> Result<(), Refusal> {
     let caller = Caller::current();
-    let turn = service.fair.turn(&caller.tenant(), wish).await;
+    caller.comes();
+    let tenant = caller.tenant();
+    let turn = in_time(service, service.fair.turn(&tenant, wish)).await?;
     let turn = turn.map_err(|Full { waiting }| {
         let message = format!("{waiting} requests are waiting already: try again later");
         ApiError {
@@ -74,6 +87,25 @@ pub(super) async fn turn(service: &Service, wish: Wish) -> Result<(), Refusal> {
     })?;
     caller.holds(turn);
     Ok(())
+}
+
+/// Waits for what an answer takes, as long as it may: how long it has waited already counts.
+///
+/// # Errors
+/// [`EngineError::TimedOut`].
+pub(super) async fn in_time<T>(
+    service: &Service,
+    work: impl Future<Output = T>,
+) -> Result<T, EngineError> {
+    let Some(timeout) = service.options.request_timeout else {
+        return Ok(work.await);
+    };
+    let left = Caller::current().time_left(timeout);
+    let done = tokio::time::timeout(left, work).await;
+    done.map_err(|_| EngineError::TimedOut {
+        timeout,
+        completion_tokens: 0,
+    })
 }
 
 /// A request inside.

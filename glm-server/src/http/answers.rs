@@ -71,8 +71,12 @@ impl Answers {
 
     /// The next event, and the number of its answer; `None` when all have ended.
     pub(super) async fn next(&mut self) -> Option<(usize, Event)> {
-        let next = self.events.next().await;
+        let mut next = self.events.next().await;
         self.unanswered = None;
+        // The engine knows only what was left of it.
+        if let Some((_, Event::Failed(EngineError::TimedOut { timeout, .. }))) = &mut next {
+            *timeout = self.service.options.request_timeout.unwrap_or(*timeout);
+        }
         if let Some((answer, event)) = &next {
             self.measure(*answer, event);
         }
@@ -99,6 +103,9 @@ impl Answers {
             }
         }
         self.unended -= 1;
+        if self.unended == 0 {
+            self.caller.lets_go();
+        }
     }
 
     /// Waits for the whole of all answers.

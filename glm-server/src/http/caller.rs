@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -38,6 +39,8 @@ pub(super) struct Caller {
     pub(super) route: Arc<str>,
     identity: OnceLock<Identity>,
     account: OnceLock<Arc<Account>>,
+    /// When its request was there as a whole, and began to wait for its turn.
+    came: OnceLock<Instant>,
     turn: Mutex<Option<Turn>>,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
@@ -103,10 +106,27 @@ impl Caller {
         let _ = self.account.set(account);
     }
 
+    /// The request is there as a whole: from now on its answer has its time.
+    pub(super) fn comes(&self) {
+        let _ = self.came.set(Instant::now());
+    }
+
+    /// What is left of the time for an answer.
+    pub(super) fn time_left(&self, timeout: Duration) -> Duration {
+        let waited = self.came.get().map(Instant::elapsed);
+        timeout.saturating_sub(waited.unwrap_or_default())
+    }
+
     /// Keeps a place until the last answer has ended.
     pub(super) fn holds(&self, turn: Turn) {
         let mut held = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         *held = Some(turn);
+    }
+
+    /// The engine has nothing more to do for it: others may have its place while its response goes out.
+    pub(super) fn lets_go(&self) {
+        let mut held = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = None;
     }
 
     /// The engine has been given a prompt of this length.

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::error::ServeError;
 use super::options::ServeOptions;
+use super::patience::{Opening, Patient, WRITE_PATIENCE};
 use super::routes;
 use super::state::Service;
 use super::systemd;
@@ -28,6 +29,9 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const HAND_OVER_TIME: Duration = Duration::from_secs(1);
 /// How long to wait when a connection cannot be accepted, as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that every client of HTTP/2 begins with (RFC 9113, 3.4).
+#[cfg(feature = "grpc")]
+const PREFACE_LEN: usize = 24;
 
 /// An open port.
 #[derive(Debug)]
@@ -129,6 +133,9 @@ fn with_tokio(listener: StdListener) -> io::Result<TcpListener> {
 pub(super) struct Speech {
     builder: Builder<TokioExecutor>,
     router: Router,
+    /// How long a client may read nothing of what is there for it.
+    patience: Duration,
+    opening: Opening,
     /// Its name among protocols that TLS may carry, if it is not that of the other port.
     #[cfg(feature = "grpc")]
     alpn: Option<&'static [u8]>,
@@ -145,12 +152,19 @@ impl Speech {
         Self {
             builder,
             router: routes::router(Arc::clone(service)),
+            patience: WRITE_PATIENCE,
+            // For the rest of a head hyper looks at the time.
+            opening: Opening {
+                bytes: 1,
+                time: service.options.header_timeout,
+            },
             #[cfg(feature = "grpc")]
             alpn: None,
         }
     }
 
-    /// HTTP/2. A connection whose other end has gone without a word is closed.
+    /// HTTP/2. A connection whose other end has gone without a word is closed, and so is one over which nobody ever said one: pings begin
+    /// after the preface.
     #[cfg(feature = "grpc")]
     pub(super) fn grpc(service: &Service, router: Router) -> Self {
         let mut builder = Builder::new(TokioExecutor::new()).http2_only();
@@ -162,6 +176,11 @@ impl Speech {
         Self {
             builder,
             router,
+            patience: WRITE_PATIENCE,
+            opening: Opening {
+                bytes: PREFACE_LEN,
+                time: service.options.header_timeout,
+            },
             alpn: Some(b"h2"),
         }
     }
@@ -251,17 +270,20 @@ async fn answer(
     speech: Speech,
     watcher: Watcher,
 ) {
+    let socket = Patient::new(socket, speech.patience, speech.opening);
     let handler = TowerToHyperService::new(speech.router);
     let connection = speech
         .builder
         .serve_connection(TokioIo::new(socket), handler);
-    // A client that breaks off, or breaks the protocol, has been told what there is to tell.
+    // A client that breaks off, breaks the protocol or does not read has been told what there is to tell.
     let _ = watcher.watch(connection.into_owned()).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use glm_runtime::testing::FakeModel;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
 
     use super::*;
     use crate::http::tests::{engine, polite, service};
@@ -316,6 +338,78 @@ mod tests {
         service.start(engine(polite()));
         let answered = answer(waiting).await;
         assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+        service.drain();
+        assert_eq!(serving.await.unwrap(), 0);
+    }
+
+    /// A listener whose connections keep little for slow clients.
+    fn small_listener() -> TcpListener {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(8).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_gives_its_places_away() {
+        let (service, _) = service(ServeOptions::default());
+        service.start(engine(FakeModel::next_token(|_, _| 65)));
+        let listener = small_listener();
+        let address = listener.local_addr().unwrap();
+        let port = Port {
+            listener,
+            is_shared: false,
+        };
+        let speech = Speech {
+            patience: Duration::from_millis(300),
+            ..Speech::http(&service)
+        };
+        let serving = tokio::spawn(serve(port, speech, Arc::clone(&service)));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut deaf = socket.connect(address).await.unwrap();
+        // It takes all places, and says far more than fits between the two.
+        let body =
+            r#"{"prompt": "Hi", "n": 128, "max_tokens": 60, "ignore_eos": true, "stream": true}"#;
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        deaf.write_all(request.as_bytes()).await.unwrap();
+        deaf.read_exact(&mut [0; 12]).await.unwrap();
+        let next = r#"{"prompt": "Hi", "max_tokens": 2}"#;
+        let next = answer(ask(address, "POST", "/v1/completions", next).await);
+        let next = tokio::time::timeout(Duration::from_secs(120), next).await;
+        let next = next.expect("the places are never free again");
+        assert!(next.starts_with("HTTP/1.1 200"), "{next}");
+        service.drain();
+        assert_eq!(serving.await.unwrap(), 0);
+        drop(deaf);
+    }
+
+    #[cfg(feature = "grpc")]
+    #[tokio::test]
+    async fn an_http2_connection_that_stays_silent_is_closed() {
+        let (service, _) = service(ServeOptions {
+            header_timeout: Duration::from_millis(100),
+            ..ServeOptions::default()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = Port {
+            listener,
+            is_shared: false,
+        };
+        let speech = Speech::grpc(&service, Router::new());
+        let serving = tokio::spawn(serve(port, speech, Arc::clone(&service)));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        // The beginning of a preface is none.
+        silent.write_all(b"PRI * HTTP").await.unwrap();
+        let mut said = Vec::new();
+        let closed = silent.read_to_end(&mut said);
+        let closed = tokio::time::timeout(Duration::from_secs(120), closed).await;
+        // With what it has not read in its buffer, a system may reset the connection instead of closing it.
+        let _ = closed.expect("the connection stays open");
         service.drain();
         assert_eq!(serving.await.unwrap(), 0);
     }

@@ -23,6 +23,7 @@ mod health;
 mod limits;
 mod metrics;
 mod options;
+mod patience;
 mod profile;
 mod query;
 mod request_id;
@@ -48,6 +49,8 @@ pub use auth::{AuthOptions, JwtError, JwtOptions, KeyError, Scope, hash_key, new
 pub use error::ServeError;
 pub use limits::RateLimits;
 pub use options::{HeapProfile, LiveOptions, ServeOptions};
+#[cfg(feature = "grpc")]
+pub(crate) use patience::WRITE_PATIENCE;
 pub use score::HealthWeights;
 pub use server::{Reloader, Server, Stopper};
 pub use tls::{TlsError, TlsOptions};

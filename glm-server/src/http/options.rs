@@ -57,7 +57,7 @@ pub struct ServeOptions {
     pub body_timeout: Duration,
     /// Longest time for a client to send the head of a request, and to leave a connection without one. Default: 30 s.
     pub header_timeout: Duration,
-    /// Longest time for an answer, waiting included. Default: no limit.
+    /// Longest time for an answer once its request is there, waiting included. Default: no limit.
     pub request_timeout: Option<Duration>,
     /// How often a stream says that it is alive while nothing else comes. Default: every 10 s.
     pub keep_alive: Duration,

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::admission::OwnPort;
 use super::connections::{self, Port, Speech};
 use super::error::ServeError;
 use super::health::Health;
@@ -32,7 +34,7 @@ impl RpcPort {
         service: &Arc<Service>,
     ) -> Result<Self, ServeError> {
         let address = port.address().map_err(ServeError::Runtime)?;
-        let http = routes::router(Arc::clone(service));
+        let http = routes::router(Arc::clone(service)).layer(Extension(OwnPort));
         let (router, readiness) = grpc::router(http, service.options.max_body_bytes);
         runtime.spawn(follow(readiness, Arc::clone(service)));
         let speech = Speech::grpc(service, router);
@@ -53,4 +55,45 @@ async fn follow(readiness: Readiness, service: Arc<Service>) {
         }
     }
     readiness.set(false).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::grpc::proto::DetokenizeRequest;
+    use crate::grpc::proto::inference_client::InferenceClient;
+    use crate::http::options::ServeOptions;
+    use crate::http::tests::{engine, polite, service};
+
+    #[test]
+    fn a_port_that_nobody_takes_over_says_that_the_service_stops() {
+        let runtime = Runtime::new().unwrap();
+        let options = ServeOptions::default();
+        let port = runtime.block_on(async { Port::open("127.0.0.1", 0, &options) });
+        let (service, _) = service(options);
+        service.share_port();
+        service.start(engine(polite()));
+        let rpc = RpcPort::serve(&runtime, port.unwrap(), &service).unwrap();
+        let address = format!("http://{}", rpc.address);
+        let call = || DetokenizeRequest {
+            ids: vec![1],
+            ..DetokenizeRequest::default()
+        };
+        runtime.block_on(async {
+            let endpoint = Endpoint::from_shared(address).unwrap();
+            let mut client = InferenceClient::new(endpoint.connect().await.unwrap());
+            client.detokenize(call()).await.unwrap();
+            // A request is answered still, so the port stays open.
+            service.entered();
+            service.drain();
+            let refused = client.detokenize(call()).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+            assert_eq!(refused.metadata().get("error-code").unwrap(), "draining");
+            service.left();
+            assert_eq!(rpc.serving.await.unwrap(), 0);
+        });
+    }
 }

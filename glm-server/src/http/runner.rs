@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::answers::Answers;
 use super::caller::Caller;
 use super::health::Health;
-use super::routes::blocking;
+use super::routes::{blocking, scored};
 use super::state::Service;
 use crate::jobs::{Runner, Running};
 use crate::openai::{ApiError, Call, EmbeddingCall, Form, Stamp, Target};
@@ -56,9 +56,16 @@ impl Runner for TaskRunner {
         let priority = engine_priority(task.info.priority);
         let caller = caller(&self.0, task);
         let answered = async move {
+            let mut wanted = {
+                let service = Arc::clone(&service);
+                blocking(move || wanted(&service, &path, body)).await??
+            };
+            if let Wanted::Answers(call) = wanted {
+                wanted = Wanted::Answers(Box::new(scored(&service, *call).await?));
+            }
             let asked = {
                 let service = Arc::clone(&service);
-                blocking(move || ask(&service, &path, body, priority)).await??
+                blocking(move || ask(&service, wanted, priority)).await??
             };
             let engine = service.engine()?;
             match asked {
@@ -114,7 +121,7 @@ pub(super) fn check(
 
 fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<Wanted, ApiError> {
     let call = match Target::from_field("endpoint", path)? {
-        Target::Answers(endpoint) => Call::read(engine, endpoint, body)?,
+        Target::Answers(endpoint) => Call::read_unscored(engine, endpoint, body)?,
         Target::Embeddings => return Ok(Wanted::Embeddings(EmbeddingCall::read(engine, body)?)),
     };
     match call.stream {
@@ -126,13 +133,17 @@ fn read(engine: &EngineHandle, path: &str, body: &Map<String, Value>) -> Result<
     }
 }
 
-fn ask(service: &Arc<Service>, path: &str, body: Value, priority: i32) -> Result<Asked, ApiError> {
+fn wanted(service: &Service, path: &str, body: Value) -> Result<Wanted, ApiError> {
     let Value::Object(body) = body else {
         return Err(ApiError::invalid("body", "`body` must be an object"));
     };
-    let engine = service.engine()?;
     service.check_model(&body)?;
-    let call = match read(engine, path, &body)? {
+    read(service.engine()?, path, &body)
+}
+
+fn ask(service: &Arc<Service>, wanted: Wanted, priority: i32) -> Result<Asked, ApiError> {
+    let engine = service.engine()?;
+    let call = match wanted {
         Wanted::Answers(call) => *call,
         Wanted::Embeddings(call) => {
             let pending = call.submit(engine)?;

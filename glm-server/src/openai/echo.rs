@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use glm_runtime::{EngineHandle, GenerateOptions, PromptLogprob, Token};
+use glm_runtime::{EngineHandle, GenerateOptions, Pending, PromptLogprob, Token};
 
 use super::ApiError;
 use super::tokens::check_ids;
 
 /// What a completion repeats.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Echo {
     prompts: Vec<Echoed>,
     /// Whether anything is to follow: nobody can ask the engine for no token, so what comes is left out.
@@ -16,18 +16,19 @@ pub(super) struct Echo {
 }
 
 /// A prompt as it is said again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Echoed {
     pub(super) text: String,
-    /// With their log-probabilities; none if nobody asked for these.
+    /// With their log-probabilities, once these are known; none if nobody asked for them.
     pub(super) tokens: Vec<Token>,
 }
 
+/// The log-probabilities of prompts on their way. Dropping them gives them up.
+pub(crate) type Scores = Vec<Pending<Vec<PromptLogprob>>>;
+
 impl Echo {
-    /// Takes as long as reading the prompts does, if log-probabilities are asked for.
-    ///
     /// # Errors
-    /// A prompt has ids that are no tokens, or does not fit into the context.
+    /// A prompt has ids that are no tokens.
     pub(super) fn of(
         engine: &EngineHandle,
         prompts: &[Vec<u32>],
@@ -36,11 +37,7 @@ impl Echo {
     ) -> Result<Self, ApiError> {
         let echoed = |prompt: &Vec<u32>| {
             check_ids(engine, "prompt", prompt)?;
-            let scores = match options.sampling.logprobs {
-                None => Vec::new(),
-                Some(top) => logprobs(engine, prompt, top, options.adapter.as_deref())?,
-            };
-            Ok(Echoed::new(engine, prompt, options, scores))
+            Ok(Echoed::new(engine, prompt, options))
         };
         let prompts: Result<_, ApiError> = prompts.iter().map(echoed).collect();
         Ok(Self {
@@ -53,29 +50,19 @@ impl Echo {
     pub(super) fn prompt(&self, index: usize) -> &Echoed {
         &self.prompts[index]
     }
-}
 
-fn logprobs(
-    engine: &EngineHandle,
-    prompt: &[u32],
-    top: usize,
-    adapter: Option<&str>,
-) -> Result<Vec<PromptLogprob>, ApiError> {
-    let scores = match adapter {
-        None => engine.prompt_logprobs(prompt, top),
-        Some(name) => engine.prompt_logprobs_with_adapter(prompt, top, name),
-    };
-    Ok(scores?)
+    /// Takes the log-probabilities of prompt number `index`, of all its tokens but the first.
+    pub(super) fn score(&mut self, index: usize, scores: Vec<PromptLogprob>) {
+        let tokens = self.prompts[index].tokens.iter_mut().skip(1);
+        for (token, score) in tokens.zip(scores) {
+            token.logprob = Some(score.logprob);
+            token.top_logprobs = score.top_logprobs;
+        }
+    }
 }
 
 impl Echoed {
-    /// `scores`: of all tokens but the first, or nothing.
-    fn new(
-        engine: &EngineHandle,
-        prompt: &[u32],
-        options: &GenerateOptions,
-        scores: Vec<PromptLogprob>,
-    ) -> Self {
+    fn new(engine: &EngineHandle, prompt: &[u32], options: &GenerateOptions) -> Self {
         let tokenizer = engine.tokenizer().ok();
         let mut decoded = tokenizer.map(|t| t.decode_stream(options.skip_special_tokens));
         let mut piece = |id: u32| decoded.as_mut().and_then(|decoded| decoded.push(id));
@@ -93,25 +80,16 @@ impl Echoed {
                 tokens: Vec::new(),
             };
         }
-        let scores = [None].into_iter().chain(scores.into_iter().map(Some));
-        let token = |(index, (text, score)): (usize, (String, Option<PromptLogprob>))| {
-            let (logprob, top_logprobs) = score
-                .map(|score| (Some(score.logprob), score.top_logprobs))
-                .unwrap_or_default();
-            Token {
-                index,
-                id: prompt[index],
-                text,
-                logprob,
-                top_logprobs,
-                part: glm_runtime::Part::default(),
-                at: Instant::now(),
-            }
-        };
-        let tokens = texts.into_iter().zip(scores).enumerate().map(token);
-        Self {
+        let token = |(index, text): (usize, String)| Token {
+            index,
+            id: prompt[index],
             text,
-            tokens: tokens.collect(),
-        }
+            logprob: None,
+            top_logprobs: Vec::new(),
+            part: glm_runtime::Part::default(),
+            at: Instant::now(),
+        };
+        let tokens = texts.into_iter().enumerate().map(token).collect();
+        Self { text, tokens }
     }
 }

@@ -10,7 +10,7 @@ use glm_runtime::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::echo::Echo;
+use super::echo::{Echo, Scores};
 use super::fields::Fields;
 use super::format::Wanted;
 use super::known::{CHAT_FIELDS, COMPLETION_FIELDS, ONLY_WITH_BEAMS};
@@ -42,12 +42,30 @@ pub struct Call {
 
 impl Call {
     /// Reads a body: renders a chat through the checkpoint's template, encodes a prompt. What is not said is the model's own
-    /// default ([`EngineHandle::default_sampling`]).
+    /// default ([`EngineHandle::default_sampling`]). If the body has log-probabilities of prompts said again (`echo`), this waits for the
+    /// engine to compute them.
     ///
     /// # Errors
     /// [`ApiError`] with status 400 and the field to blame, 404 for a model that is not here. Ranges of sampling parameters and the length of the prompt are
-    /// checked when the requests are submitted.
+    /// checked when the requests are submitted, and when prompts are scored.
     pub fn read(
+        engine: &EngineHandle,
+        endpoint: Endpoint,
+        body: &Map<String, Value>,
+    ) -> Result<Self, ApiError> {
+        let mut call = Self::read_unscored(engine, endpoint, body)?;
+        for (index, score) in call.begin_scores(engine)?.into_iter().enumerate() {
+            call.form.score(index, score.wait()?);
+        }
+        Ok(call)
+    }
+
+    /// As [`Self::read`], and asks nothing of the engine: before the requests are submitted, what [`Self::begin_scores`] says must be waited
+    /// for.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub(crate) fn read_unscored(
         engine: &EngineHandle,
         endpoint: Endpoint,
         body: &Map<String, Value>,
@@ -60,6 +78,29 @@ impl Call {
             Endpoint::Messages => anthropic::read(engine, body),
             Endpoint::Responses => responses::read(engine, body),
         }
+    }
+
+    /// Whether it says prompts again with their log-probabilities.
+    pub(crate) fn wants_scores(&self) -> bool {
+        self.form.echo.is_some() && self.form.logprobs
+    }
+
+    /// Has the prompts scored that are said again with log-probabilities, in their order, for [`Form::score`].
+    ///
+    /// # Errors
+    /// A prompt does not fit into the context, or the engine takes nothing; then none of them is scored.
+    pub(crate) fn begin_scores(&self, engine: &EngineHandle) -> Result<Scores, ApiError> {
+        let mut scores = Scores::new();
+        if !self.wants_scores() {
+            return Ok(scores);
+        }
+        for request in &self.requests {
+            let options = &request.options;
+            let top = options.sampling.logprobs.unwrap_or(0);
+            let adapter = options.adapter.as_deref();
+            scores.push(engine.begin_prompt_logprobs(&request.prompt, top, adapter)?);
+        }
+        Ok(scores)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use glm_core::chat::{Answer, AnswerCall, AnswerParser};
-use glm_runtime::{Completion, EngineHandle, FinishReason, Token, Tokenizer, Usage};
+use glm_runtime::{Completion, EngineHandle, FinishReason, PromptLogprob, Token, Tokenizer, Usage};
 use serde_json::{Map, Value, json};
 
 use super::echo::Echo;
@@ -119,6 +119,13 @@ impl Form {
         match &self.dialect {
             Dialect::Response(response) => Some(response),
             _ => None,
+        }
+    }
+
+    /// Takes the log-probabilities of prompt number `index`, which is said again.
+    pub(crate) fn score(&mut self, index: usize, scores: Vec<PromptLogprob>) {
+        if let Some(echo) = &mut self.echo {
+            Arc::make_mut(echo).score(index, scores);
         }
     }
 

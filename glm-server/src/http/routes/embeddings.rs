@@ -8,6 +8,7 @@ use axum::response::Response;
 use glm_runtime::{EngineError, PendingEmbedding};
 
 use super::generate::blocking;
+use crate::http::admission::in_time;
 use crate::http::body::JsonObject;
 use crate::http::caller::Caller;
 use crate::http::error::{Refusal, json};
@@ -27,16 +28,9 @@ pub(super) async fn embeddings(
     });
     let (call, pending) = submitted.await??;
     Caller::current().prompt(call.num_tokens());
-    let means = match service.options.request_timeout {
-        None => all(pending).await,
-        Some(timeout) => tokio::time::timeout(timeout, all(pending))
-            .await
-            .unwrap_or(Err(EngineError::TimedOut {
-                timeout,
-                completion_tokens: 0,
-            })),
-    };
+    let means = in_time(&service, all(pending)).await.flatten();
     let means = means.inspect_err(|error| service.note(error))?;
+    Caller::current().lets_go();
     let engine = service.engine()?;
     Ok(json(StatusCode::OK, &call.response(engine, &means)))
 }

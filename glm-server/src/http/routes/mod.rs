@@ -17,7 +17,7 @@ mod tokens;
 
 use std::sync::Arc;
 
-pub(super) use generate::blocking;
+pub(super) use generate::{blocking, scored};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
