@@ -22,6 +22,7 @@ const TOLERANCE: f32 = 2e-2;
 fn open(path: &Path, device: &Device) -> EngineBuilder {
     Engine::builder(path.to_str().unwrap())
         .offline(true)
+        .max_step_time(Duration::MAX)
         .open_device(device.clone())
         .max_model_len(128)
         .kv_cache_tokens(256)
@@ -210,8 +211,7 @@ fn prompts_are_computed_with_nvidias_library_and_without_it() {
         };
         let device = cuda.open(options()).unwrap();
         let engine = open(&tiny("tiny-glm4"), &device).max_model_len(256);
-        let engine = engine.kv_cache_tokens(512).max_step_time(Duration::MAX);
-        let mut engine = engine.build_engine().unwrap();
+        let mut engine = engine.kv_cache_tokens(512).build_engine().unwrap();
         cuda.faults().refuse_products(fails);
         let prompt: Vec<u32> = (0..150).map(|i| (i * i * 5 + i) % 300).collect();
         let tokens = greedy(&mut engine, &prompt, 4);

@@ -13,6 +13,12 @@ use crate::request::{Event, FinishReason};
 
 const INTERLEAVINGS: usize = 2_000;
 
+/// What the interleavings follow from: the same ones each time, unless the environment asks for others, as of property tests.
+fn seed() -> u64 {
+    let asked = std::env::var("PROPTEST_RNG_SEED").ok();
+    asked.and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
 /// Runs `test` many times, each in another interleaving.
 fn explore(test: impl Fn() + Send + Sync + 'static) {
     let test = Arc::new(test);
@@ -23,8 +29,15 @@ fn explore(test: impl Fn() + Send + Sync + 'static) {
         let test = test.clone();
         Runner::new(scheduler, config).run(move || test());
     };
-    run(Box::new(RandomScheduler::new(INTERLEAVINGS)));
-    run(Box::new(PctScheduler::new(3, INTERLEAVINGS)));
+    run(Box::new(RandomScheduler::new_from_seed(
+        seed(),
+        INTERLEAVINGS,
+    )));
+    run(Box::new(PctScheduler::new_from_seed(
+        seed(),
+        3,
+        INTERLEAVINGS,
+    )));
 }
 
 /// Room for two of the requests below, so that others wait and are preempted.
