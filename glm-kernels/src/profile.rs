@@ -182,7 +182,8 @@ mod tests {
         device.recorder().set_on(true);
         let start = Instant::now();
         let span = device.record(|| Work::moving("wait", 0));
-        while start.elapsed() < Duration::from_millis(2) {
+        let inside = Instant::now();
+        while inside.elapsed() < Duration::from_millis(2) {
             std::hint::spin_loop();
         }
         drop(span);

@@ -457,17 +457,30 @@ async fn a_client_that_leaves_cancels_its_request() {
     for streams in [true, false] {
         let (Held { go, asked }, fake) = held();
         let (service, router) = started(fake);
+        let asking = router.clone();
         let client = tokio::spawn(async move {
-            let response = send(&router, never_ending(streams)).await;
+            let response = send(&asking, never_ending(streams)).await;
             response.into_body().collect().await
         });
         let in_first_step = tokio::task::spawn_blocking(move || asked.recv());
         in_first_step.await.unwrap().unwrap();
         client.abort();
         assert!(client.await.unwrap_err().is_cancelled());
-        drop(go);
+        // The answers may be with a thread that has yet to see that nobody wants them.
+        let counted = r#"inference_requests_total{outcome="cancelled"} 1"#;
+        while !text(send(&router, get("/metrics")).await)
+            .await
+            .contains(counted)
+        {
+            tokio::task::yield_now().await;
+        }
         let engine = service.engine().unwrap().clone();
         let drained = tokio::task::spawn_blocking(move || {
+            // Step by step, for they tell the engine only after they are counted.
+            while engine.stats().cancelled == 0 && go.send(()).is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(go);
             engine.drain();
             engine.stats()
         });

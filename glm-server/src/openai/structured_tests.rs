@@ -273,7 +273,7 @@ fn a_call_that_is_demanded_is_made_and_valid() {
     let validator = jsonschema::validator_for(&weather()["function"]["parameters"]).unwrap();
     for seed in 0..6 {
         let fields =
-            json!({"tool_choice": weather(), "temperature": 3, "seed": seed, "max_tokens": 120});
+            json!({"tool_choice": weather(), "temperature": 3, "seed": seed, "max_tokens": 400});
         let body = answer(chat(with_tools(fields)).unwrap());
         let choice = &body["choices"][0];
         // As OpenAI says it where the tool was named.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Lines that may wait to be written.
 const MAX_WAITING: usize = 8192;
-/// How long the end of the process waits for them.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for them, where they cannot be written at once.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 enum Message {
     Line(String),

@@ -218,7 +218,8 @@ async fn what_a_key_has_left_is_said_and_kept() {
         live: LiveOptions {
             limits: RateLimits {
                 requests_per_minute: Some(2),
-                tokens_per_minute: Some(1_000),
+                // Few, so that what is used does not come back before it is looked at.
+                tokens_per_minute: Some(30),
             },
             ..LiveOptions::default()
         },
@@ -233,7 +234,7 @@ async fn what_a_key_has_left_is_said_and_kept() {
         .parse()
         .unwrap();
     // A prompt of one or two tokens and four generated ones.
-    assert!((990..1_000).contains(&left), "{left}");
+    assert!((20..30).contains(&left), "{left}");
     assert_eq!(status(&router, "/v1/completions", &[]).await, 200);
     // To look costs nothing, to ask does.
     assert_eq!(status(&router, "/v1/models", &[]).await, 200);

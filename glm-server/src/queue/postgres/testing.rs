@@ -74,6 +74,7 @@ fn server() -> Option<&'static Server> {
 }
 
 fn start() -> Option<Server> {
+    const ATTEMPTS: usize = 5;
     let Some(programs) = programs() else {
         assert!(
             env::var_os(REQUIRE).is_none(),
@@ -82,6 +83,18 @@ fn start() -> Option<Server> {
         eprintln!("SKIPPED: PostgreSQL is not tested: there is none in {DEBIAN}");
         return None;
     };
+    let mut log = String::new();
+    for _ in 0..ATTEMPTS {
+        match start_once(&programs) {
+            Ok(server) => return Some(server),
+            Err(failed) => log = failed,
+        }
+    }
+    panic!("PostgreSQL did not start: {log}");
+}
+
+/// Starts it on a port that is free now, which somebody else may take before the server does: then there is its log.
+fn start_once(programs: &Path) -> Result<Server, String> {
     // Short: the path of a socket has at most 107 bytes.
     let directory = tempfile::Builder::new()
         .prefix("glm-pg")
@@ -97,7 +110,7 @@ fn start() -> Option<Server> {
     let mut command = as_somebody(&directory);
     let mut child = command
         .args(["sh", "-c", RUN, "sh"])
-        .args([&programs, &directory])
+        .args([programs, &directory])
         .arg(port.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -106,13 +119,13 @@ fn start() -> Option<Server> {
     let mut said = String::new();
     let stdout = child.stdout.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut said).unwrap();
-    assert_eq!(
-        said,
-        "ready\n",
-        "{}",
-        fs::read_to_string(directory.join("log")).unwrap_or_default()
-    );
-    Some(Server {
+    if said != "ready\n" {
+        let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+        child.wait().unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        return Err(log);
+    }
+    Ok(Server {
         directory,
         port,
         _child: child,
