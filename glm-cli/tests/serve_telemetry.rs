@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -188,12 +188,30 @@ fn take(mut socket: TcpStream) -> (String, Vec<u8>) {
     (head, body)
 }
 
+/// The next connection; only a failure takes so long.
+fn accepted(collector: &TcpListener) -> TcpStream {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    collector.set_nonblocking(true).unwrap();
+    loop {
+        match collector.accept() {
+            Ok((socket, _)) => {
+                socket.set_nonblocking(false).unwrap();
+                return socket;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(Instant::now() < deadline, "no span comes");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// So many spans as a collector gets them, of what the environment of the service says.
 fn received(collector: &TcpListener, count: usize) -> Vec<Vec<u8>> {
     let mut spans = Vec::new();
     // They may come in several requests.
     while spans.len() < count {
-        let (head, packed) = take(collector.accept().unwrap().0);
+        let (head, packed) = take(accepted(collector));
         assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
         for line in [
             "content-type: application/x-protobuf",

@@ -554,13 +554,4 @@ mod tests {
         engine.drain();
         assert_eq!(engine.stats().finished, 8);
     }
-
-    #[test]
-    fn a_stop_ends_the_wait() {
-        let mut window = Window::new(&engine(), WindowOptions::default());
-        window.push(Job::new((), request(&[1], usize::MAX, 0)));
-        let stopper = window.stopper();
-        std::thread::spawn(move || stopper.stop());
-        assert!(window.next().is_none() && window.is_stopped());
-    }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use glm_runtime::batch::{Job, Window, WindowOptions};
 use glm_runtime::testing::FakeModel;
 use glm_runtime::{
     ChatOptions, Engine, EngineBuilder, EngineHandle, ErrorKind, FinishReason, GenerateOptions,
@@ -123,4 +124,17 @@ proptest! {
         let stats = engine.stats();
         prop_assert_eq!(stats.kv_blocks_free, stats.kv_blocks_total);
     }
+}
+
+#[test]
+fn a_stop_ends_the_wait_for_a_batch() {
+    // Until the answer ends of itself there is time for the slowest machine.
+    let slow = sum().step_time(Duration::from_millis(20));
+    let engine = builder(slow).build().unwrap();
+    let mut window = Window::new(&engine, WindowOptions::default());
+    let request = Request::new(vec![1]).with_options(options(usize::MAX));
+    window.push(Job::new((), request));
+    let stopper = window.stopper();
+    std::thread::spawn(move || stopper.stop());
+    assert!(window.next().is_none() && window.is_stopped());
 }

@@ -117,8 +117,15 @@ fn note(tally: &mut Tally, kind: u64, ids: Vec<u32>, end: Option<Event>) {
     }
 }
 
-/// Bytes of this process in memory.
+/// Bytes of this process in memory; without pages of files where the system tells them apart, for those come and go with what else runs.
 fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let anonymous = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    if let Some(kib) = anonymous {
+        return kib.trim().parse::<u64>().unwrap() << 10;
+    }
     let pid = sysinfo::get_current_pid().unwrap();
     let mut system = System::new();
     system.refresh_processes(ProcessesToUpdate::Some(&[pid]), true);

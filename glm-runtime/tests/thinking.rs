@@ -11,11 +11,15 @@ fn engine() -> EngineHandle {
     Engine::builder("demo").build().unwrap()
 }
 
-/// The answer to a prompt that has opened a thought.
+/// The answer to a prompt that has opened a thought, which the model does not end of itself.
 fn think(engine: &EngineHandle, options: GenerateOptions) -> Completion {
+    let close = *engine.encode(CLOSE).unwrap().last().unwrap();
     let prompt = engine.encode("<|user|>\nWhat is 3 + 4?<|assistant|>\n<think>");
     let options = GenerateOptions {
-        sampling: SamplingParams::greedy(),
+        sampling: SamplingParams {
+            logit_bias: [(close, -100.0)].into(),
+            ..SamplingParams::greedy()
+        },
         max_tokens: Some(24),
         ignore_eos: options.grammar.is_none(),
         skip_special_tokens: false,

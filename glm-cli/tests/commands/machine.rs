@@ -27,6 +27,9 @@ fn machine_options_work() {
             "{options:?}"
         );
     }
+    // These may say something else; they say as much of it.
+    let args = [&args[..], &["--ignore-eos"]].concat();
+    let plain = glm(&args).json();
     for options in [
         &["--kv-dtype", "f16"][..],
         &["--kv-dtype", "bf16"],

@@ -197,11 +197,3 @@ fn unchunk(mut rest: &str) -> String {
 pub fn completion() -> Value {
     json!({"prompt": "Once", "max_tokens": 8, "temperature": 0, "ignore_eos": true})
 }
-
-/// A request to a service of which no more is known than its address.
-pub fn post(address: &str, path: &str, body: &Value) -> Response {
-    let mut socket = TcpStream::connect(address).unwrap();
-    let request = request("POST", path, &body.to_string());
-    socket.write_all(request.as_bytes()).unwrap();
-    Response::read(socket)
-}
