@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Setup;
 use super::client::{Client, Heard, Manners, chat};
+use super::common::is_measuring;
 use super::common::requests::{milliseconds, print};
 use super::program::{Program, cpu_seconds};
 
@@ -58,10 +59,15 @@ pub async fn run(setup: &Setup) {
         let parameters =
             json!({"places": places, "clients": clients, "tokens": tokens, "model": setup.model()});
         print("load", &format!("wave {wave}"), numbers, &parameters);
+        // So few and short requests as those of a trial may come one after the other.
         assert!(
-            came.whole > 0 && came.left > 0 && came.refused > 0,
+            came.whole > 0 && came.left > 0 && (came.refused > 0 || !is_measuring()),
             "this was no load"
         );
+    }
+    // The first wave of a trial is too short to have everything in memory.
+    if !is_measuring() {
+        return;
     }
     let (first, last) = (memory[0], *memory.last().expect("a wave"));
     assert!(
