@@ -61,8 +61,8 @@ mod text;
 pub use beam::{Beam, BeamError, BeamOptions, EarlyStopping};
 pub use engine::{
     Completion, Engine, EngineBuilder, EngineHandle, EngineOptions, EngineStats, Events, KvBudget,
-    KvBudgetReason, LinearShape, ModelInfo, Pending, PendingEmbedding, PromptLogprob, RequestStream,
-    SeqEvent, SeqToken, Trace,
+    KvBudgetReason, LinearShape, ModelInfo, Pending, PendingEmbedding, PromptLogprob,
+    RequestStream, SeqEvent, SeqToken, Trace,
 };
 pub use error::{BuildError, EngineError, ErrorKind};
 pub use glm_core::chat::{Content, Message};
