@@ -89,6 +89,11 @@ impl Held {
         }
     }
 
+    fn holds(&self, lease: Lease) -> bool {
+        let held = self.lock();
+        held.get(&lease.task).is_some_and(|its| its.lease == lease)
+    }
+
     fn leases(&self) -> Vec<Lease> {
         self.lock().values().map(|its| its.lease).collect()
     }
@@ -227,7 +232,7 @@ impl Jobs {
         }
     }
 
-    /// Reports for as long as the lease may hold.
+    /// Reports for as long as the lease may hold. Nobody takes one that this process holds while the queue is away, however long that is.
     async fn report(&self, task: &Claimed, mut report: Report) {
         let begin = Instant::now();
         loop {
@@ -246,7 +251,10 @@ impl Jobs {
                 Err(error) => {
                     let is_over =
                         matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::NotFound);
-                    if is_over || begin.elapsed() > self.options.lease {
+                    let is_away = error.kind() == ErrorKind::Unavailable;
+                    let may_hold = begin.elapsed() <= self.options.lease
+                        || is_away && self.held.holds(task.lease);
+                    if is_over || !may_hold {
                         return;
                     }
                     self.observed.failed(&error);

@@ -9,7 +9,9 @@ use tokio::time::sleep;
 
 use super::super::{Jobs, JobsOptions, Runner, Running};
 use super::Stop;
-use crate::queue::{Claimed, Lease, Report, Status, TaskId, TaskInfo, Timestamp};
+use crate::queue::{
+    Claimed, Lease, Report, SqliteOptions, SqliteStore, Status, TaskId, TaskInfo, Timestamp,
+};
 
 const MODEL: &str = "model";
 const LEASE: Duration = Duration::from_secs(30);
@@ -82,6 +84,41 @@ async fn a_lease_that_runs_out_here_is_none_of_a_dead_worker() {
         .store
         .finish(task.lease, Report::Completed(json!({})), Timestamp::now());
     assert_eq!(finished.await.unwrap(), Status::Completed);
+}
+
+#[tokio::test]
+async fn a_result_waits_for_as_long_as_the_queue_is_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("queue.db");
+    let sqlite = SqliteOptions {
+        busy_timeout: Duration::from_millis(10),
+        ..SqliteOptions::default()
+    };
+    let options = JobsOptions {
+        lease: Duration::from_millis(1),
+        ..JobsOptions::default()
+    };
+    let jobs = Arc::new(Jobs {
+        store: Arc::new(SqliteStore::open(&path, sqlite).unwrap()),
+        ..Jobs::open(options).unwrap()
+    });
+    let task = claimed_long_ago(&jobs, &jobs.worker).await;
+    let _stopped = jobs.held.add(&task);
+    let id = task.info.id;
+    let somebody = rusqlite::Connection::open(&path).unwrap();
+    somebody.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let reporting = Arc::clone(&jobs);
+    let reporting = tokio::spawn(async move {
+        let report = Report::Completed(json!({}));
+        reporting.report(&task, report).await;
+    });
+    while jobs.health().reason.is_none() {
+        assert!(!reporting.is_finished(), "it was given up");
+        sleep(Duration::from_millis(2)).await;
+    }
+    somebody.execute_batch("ROLLBACK").unwrap();
+    reporting.await.unwrap();
+    assert_eq!(info(&jobs, id).await.status, Status::Completed);
 }
 
 #[tokio::test]
