@@ -89,7 +89,7 @@ pub(crate) fn emulated_cuda() -> Option<Device> {
     if std::env::var_os("GLM_REQUIRE_GPU").is_some() {
         // One is kept, so that the device's context is made once and not for every test.
         static KEPT: OnceLock<Device> = OnceLock::new();
-        let open = || Device::cuda(options.clone()).expect("GLM_REQUIRE_GPU asks for a device");
+        let open = || Device::cuda(options).expect("GLM_REQUIRE_GPU asks for a device");
         KEPT.get_or_init(open);
         return Some(open());
     }
