@@ -20,10 +20,6 @@ use crate::openai::ApiError;
 
 /// Beside a request that came over a port that this process alone has, whatever it shares.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(
-    not(feature = "grpc"),
-    expect(dead_code, reason = "without gRPC there is one port")
-)]
 pub(super) struct OwnPort;
 
 /// Lets a request in unless the service starts or drains. It is inside until its response has gone out to its end, or its client
