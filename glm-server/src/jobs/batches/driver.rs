@@ -78,7 +78,7 @@ pub(super) fn later(failure: JobFailure) -> ApiError {
 pub(super) struct Drive {
     pub(super) jobs: Arc<Jobs>,
     pub(super) tenant: String,
-    id: String,
+    pub(super) id: String,
 }
 
 pub(super) type Input = Requests<BufReader<File>>;
@@ -119,7 +119,7 @@ impl Drive {
     }
 
     /// Says what a batch cannot get past, which ends it: at once, or when the lines that are tasks by now have ended.
-    async fn give_up(&self, error: &StoreError) -> Result<(), JobFailure> {
+    pub(super) async fn give_up(&self, error: &StoreError) -> Result<(), JobFailure> {
         let now = seconds(Timestamp::now());
         let refusal = refusal(error);
         let error = BatchError {
@@ -127,8 +127,12 @@ impl Drive {
             ..whole(refusal.code.unwrap_or("invalid_value"), refusal.message)
         };
         let change = |batch: &mut Batch| {
-            // One that cannot even be ended so is ended the hard way.
-            let can_go_on = batch.status == BatchStatus::InProgress && batch.errors.is_empty();
+            // One that cannot even be ended so is ended the hard way. Somebody may have cancelled it meanwhile: what was answered is kept then too.
+            let has_tasks = matches!(
+                batch.status,
+                BatchStatus::InProgress | BatchStatus::Cancelling
+            );
+            let can_go_on = has_tasks && batch.errors.is_empty();
             if !batch.status.is_final() {
                 batch.errors = vec![error.clone()];
                 if !can_go_on {

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::super::{JobFailure, Jobs, JobsOptions, NewFile, Runner};
 use super::{Batch, BatchStatus, Driver, KIND, NewBatch, POOL, driver};
-use crate::queue::{Limits, NewTask, Paging, Report, StoreError, Timestamp};
+use crate::queue::{Limits, NewTask, Paging, Report, Status, StoreError, Timestamp};
 
 const TENANT: &str = "t";
 const MODEL: &str = "model";
@@ -204,6 +204,44 @@ async fn a_batch_that_can_never_go_on_fails_with_what_was_answered() {
         [("b".to_owned(), "batch_failed".to_owned())],
         "{batch:?}"
     );
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cancelled_while_it_gives_up_ends_with_what_was_answered() {
+    let jobs = jobs();
+    let never = StoreError::TooLarge {
+        field: "body",
+        found: 2,
+        max: 1,
+    };
+    for (errors, end) in [(1, BatchStatus::Cancelled), (2, BatchStatus::Failed)] {
+        let batch = begun(&jobs, &(line("a") + &line("b")), 2, 1).await;
+        let task = NewTask {
+            idempotency_key: Some(format!("{}/1", batch.id)),
+            group: Some(batch.id.clone()),
+            label: Some("a".to_owned()),
+            ..jobs.new_task(TENANT, MODEL, ENDPOINT)
+        };
+        jobs.submit(task).await.unwrap();
+        let (lease, now) = (Duration::from_mins(1), Timestamp::now());
+        let claimed = jobs.store.claim(MODEL, "w", 1, lease, now).await.unwrap();
+        let report = Report::Completed(json!({"text": ""}));
+        let finished = jobs.store.finish(claimed[0].lease, report, now).await;
+        assert_eq!(finished.unwrap(), Status::Completed);
+        jobs.cancel_batch(TENANT, &batch.id).await.unwrap();
+        let drive = driver::Drive {
+            jobs: Arc::clone(&jobs),
+            tenant: TENANT.to_owned(),
+            id: batch.id.clone(),
+        };
+        for _ in 0..errors {
+            drive.give_up(&never).await.unwrap();
+        }
+        let batch = driven(&jobs, &batch).await;
+        assert_eq!((batch.status, batch.errors.len()), (end, 1), "{batch:?}");
+        let is_kept = end == BatchStatus::Cancelled;
+        assert_eq!(batch.output_file_id.is_some(), is_kept, "{batch:?}");
+    }
 }
 
 /// Who could not be asked, and why.
