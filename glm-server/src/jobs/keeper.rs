@@ -21,6 +21,8 @@ const TURNS_PER_PURGE: u32 = 60;
 const PURGE: usize = 1000;
 /// A queue that says nothing for so long is not well.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest that everybody is given to say that they are alive: after an outage, a turn is enough for it.
+const LONGEST_TRUCE: Duration = Duration::from_secs(60);
 
 /// How the queue is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,8 +50,8 @@ struct Seen {
     failure: Option<String>,
     /// When it last answered.
     answered: Option<Instant>,
-    /// The same by the clock that leases run out by.
-    turned: Option<Timestamp>,
+    /// When it was last put in order, by the clock that leases run out by.
+    reaped: Option<Timestamp>,
     /// Until then no lease is taken for that of a dead worker.
     truce: Option<Instant>,
 }
@@ -63,10 +65,12 @@ impl Observed {
         self.lock().failure = Some(error.to_string());
     }
 
-    pub(super) fn turned(&self, now: Timestamp) {
-        let mut seen = self.lock();
-        seen.answered = Some(Instant::now());
-        seen.turned = Some(now);
+    fn answered(&self) {
+        self.lock().answered = Some(Instant::now());
+    }
+
+    pub(super) fn reaped(&self, now: Timestamp) {
+        self.lock().reaped = Some(now);
     }
 
     /// Gives everybody the time to say that they are alive.
@@ -74,8 +78,8 @@ impl Observed {
         self.lock().truce = Some(Instant::now() + time);
     }
 
-    /// Whether everybody is given the time to say that they are alive: after failures; and when there was no turn for longer than `time`, going by
-    /// the clock, which may have been set forward, or gone on while the machine slept.
+    /// Whether everybody is given the time to say that they are alive: after failures; at the start, since nobody knows what was before; and when the
+    /// queue was not put in order for longer than `time`, going by the clock, which may have been set forward, or gone on while the machine slept.
     fn has_truce(&self, now: Timestamp, time: Duration) -> bool {
         let mut seen = self.lock();
         if let Some(end) = seen.truce {
@@ -85,9 +89,7 @@ impl Observed {
             }
             return !is_over;
         }
-        let is_late = seen
-            .turned
-            .is_some_and(|last| now > last.after(TURN + time));
+        let is_late = seen.reaped.is_none_or(|last| now > last.after(TURN + time));
         if is_late {
             seen.truce = Some(Instant::now() + time);
         }
@@ -126,13 +128,8 @@ impl Jobs {
         let mut turn: u32 = 0;
         loop {
             match self.turn(&model, turn).await {
-                Ok(()) => self.observed.turned(Timestamp::now()),
-                Err(failure) => {
-                    self.observed.failed(&failure);
-                    if matches!(failure, JobFailure::Store(_)) {
-                        self.observed.begin_truce(self.truce());
-                    }
-                }
+                Ok(()) => self.observed.answered(),
+                Err(failure) => self.observed.failed(&failure),
             }
             turn = turn.wrapping_add(1);
             sleep(TURN).await;
@@ -141,19 +138,30 @@ impl Jobs {
 
     /// Long enough for each worker to have a turn and a heartbeat.
     fn truce(&self) -> Duration {
-        self.options.lease / BEATS + TURN
+        (self.options.lease / BEATS).min(LONGEST_TRUCE) + TURN
     }
 
-    /// Puts back what dead workers left, and ends what is over. Leases also run out while the queue cannot be reached, and when the clock is set
-    /// forward: what runs here is alive all the same, and so may be what runs elsewhere.
+    /// Puts back what dead workers left, and ends what is over.
     pub(super) async fn reap(&self) -> Result<(), StoreError> {
-        let now = Timestamp::now();
+        let done = self.try_reap(Timestamp::now()).await;
+        if done.is_err() {
+            self.observed.begin_truce(self.truce());
+        }
+        done
+    }
+
+    /// Leases also run out while the queue cannot be reached, and when the clock is set forward: what runs here is alive all the same, and so may be
+    /// what runs elsewhere. Deadlines come whatever happens.
+    async fn try_reap(&self, now: Timestamp) -> Result<(), StoreError> {
         self.extend_if_late(now).await?;
-        if !self.observed.has_truce(now, self.truce()) {
-            let reaped = self.store.reap(now).await?;
-            if reaped.requeued > 0 {
-                self.wake.send_replace(());
-            }
+        let lapsed = match self.observed.has_truce(now, self.truce()) {
+            true => Timestamp::default(),
+            false => now,
+        };
+        let reaped = self.store.reap(lapsed, now).await?;
+        self.observed.reaped(now);
+        if reaped.requeued > 0 {
+            self.wake.send_replace(());
         }
         Ok(())
     }

@@ -149,8 +149,9 @@ pub trait Store: fmt::Debug + Send + Sync {
         now: Timestamp,
     ) -> StoreFuture<'_, u64>;
 
-    /// Puts back tasks whose leases have run out, and ends those whose deadlines have come, running ones too.
-    fn reap(&self, now: Timestamp) -> StoreFuture<'_, Reaped>;
+    /// Puts back tasks whose leases had run out at `lapsed`, and ends those whose deadlines have come, running ones too. `lapsed` is `now`, or
+    /// earlier where workers may be alive who could not extend their leases: the default is before all of them.
+    fn reap(&self, lapsed: Timestamp, now: Timestamp) -> StoreFuture<'_, Reaped>;
 
     /// A task of this tenant or, with `None`, of any.
     fn get(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<Task>>;

@@ -132,10 +132,10 @@ pub(super) const CANCEL_GROUP: Change = Change {
           status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END",
 };
 
-/// A running task that nobody has a lease for at the time ?1.
+/// A running task that nobody had a lease for at the time ?2.
 macro_rules! let_go {
     () => {
-        "status = 'running' AND lease_until <= ?1"
+        "status = 'running' AND lease_until <= ?2"
     };
 }
 
@@ -161,16 +161,16 @@ pub(super) const REAP_EXPIRED: Change = Change {
     set: end!("expired"),
 };
 
-/// Of what was let go, what has had all its attempts: ?2 is its error.
+/// Of what was let go, what has had all its attempts: ?3 is its error.
 pub(super) const REAP_FAILED: Change = Change {
     condition: concat!(let_go!(), " AND attempts > max_retries"),
-    set: concat!(end!("failed"), ", error = ?2"),
+    set: concat!(end!("failed"), ", error = ?3"),
 };
 
-/// All else that was let go.
+/// All else that was let go: ?1 is its error.
 pub(super) const REAP_REQUEUED: Change = Change {
     condition: let_go!(),
-    set: "status = 'queued', worker = NULL, lease_until = NULL, error = ?2",
+    set: "status = 'queued', worker = NULL, lease_until = NULL, error = ?1",
 };
 
 /// Which tasks are to be deleted at the time ?1, up to ?2.

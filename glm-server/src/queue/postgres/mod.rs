@@ -314,8 +314,8 @@ impl Store for PostgresStore {
         })
     }
 
-    fn reap(&self, now: Timestamp) -> StoreFuture<'_, Reaped> {
-        self.call(move |db| Box::pin(reports::reap(db, now)))
+    fn reap(&self, lapsed: Timestamp, now: Timestamp) -> StoreFuture<'_, Reaped> {
+        self.call(move |db| Box::pin(reports::reap(db, lapsed, now)))
     }
 
     fn get(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<Task>> {

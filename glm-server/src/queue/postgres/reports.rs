@@ -134,16 +134,22 @@ pub(super) async fn cancel_group(
     change(db, statements::CANCEL_GROUP, with).await
 }
 
-pub(super) async fn reap(db: &mut PgConnection, now: Timestamp) -> Result<Reaped, Failure> {
+pub(super) async fn reap(
+    db: &mut PgConnection,
+    lapsed: Timestamp,
+    now: Timestamp,
+) -> Result<Reaped, Failure> {
+    let (lapsed, now) = (lapsed.as_millis(), now.as_millis());
     let lost = policy::worker_lost().to_string();
-    let at = |query: Bound| query.bind(now.as_millis());
-    let lost = |query: Bound| at(query).bind(lost.clone());
+    let cancelled = |query: Bound| query.bind(now).bind(lapsed);
+    let failed = |query: Bound| query.bind(now).bind(lapsed).bind(lost.clone());
+    let requeued = |query: Bound| query.bind(lost.clone()).bind(lapsed);
     // In this order: what is to end is not put back.
     Ok(Reaped {
-        cancelled: change(db, statements::REAP_CANCELLED, at).await?,
-        expired: change(db, statements::REAP_EXPIRED, at).await?,
-        failed: change(db, statements::REAP_FAILED, lost).await?,
-        requeued: change(db, statements::REAP_REQUEUED, lost).await?,
+        cancelled: change(db, statements::REAP_CANCELLED, cancelled).await?,
+        expired: change(db, statements::REAP_EXPIRED, |query| query.bind(now)).await?,
+        failed: change(db, statements::REAP_FAILED, failed).await?,
+        requeued: change(db, statements::REAP_REQUEUED, requeued).await?,
     })
 }
 

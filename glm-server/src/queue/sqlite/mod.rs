@@ -172,8 +172,8 @@ impl Store for SqliteStore {
         self.write(move |db| reports::cancel_group(db, &group, tenant.as_deref(), now))
     }
 
-    fn reap(&self, now: Timestamp) -> StoreFuture<'_, Reaped> {
-        self.write(move |db| reports::reap(db, now))
+    fn reap(&self, lapsed: Timestamp, now: Timestamp) -> StoreFuture<'_, Reaped> {
+        self.write(move |db| reports::reap(db, lapsed, now))
     }
 
     fn get(&self, id: TaskId, tenant: Option<&str>) -> StoreFuture<'_, Option<Task>> {

@@ -100,15 +100,15 @@ pub(super) fn cancel_group(
     Ok(change(db, statements::CANCEL_GROUP, params)?)
 }
 
-pub(super) fn reap(db: &Connection, now: Timestamp) -> Result<Reaped, Failure> {
-    let now = now.as_millis();
+pub(super) fn reap(db: &Connection, lapsed: Timestamp, now: Timestamp) -> Result<Reaped, Failure> {
+    let (lapsed, now) = (lapsed.as_millis(), now.as_millis());
     let lost = policy::worker_lost().to_string();
     // In this order: what is to end is not put back.
     Ok(Reaped {
-        cancelled: change(db, statements::REAP_CANCELLED, [now])?,
+        cancelled: change(db, statements::REAP_CANCELLED, [now, lapsed])?,
         expired: change(db, statements::REAP_EXPIRED, [now])?,
-        failed: change(db, statements::REAP_FAILED, params![now, lost])?,
-        requeued: change(db, statements::REAP_REQUEUED, params![now, lost])?,
+        failed: change(db, statements::REAP_FAILED, params![now, lapsed, lost])?,
+        requeued: change(db, statements::REAP_REQUEUED, params![lost, lapsed])?,
     })
 }
 

@@ -121,7 +121,7 @@ fn process() {
         now = now.after(Duration::from_millis(1));
         // Not always: a process whose clock is behind would hardly ever get to its report.
         if next == orders.from || random(&mut chance).is_multiple_of(8) {
-            wait(store.reap(now)).unwrap();
+            wait(store.reap(now, now)).unwrap();
         }
         let last = (next + 8).min(orders.to);
         let tasks = (next..last)
@@ -271,7 +271,7 @@ fn run_lane(
 
 /// Ends what is left, as a last worker.
 fn drain(store: &dyn Store, now: Timestamp) {
-    wait(store.reap(now)).unwrap();
+    wait(store.reap(now, now)).unwrap();
     loop {
         let claimed = wait(store.claim(DEFAULT_POOL, "last", 100, LEASE, now)).unwrap();
         if claimed.is_empty() {

@@ -67,7 +67,7 @@ fn a_worker_whose_task_was_given_to_another_cannot_write_its_result() {
     for store in stores() {
         let id = submit(&*store, task(0), at(0));
         let slow = claim_one(&*store, at(0));
-        let reaped = wait(store.reap(at(31))).unwrap();
+        let reaped = wait(store.reap(at(31), at(31))).unwrap();
         assert_eq!(reaped.requeued, 1);
         let quick = claim_one(&*store, at(31));
         assert_eq!(quick.info.attempts, 2);
@@ -98,9 +98,42 @@ fn a_lease_that_ran_out_still_counts_until_the_task_is_put_back() {
         let claimed = claim_one(&*store, at(0));
         let pulse = wait(store.heartbeat(&[claimed.lease], LEASE, at(100))).unwrap();
         assert_eq!(pulse, [Pulse::Held]);
-        assert_eq!(wait(store.reap(at(129))).unwrap(), Reaped::default());
+        assert_eq!(
+            wait(store.reap(at(129), at(129))).unwrap(),
+            Reaped::default()
+        );
         let finished = wait(store.finish(claimed.lease, Report::Completed(json!(1)), at(200)));
         assert_eq!(finished.unwrap(), Status::Completed);
+    }
+}
+
+#[test]
+fn leases_of_workers_that_may_be_alive_are_left_alone() {
+    for store in stores() {
+        let new = |number, max_retries| NewTask {
+            max_retries,
+            ..task(number)
+        };
+        let ids = [new(0, 1), new(1, 0), new(2, 1)].map(|new| submit(&*store, new, at(0)));
+        for _ in ids {
+            claim_one(&*store, at(0));
+        }
+        wait(store.cancel(ids[2], None, at(1))).unwrap();
+        for lapsed in [Timestamp::default(), at(29)] {
+            let reaped = wait(store.reap(lapsed, at(100))).unwrap();
+            assert_eq!(reaped, Reaped::default());
+        }
+        let reaped = wait(store.reap(at(30), at(100))).unwrap();
+        assert_eq!(
+            (reaped.requeued, reaped.failed, reaped.cancelled),
+            (1, 1, 1)
+        );
+        assert_eq!(info(&*store, ids[0]).error, Some(worker_lost()));
+        let failed = info(&*store, ids[1]);
+        assert_eq!(
+            (failed.error, failed.finished),
+            (Some(worker_lost()), Some(at(100)))
+        );
     }
 }
 
@@ -158,7 +191,8 @@ fn attempts_that_fail_are_followed_by_others_up_to_the_last() {
         );
 
         claim_one(&*store, ready);
-        let reaped = wait(store.reap(ready.after(LEASE))).unwrap();
+        let over = ready.after(LEASE);
+        let reaped = wait(store.reap(over, over)).unwrap();
         assert_eq!(reaped.failed, 1);
         let failed = info(&*store, id);
         assert_eq!((failed.status, failed.attempts), (Status::Failed, 2));
@@ -224,7 +258,12 @@ fn a_deadline_ends_what_waits_and_what_runs() {
                 .unwrap()
                 .is_empty()
         );
-        assert_eq!(wait(store.reap(at(10))).unwrap().expired, 2);
+        assert_eq!(
+            wait(store.reap(Timestamp::default(), at(10)))
+                .unwrap()
+                .expired,
+            2
+        );
         assert!(
             ids.iter()
                 .all(|&id| info(&*store, id).status == Status::Expired)

@@ -30,7 +30,8 @@ enum Op {
     Finish(Index, Report),
     Cancel(Index, Option<&'static str>),
     CancelGroup(&'static str, Option<&'static str>),
-    Reap,
+    /// Leases as of so many milliseconds ago.
+    Reap(i64),
     Get(Index, Option<&'static str>),
     List(Filter, Paging, Option<Index>),
     Counts(&'static str, Option<&'static str>),
@@ -148,7 +149,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (index(), report()).prop_map(|(lease, report)| Op::Finish(lease, report)),
         2 => (index(), some_tenant()).prop_map(|(task, tenant)| Op::Cancel(task, tenant)),
         1 => (group(), some_tenant()).prop_map(|(group, tenant)| Op::CancelGroup(group, tenant)),
-        3 => Just(Op::Reap),
+        3 => prop_oneof![Just(0), 0..60_000i64].prop_map(Op::Reap),
         1 => (index(), some_tenant()).prop_map(|(task, tenant)| Op::Get(task, tenant)),
         1 => list(),
         1 => (group(), some_tenant()).prop_map(|(group, tenant)| Op::Counts(group, tenant)),
@@ -213,7 +214,11 @@ impl Machine<'_> {
                 let cancelled = wait(store.cancel_group(group, tenant, now)).unwrap();
                 assert_eq!(cancelled, self.model.cancel_group(group, tenant, now));
             }
-            Op::Reap => assert_eq!(wait(store.reap(now)).unwrap(), self.model.reap(now)),
+            Op::Reap(before) => {
+                let lapsed = Timestamp::from_millis(now.as_millis() - before);
+                let reaped = wait(store.reap(lapsed, now)).unwrap();
+                assert_eq!(reaped, self.model.reap(lapsed, now));
+            }
             Op::Get(index, tenant) if !self.ids.is_empty() => {
                 let id = *index.get(&self.ids);
                 let expected = self.model.get(id, tenant);

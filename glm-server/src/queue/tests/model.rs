@@ -261,14 +261,14 @@ impl Model {
         ids.len() as u64
     }
 
-    pub(super) fn reap(&mut self, now: Timestamp) -> Reaped {
+    pub(super) fn reap(&mut self, lapsed: Timestamp, now: Timestamp) -> Reaped {
         let mut reaped = Reaped::default();
         for entry in self
             .tasks
             .values_mut()
             .filter(|entry| !entry.task.info.status.is_terminal())
         {
-            let is_let_go = entry.is_let_go(now);
+            let is_let_go = entry.is_let_go(lapsed);
             if is_let_go && entry.task.info.cancel_requested {
                 entry.end(Status::Cancelled, now);
                 reaped.cancelled += 1;
