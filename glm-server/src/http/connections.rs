@@ -15,10 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
 
 use super::error::ServeError;
 use super::options::ServeOptions;
-use super::patience::{Opening, Patient, WRITE_PATIENCE};
+use super::patience::{Opened, Opening, Patient, WRITE_PATIENCE};
 use super::routes;
 use super::state::Service;
 use super::systemd;
@@ -254,15 +255,24 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
 async fn converse(socket: TcpStream, service: Arc<Service>, speech: Speech, watcher: Watcher) {
     // Tokens are small, and each should go out when it is there.
     let _ = socket.set_nodelay(true);
+    let socket = Patient::new(socket, speech.patience);
     let Some(tls) = service.tls() else {
         return answer(socket, speech, watcher).await;
     };
+    let time = service.options.header_timeout;
     // Who does not get through a handshake has nothing to be told.
-    let handshake = TlsAcceptor::from(speech.tls(tls)).accept(socket);
-    let handshake = tokio::time::timeout(service.options.header_timeout, handshake);
-    if let Ok(Ok(socket)) = handshake.await {
+    if let Ok(socket) = encrypt(socket, speech.tls(tls), time).await {
         answer(socket, speech, watcher).await;
     }
+}
+
+/// TLS over a socket, if there is a handshake in time. Its patience is with what has not gone out, wherever it waits.
+async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: Patient<S>,
+    config: Arc<ServerConfig>,
+    time: Duration,
+) -> io::Result<TlsStream<Patient<S>>> {
+    tokio::time::timeout(time, TlsAcceptor::from(config).accept(socket)).await?
 }
 
 async fn answer(
@@ -270,7 +280,7 @@ async fn answer(
     speech: Speech,
     watcher: Watcher,
 ) {
-    let socket = Patient::new(socket, speech.patience, speech.opening);
+    let socket = Opened::new(socket, speech.opening);
     let handler = TowerToHyperService::new(speech.router);
     let connection = speech
         .builder
@@ -282,8 +292,12 @@ async fn answer(
 #[cfg(test)]
 mod tests {
     use glm_runtime::testing::FakeModel;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::net::TcpSocket;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     use super::*;
     use crate::http::tests::{engine, polite, service};
@@ -384,6 +398,55 @@ mod tests {
         assert!(next.starts_with("HTTP/1.1 200"), "{next}");
         service.drain();
         assert_eq!(serving.await.unwrap(), 0);
+        drop(deaf);
+    }
+
+    /// Both ends of what TLS needs for a certificate that only they know.
+    fn tls() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key);
+        let mut trusted = RootCertStore::empty();
+        trusted.add(own.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        (Arc::new(server.unwrap()), Arc::new(client))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_tls_has_taken_is_not_read_yet() {
+        const SECOND: Duration = Duration::from_secs(1);
+        const BETWEEN: usize = 16 << 10;
+        let (near, far) = duplex(BETWEEN);
+        let (server, client) = tls();
+        let near = encrypt(Patient::new(near, 10 * SECOND), server, SECOND);
+        let name = ServerName::try_from("localhost").unwrap();
+        let far = TlsConnector::from(client).connect(name, far);
+        let (near, deaf) = tokio::join!(near, far);
+        let (mut near, deaf) = (near.unwrap(), deaf.unwrap());
+        // A little each second, as an answer comes; rustls takes 64 KiB that the other end does not.
+        let mut written = 0;
+        let error = loop {
+            let write = async {
+                near.write_all(&[7; 1 << 10]).await?;
+                near.flush().await
+            };
+            match tokio::time::timeout(SECOND, write).await {
+                Ok(Ok(())) => tokio::time::sleep(SECOND).await,
+                Ok(Err(error)) => break error,
+                Err(_) => {}
+            }
+            written += 1 << 10;
+            assert!(written < 2 * BETWEEN, "it is written to for ever");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(deaf);
     }
 

@@ -1,4 +1,4 @@
-//! [`Patient`]: a socket whose other end is not waited for for ever.
+//! [`Patient`] and [`Opened`]: sockets whose other end is not waited for for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 /// How long a client may take nothing of what is written to it; nginx's `send_timeout`, and half of the default of
 /// [`ServeOptions::stall_timeout`](super::options::ServeOptions::stall_timeout). What the system keeps for a slow client is more than a
 /// whole answer usually has, so whoever uses this up has stopped reading.
-pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// So many bytes, at least one, must have been read when a time is over.
 #[derive(Debug, Clone, Copy)]
@@ -20,25 +20,22 @@ pub(super) struct Opening {
     pub(super) time: Duration,
 }
 
-/// Fails with [`io::ErrorKind::TimedOut`] when the other end has read nothing for a time in which something was there for it, or has not
-/// said its opening in time. Reading is not limited otherwise: a client that waits for its answer has nothing to say.
+/// Fails with [`io::ErrorKind::TimedOut`] when the other end has read nothing for a time in which something was there for it. To be put
+/// around the socket itself: TLS takes what is written although nobody reads it.
 #[derive(Debug)]
 pub(super) struct Patient<S> {
     socket: S,
     patience: Duration,
     /// The end of the patience with a write under way.
     stuck: Option<Pin<Box<Sleep>>>,
-    /// Bytes of the opening that are still to come, and until when.
-    opening: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(socket: S, patience: Duration, opening: Opening) -> Self {
+    pub(super) fn new(socket: S, patience: Duration) -> Self {
         Self {
             socket,
             patience,
             stuck: None,
-            opening: Some((opening.bytes, Box::pin(sleep(opening.time)))),
         }
     }
 
@@ -59,7 +56,35 @@ impl<S> Patient<S> {
     }
 }
 
+/// Fails with [`io::ErrorKind::TimedOut`] when the other end has not said its opening in time. Reading is not limited otherwise: a client
+/// that waits for its answer has nothing to say. To be put around TLS, whose handshake is no opening.
+#[derive(Debug)]
+pub(super) struct Opened<S> {
+    socket: S,
+    /// Bytes of the opening that are still to come, and until when.
+    opening: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl<S> Opened<S> {
+    pub(super) fn new(socket: S, opening: Opening) -> Self {
+        Self {
+            socket,
+            opening: Some((opening.bytes, Box::pin(sleep(opening.time)))),
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opened<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -117,6 +142,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> AsyncWrite for Opened<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -129,11 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_write_fails_when_nothing_is_read_for_long() {
         let (near, mut far) = duplex(4);
-        let opening = Opening {
-            bytes: 1,
-            time: SECOND,
-        };
-        let mut near = Patient::new(near, 10 * SECOND, opening);
+        let mut near = Patient::new(near, 10 * SECOND);
         let begun = Instant::now();
         // As long as something is read now and then, it goes on.
         let reads = tokio::spawn(async move {
@@ -156,7 +207,7 @@ mod tests {
             time: 10 * SECOND,
         };
         let (near, mut far) = duplex(64);
-        let mut near = Patient::new(near, SECOND, opening);
+        let mut near = Opened::new(near, opening);
         let begun = Instant::now();
         // A part of it, and what is said later, do not count.
         far.write_all(b"ab").await.unwrap();
@@ -165,7 +216,7 @@ mod tests {
         assert_eq!(begun.elapsed(), 10 * SECOND);
 
         let (near, mut far) = duplex(64);
-        let mut near = Patient::new(near, SECOND, opening);
+        let mut near = Opened::new(near, opening);
         far.write_all(b"abc").await.unwrap();
         near.read_exact(&mut [0; 3]).await.unwrap();
         let says = tokio::spawn(async move {
