@@ -1,5 +1,6 @@
 //! [`Bridge`]: calls to requests of the HTTP interface, and its responses to results of calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,8 +10,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use tower::ServiceExt;
+
+use crate::http::Inside;
 
 /// What a call's metadata and a request's headers have in common.
 const FORWARDED: [HeaderName; 5] = [
@@ -22,7 +25,7 @@ const FORWARDED: [HeaderName; 5] = [
 ];
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// The way from one interface to the other.
+/// The way from one interface to the other. Responses have with them that their request is [`Inside`].
 #[derive(Debug, Clone)]
 pub(super) struct Bridge(Router);
 
@@ -40,9 +43,11 @@ impl Bridge {
         metadata: &MetadataMap,
         path: &'static str,
         body: Map<String, Value>,
-    ) -> Result<Value, Status> {
+    ) -> Result<Response<Value>, Status> {
         let response = self.send(metadata, path, body).await?;
-        json(response).await
+        let (metadata, body, extensions) = response.into_parts();
+        let answer = json(body).await?;
+        Ok(Response::from_parts(metadata, answer, extensions))
     }
 
     /// Asks under a path for the events of a stream: their JSON, up to `[DONE]`. Dropping them cancels the request.
@@ -54,17 +59,18 @@ impl Bridge {
         metadata: &MetadataMap,
         path: &'static str,
         body: Map<String, Value>,
-    ) -> Result<impl Stream<Item = Result<Value, Status>> + Send + use<>, Status> {
+    ) -> Result<Response<impl Stream<Item = Result<Value, Status>> + Send + use<>>, Status> {
         let response = self.send(metadata, path, body).await?;
-        let bytes = response.into_data_stream();
-        let events = Events {
-            bytes,
-            unread: Vec::new(),
-            has_ended: false,
-        };
-        Ok(stream::unfold(events, async |mut events| {
-            let event = events.next().await?;
-            Some((event, events))
+        Ok(response.map(|body| {
+            let events = Events {
+                bytes: body.into_data_stream(),
+                unread: Vec::new(),
+                has_ended: false,
+            };
+            stream::unfold(events, async |mut events| {
+                let event = events.next().await?;
+                Some((event, events))
+            })
         }))
     }
 
@@ -74,7 +80,7 @@ impl Bridge {
         metadata: &MetadataMap,
         path: &'static str,
         body: Map<String, Value>,
-    ) -> Result<Body, Status> {
+    ) -> Result<Response<Body>, Status> {
         let body = Body::from(Value::Object(body).to_string());
         let mut request = Request::post(path)
             .body(body)
@@ -92,11 +98,15 @@ impl Bridge {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        let (head, body) = response.into_parts();
-        match head.status {
-            StatusCode::OK => Ok(body),
-            status => Err(refusal(status, &head.headers, json(body).await.ok())),
+        let (mut head, body) = response.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(refusal(head.status, &head.headers, json(body).await.ok()));
         }
+        let mut response = Response::new(body);
+        if let Some(inside) = head.extensions.remove::<Arc<Inside>>() {
+            response.extensions_mut().insert(inside);
+        }
+        Ok(response)
     }
 }
 

@@ -15,10 +15,12 @@ use super::proto::{
     DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, GenerateEvent,
     GenerateRequest, GenerateResponse, TokenizeRequest, TokenizeResponse,
 };
-use crate::http::WRITE_PATIENCE;
 
-/// Events that are read before their client takes them.
-const AHEAD: usize = 64;
+/// Events that are read before their client takes them: most answers as a whole, so that their places are free as soon as they are there.
+const AHEAD: usize = 4096;
+/// How long a client may take nothing when so much waits for it. Of what it reads one hears only when there is room again in its window,
+/// as a rule after 16 to 32 KiB: for one that takes a few words per second these are minutes.
+const READ_PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(super) struct Inference(Bridge);
@@ -42,7 +44,7 @@ impl Calls for Inference {
         let (metadata, _, request) = request.into_parts();
         let (path, body) = convert::generate(request, false)?;
         let answer = self.0.ask(&metadata, path, body).await?;
-        Ok(Response::new(convert::generated(&answer)))
+        Ok(answer.map(|answer| convert::generated(&answer)))
     }
 
     async fn generate_stream(
@@ -55,16 +57,19 @@ impl Calls for Inference {
         let (path, body) = convert::generate(request, true)?;
         let events = self.0.ask_for_events(&metadata, path, body).await?;
         let mut finish = convert::Finishing::default();
-        let events = events.flat_map(move |event| {
+        let convert = move |event| {
             let events = match event {
                 Ok(event) => finish.events(&event).into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             };
             stream::iter(events)
-        });
-        Ok(Response::new(match until {
-            Some(until) => Box::pin(taken_in_time(ended_at(events, until), WRITE_PATIENCE)),
-            None => Box::pin(taken_in_time(events, WRITE_PATIENCE)),
+        };
+        Ok(events.map(|events| -> Events {
+            let events = events.flat_map(convert);
+            match until {
+                Some(until) => Box::pin(taken_in_time(ended_at(events, until), READ_PATIENCE)),
+                None => Box::pin(taken_in_time(events, READ_PATIENCE)),
+            }
         }))
     }
 
@@ -75,7 +80,7 @@ impl Calls for Inference {
         let (metadata, _, request) = request.into_parts();
         let body = convert::embed(request);
         let answer = self.0.ask(&metadata, "/v1/embeddings", body).await?;
-        Ok(Response::new(convert::embedded(&answer)))
+        Ok(answer.map(|answer| convert::embedded(&answer)))
     }
 
     async fn tokenize(
@@ -85,7 +90,7 @@ impl Calls for Inference {
         let (metadata, _, request) = request.into_parts();
         let body = convert::tokenize(request)?;
         let answer = self.0.ask(&metadata, "/tokenize", body).await?;
-        Ok(Response::new(convert::tokenized(&answer)))
+        Ok(answer.map(|answer| convert::tokenized(&answer)))
     }
 
     async fn detokenize(
@@ -95,7 +100,7 @@ impl Calls for Inference {
         let (metadata, _, request) = request.into_parts();
         let body = convert::detokenize(request);
         let answer = self.0.ask(&metadata, "/detokenize", body).await?;
-        Ok(Response::new(convert::detokenized(&answer)))
+        Ok(answer.map(|answer| convert::detokenized(&answer)))
     }
 }
 
@@ -119,7 +124,7 @@ fn ended_at(
     })
 }
 
-/// The events, read ahead a little, until their client has taken none for so long; that is an error and the end. Over HTTP/2 a connection
+/// The events, read ahead, until their client has taken none for so long; that is an error and the end. Over HTTP/2 a connection
 /// goes on although nobody reads one of its streams.
 fn taken_in_time(
     events: impl Stream<Item = Result<GenerateEvent, Status>> + Send + 'static,
@@ -196,7 +201,28 @@ mod tests {
         let (last, read_ahead) = rest.split_last().unwrap();
         assert_eq!(last.as_ref().unwrap_err().code(), Code::DeadlineExceeded);
         assert!(read_ahead.iter().all(Result::is_ok));
-        // One that ends is not cut off.
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_gets_its_whole_answer() {
+        const EVENTS: usize = 3000;
+        let held = Arc::new(());
+        let holder = Arc::clone(&held);
+        let events = stream::iter(0..EVENTS).map(move |_| {
+            let _ = &holder;
+            Ok(GenerateEvent::default())
+        });
+        let events = taken_in_time(events, READ_PATIENCE);
+        // At three events a second, half a window of 64 KiB takes minutes, and nothing is heard of it before.
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        assert_eq!(Arc::strong_count(&held), 1, "the answer is still asked for");
+        let events: Vec<_> = events.collect().await;
+        assert!(events.len() == EVENTS && events.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_stream_is_not_cut_off() {
+        let patience = Duration::from_secs(9);
         let few = stream::iter(vec![Ok(GenerateEvent::default()); 3]);
         let few: Vec<_> = taken_in_time(few, patience).collect().await;
         assert!(few.len() == 3 && few.iter().all(Result::is_ok));

@@ -10,6 +10,7 @@ mod bridge;
 mod convert;
 mod health;
 mod inference;
+mod outgoing;
 #[cfg(test)]
 mod tests;
 
@@ -49,7 +50,10 @@ pub(crate) fn router(http: Router, max_message_bytes: usize) -> (Router, Readine
         routes = routes.add_service(reflection);
     }
     let router = routes.prepare().into_axum_router();
-    (router.layer(from_fn(deadline)), readiness)
+    let router = router
+        .layer(from_fn(outgoing::stay))
+        .layer(from_fn(deadline));
+    (router, readiness)
 }
 
 /// What there is, for clients that ask. `None` if the file could not be read, which a test excludes.

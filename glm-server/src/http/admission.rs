@@ -61,6 +61,8 @@ pub(super) async fn admit(
         let backlog = service.backlog();
         come_back_after(&mut response, backlog);
     }
+    #[cfg(feature = "grpc")]
+    response.extensions_mut().insert(Arc::clone(&inside));
     accompany(response, inside)
 }
 
@@ -104,19 +106,20 @@ pub(super) async fn in_time<T>(
     })
 }
 
-/// A request inside.
-struct Inside {
+/// A request inside. Its response has it among its extensions, for those who make another of it: as long as that is on its way, the
+/// request has to stay.
+pub(crate) struct Inside {
     service: Arc<Service>,
     running: Running,
 }
 
 impl Inside {
-    fn enter(service: &Arc<Service>) -> Self {
+    fn enter(service: &Arc<Service>) -> Arc<Self> {
         service.entered();
-        Self {
+        Arc::new(Self {
             running: service.requests.enter(Caller::current()),
             service: Arc::clone(service),
-        }
+        })
     }
 }
 
@@ -127,4 +130,4 @@ impl Drop for Inside {
     }
 }
 
-impl Companion for Inside {}
+impl Companion for Arc<Inside> {}

@@ -45,12 +45,12 @@ mod trace;
 #[cfg(test)]
 mod working;
 
+#[cfg(feature = "grpc")]
+pub(crate) use admission::Inside;
 pub use auth::{AuthOptions, JwtError, JwtOptions, KeyError, Scope, hash_key, new_key};
 pub use error::ServeError;
 pub use limits::RateLimits;
 pub use options::{HeapProfile, LiveOptions, ServeOptions};
-#[cfg(feature = "grpc")]
-pub(crate) use patience::WRITE_PATIENCE;
 pub use score::HealthWeights;
 pub use server::{Reloader, Server, Stopper};
 pub use tls::{TlsError, TlsOptions};

@@ -59,14 +59,73 @@ async fn follow(readiness: Readiness, service: Arc<Service>) {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use glm_runtime::testing::FakeModel;
+    use http_body_util::BodyExt;
+    use prost::Message;
     use tonic::Code;
     use tonic::transport::Endpoint;
+    use tower::ServiceExt;
 
     use super::*;
-    use crate::grpc::proto::DetokenizeRequest;
+    use crate::grpc::proto::generate_request::Input;
     use crate::grpc::proto::inference_client::InferenceClient;
+    use crate::grpc::proto::{DetokenizeRequest, GenerateRequest};
+    use crate::http::limits::Wish;
     use crate::http::options::ServeOptions;
     use crate::http::tests::{engine, polite, service};
+
+    /// A call as it is sent.
+    fn call(name: &str, message: &impl Message) -> Request<Body> {
+        let message = message.encode_to_vec();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let body = [&[0], &length[..], &message].concat();
+        let request = Request::post(format!("/glm.v1.Inference/{name}"))
+            .header("content-type", "application/grpc");
+        request.body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_inside_until_its_client_has_taken_the_answer() {
+        let asked = GenerateRequest {
+            input: Some(Input::Prompt("Hi".to_owned())),
+            max_tokens: Some(20),
+            ..GenerateRequest::default()
+        };
+        for name in ["Generate", "GenerateStream"] {
+            let (service, http) = service(ServeOptions {
+                drain_timeout: Duration::ZERO,
+                ..ServeOptions::default()
+            });
+            service.start(engine(FakeModel::next_token(|_, _| 65)));
+            let (router, _) = grpc::router(http, 1 << 20);
+            let answer = router.oneshot(call(name, &asked)).await.unwrap();
+            // The engine has said everything, and that has been read ahead.
+            let tenant = Default::default();
+            let turn = service.fair.turn(&tenant, Wish::default());
+            let turn = tokio::time::timeout(Duration::from_secs(120), turn).await;
+            drop(turn.expect("the answer never ends").unwrap());
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            service.drain();
+            assert_eq!(service.drained().await, 1, "{name}");
+            let (mut body, mut parts) = (answer.into_body(), Vec::new());
+            let trailers = loop {
+                match body.frame().await.unwrap().unwrap().into_data() {
+                    Ok(part) => parts.push(part.len()),
+                    Err(trailers) => break trailers.into_trailers().unwrap(),
+                }
+                assert_eq!(service.drained().await, 1, "{name}");
+            };
+            assert_eq!(trailers["grpc-status"], "0");
+            // Whoever has room for the last part has it for all of it.
+            assert_eq!(parts.last(), Some(&1), "{name}: {parts:?}");
+            drop(body);
+            assert_eq!(service.drained().await, 0, "{name}");
+        }
+    }
 
     #[test]
     fn a_port_that_nobody_takes_over_says_that_the_service_stops() {
