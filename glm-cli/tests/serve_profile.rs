@@ -9,6 +9,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::command;
 use common::service::{Service, request};
@@ -47,6 +48,18 @@ fn is_answered(socket: &TcpStream) -> bool {
     let is_answered = socket.peek(&mut [0]).is_ok();
     socket.set_nonblocking(false).unwrap();
     is_answered
+}
+
+/// Looks again and again until there is something, but not for ever.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::yield_now();
+    }
 }
 
 fn unpacked(profile: &[u8]) -> Vec<u8> {
@@ -97,24 +110,19 @@ fn there_is_one_profile_at_a_time_and_who_leaves_ends_it() {
     // Of two that come together either may be the first; the other is answered at once.
     let mut both = vec![ask(&service, "/debug/pprof/profile?seconds=300")];
     both.push(ask(&service, "/debug/pprof/profile?seconds=300"));
-    let refused = loop {
-        if let Some(refused) = both.iter().position(is_answered) {
-            break both.swap_remove(refused);
-        }
-        thread::yield_now();
-    };
+    let refused = until("one of them is answered", || {
+        both.iter().position(is_answered)
+    });
+    let refused = both.swap_remove(refused);
     let long = both.pop();
     let (status, head, _) = answer(refused);
     assert_eq!(status, 429, "{head}");
     assert!(head.contains("retry-after: "), "{head}");
     drop(long);
-    let status = loop {
+    let status = until("there is a turn", || {
         let (status, ..) = answer(ask(&service, "/debug/pprof/profile?seconds=1"));
-        if status != 429 {
-            break status;
-        }
-        thread::yield_now();
-    };
+        Some(status).filter(|status| *status != 429)
+    });
     assert_eq!(status, 200);
     for wrong in ["seconds=0", "seconds=301", "seconds=x", "minutes=1"] {
         let (status, ..) = answer(ask(&service, &format!("/debug/pprof/profile?{wrong}")));

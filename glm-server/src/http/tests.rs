@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -75,6 +75,18 @@ pub(super) async fn send(router: &Router, request: Request<Body>) -> Response<Bo
 pub(super) async fn text(response: Response<Body>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(120);
+
+/// Looks again and again until something holds, but not for ever.
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Status and JSON of a response.
@@ -468,16 +480,17 @@ async fn a_client_that_leaves_cancels_its_request() {
         assert!(client.await.unwrap_err().is_cancelled());
         // The answers may be with a thread that has yet to see that nobody wants them.
         let counted = r#"inference_requests_total{outcome="cancelled"} 1"#;
-        while !text(send(&router, get("/metrics")).await)
-            .await
-            .contains(counted)
-        {
-            tokio::task::yield_now().await;
-        }
+        until(counted, async || {
+            let metrics = text(send(&router, get("/metrics")).await).await;
+            metrics.contains(counted)
+        })
+        .await;
         let engine = service.engine().unwrap().clone();
         let drained = tokio::task::spawn_blocking(move || {
             // Step by step, for they tell the engine only after they are counted.
+            let deadline = Instant::now() + LONG;
             while engine.stats().cancelled == 0 && go.send(()).is_ok() {
+                assert!(Instant::now() < deadline, "the engine is never told");
                 std::thread::sleep(Duration::from_millis(10));
             }
             drop(go);

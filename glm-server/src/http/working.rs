@@ -48,7 +48,8 @@ pub(super) fn held() -> (mpsc::Sender<()>, mpsc::Receiver<()>, FakeModel) {
     (go, asked, fake)
 }
 
-pub(super) async fn begun(asked: mpsc::Receiver<()>) {
-    let wait = tokio::task::spawn_blocking(move || asked.recv().unwrap());
-    wait.await.unwrap();
+/// Waits until the model is asked; gives back who hears of the next times.
+pub(super) async fn begun(asked: mpsc::Receiver<()>) -> mpsc::Receiver<()> {
+    let wait = tokio::task::spawn_blocking(move || asked.recv().map(|()| asked));
+    wait.await.unwrap().unwrap()
 }

@@ -148,6 +148,7 @@ mod tests {
     use axum::http::Request;
     use glm_runtime::testing::FakeModel;
     use serde_json::{Value, json};
+    use tokio::runtime::Runtime;
 
     use crate::http::limits::Wish;
     use crate::http::options::ServeOptions;
@@ -164,29 +165,38 @@ mod tests {
         post("/v1/completions", body.to_string())
     }
 
-    #[tokio::test]
-    async fn a_client_that_leaves_has_no_more_prompts_scored() {
+    #[test]
+    fn a_client_that_leaves_has_no_more_prompts_scored() {
         const PROMPTS: usize = 500;
         let (go, asked, fake) = held();
         let (service, router) = started(fake);
         let prompts = vec![vec![1, 2, 3]; PROMPTS];
-        let echoed =
-            completion(json!({"prompt": prompts, "echo": true, "max_tokens": 0, "logprobs": 1}));
+        let scored = json!({"echo": true, "max_tokens": 0, "logprobs": 1});
+        let mut echoed = scored.clone();
+        echoed["prompt"] = json!(prompts);
+        let (here, there) = (Runtime::new().unwrap(), Runtime::new().unwrap());
         let client = {
             let router = router.clone();
-            tokio::spawn(async move { send(&router, echoed).await })
+            there.spawn(async move { send(&router, completion(echoed)).await })
         };
-        begun(asked).await;
+        let asked = here.block_on(begun(asked));
         client.abort();
-        assert!(client.await.unwrap_err().is_cancelled());
+        assert!(here.block_on(client).unwrap_err().is_cancelled());
         // Its places are free although the model has not gone on.
-        let tenant = Default::default();
-        let turn = service.fair.turn(&tenant, Wish::default());
-        let turn = tokio::time::timeout(LONG, turn).await;
-        drop(turn.expect("its places are held").unwrap());
+        here.block_on(async {
+            let tenant = Default::default();
+            let turn = service.fair.turn(&tenant, Wish::default());
+            let turn = tokio::time::timeout(LONG, turn).await;
+            drop(turn.expect("its places are held").unwrap());
+        });
+        // It waits for the thread that may just have asked for all of them.
+        drop(there);
         drop(go);
-        let (status, answer) = ask(&router, completion(json!({}))).await;
+        // Prompts are scored one after the other: this one after all that came before.
+        let (status, answer) = here.block_on(ask(&router, completion(scored)));
         assert_eq!(status, 200, "{answer}");
+        let steps = 1 + asked.try_iter().count();
+        assert!(steps < PROMPTS / 10, "{steps} steps for {PROMPTS} prompts");
     }
 
     #[tokio::test]

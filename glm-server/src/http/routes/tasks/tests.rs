@@ -7,7 +7,7 @@ use axum::http::Request;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::http::tests::{ask, get, polite, post, send, text};
+use crate::http::tests::{ask, get, polite, post, send, text, until};
 use crate::http::working::{Working, begun, held, working, working_on};
 use crate::http::{LiveOptions, RateLimits};
 use crate::jobs::{Jobs, JobsOptions, QueuePlace};
@@ -197,9 +197,10 @@ async fn as_many_tasks_wait_as_may() {
     let first = working.submitted(json!({"idempotency_key": "k"})).await;
     begun(asked).await;
     // What runs is counted no more once it has been seen to run.
-    while working.service.jobs().unwrap().health().running == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("it runs", async || {
+        working.service.jobs().unwrap().health().running > 0
+    })
+    .await;
     let mut taken = vec![()];
     let refused = loop {
         let body = json!({"endpoint": "/v1/completions", "body": {"prompt": "a", "max_tokens": 1}});
@@ -208,6 +209,7 @@ async fn as_many_tasks_wait_as_may() {
             break response;
         }
         taken.push(());
+        assert!(taken.len() <= 4, "more wait than may");
     };
     assert_eq!(taken.len(), 4, "one that runs and three that wait");
     assert_eq!(refused.status(), 429);
@@ -236,9 +238,10 @@ async fn as_many_tasks_wait_as_may() {
     }
     drop(go);
     // There is room again when it has been seen that they have ended.
-    while working.submit(json!({})).await.0 != 202 {
-        tokio::task::yield_now().await;
-    }
+    until("there is room", async || {
+        working.submit(json!({})).await.0 == 202
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -381,9 +384,10 @@ async fn a_failure_is_tried_again_and_then_said() {
     assert_eq!(working.end(&again).await["attempts"], 2);
     // Each wait is twice as long as the one before: sooner or later one is seen.
     let often = working.submitted(json!({"max_retries": 20})).await;
-    while !working.get(&often).await["retry_at"].is_f64() {
-        tokio::task::yield_now().await;
-    }
+    until("it waits to be tried again", async || {
+        working.get(&often).await["retry_at"].is_f64()
+    })
+    .await;
     working.cancel(&often).await;
 }
 
