@@ -1,5 +1,7 @@
 //! Over a real port, with a client of tonic's.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
@@ -195,6 +197,26 @@ async fn an_answer_comes_whole_or_as_it_is_written() {
     assert_eq!(calls.finish_reason(), FinishReason::ToolCalls);
     assert_eq!(calls.tool_calls[0].name, "weather");
     assert_eq!(service.end().await, 0);
+}
+
+/// Hyper's part in it: it lets go of a body only when its client has room for the last of it.
+#[tokio::test]
+async fn a_stream_whose_client_has_no_room_is_not_out() {
+    let service = Service::start(ServeOptions {
+        drain_timeout: Duration::ZERO,
+        ..ServeOptions::default()
+    });
+    let endpoint = Endpoint::from_shared(service.address.clone()).unwrap();
+    let narrow = endpoint.initial_stream_window_size(16).connect().await;
+    let mut narrow = InferenceClient::new(narrow.unwrap());
+    let stream = narrow.generate_stream(chat("Hi")).await.unwrap();
+    // What comes later has been answered, so that has been said.
+    let mut client = service.client().await;
+    for _ in 0..3 {
+        client.generate(chat("Hi")).await.unwrap();
+    }
+    assert_eq!(service.end().await, 1);
+    drop(stream);
 }
 
 #[tokio::test]
