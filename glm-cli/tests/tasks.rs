@@ -58,8 +58,8 @@ impl Server {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
         );
-        socket.write_all(head.as_bytes()).ok()?;
-        socket.write_all(body.as_bytes()).ok()?;
+        // At once: a part that comes when the server has answered and closed would have the system throw the answer away.
+        socket.write_all((head + body).as_bytes()).ok()?;
         let mut text = String::new();
         socket.read_to_string(&mut text).ok()?;
         let (head, body) = text.split_once("\r\n\r\n")?;
