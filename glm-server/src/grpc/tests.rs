@@ -385,7 +385,10 @@ async fn health_follows_the_service_from_start_to_drain() {
         watched.message().await.unwrap().unwrap().status(),
         ServingStatus::Serving
     );
-    assert_eq!(health(&mut client, "").await, ServingStatus::Serving);
+    // One after the other is said to serve.
+    while health(&mut client, "").await != ServingStatus::Serving {
+        tokio::task::yield_now().await;
+    }
     let unknown = HealthCheckRequest {
         service: "other".to_owned(),
     };
